@@ -1,0 +1,101 @@
+"""Examples of a video: direction of motion, order of events, the second at which something appears.
+
+Frames are sampled at one a second or more, at evenly spaced inner points of a clip. Between two sampled frames lies less than a second,
+so every stage of more than a second is seen, and the first frame that shows a thing carries the whole second at which it appeared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from random import Random
+
+from data_pipelines.scenes.images import distinct_things
+from data_pipelines.scenes.layout import COLOURS, SHAPES, Example, Question, Scene, Thing, make_scene, scene_layout, thing_at
+
+RATE = 4  # frames a second
+STEPS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
+
+
+def _example(kind: str, frames: list[Scene], questions: list[Question]) -> Example:
+    layouts = [scene_layout(frame) for frame in frames]
+    changes = [f"{place} {layout}" for place, layout in enumerate(layouts) if place == 0 or layout != layouts[place - 1]]
+    return Example(f"{kind} {len(frames)} {' > '.join(changes)}", tuple(questions), frames=tuple(frames))
+
+
+def _frames(scene: Scene, moments: list[list[Thing]]) -> list[Scene]:
+    """The scene's background with the things of each moment."""
+    return [dataclasses.replace(scene, things=tuple(things)) for things in moments]
+
+
+def motion(random: Random) -> Example:
+    """One thing moves over the whole picture or half of it; half of the clips hold a second thing that stands still."""
+    side = random.choice((2, 3))
+    direction = random.choice(tuple(STEPS))
+    down, right = STEPS[direction]
+    first, last = (0, 1) if side == 2 else random.choice(((0, 2), (0, 2), (0, 1), (1, 2)))
+    if down + right < 0:
+        first, last = last, first
+    lane = random.randrange(side)
+    start, end = ((first, lane), (last, lane)) if down else ((lane, first), (lane, last))
+    still = random.random() < 0.5
+    shapes, colours = random.sample(SHAPES, 2), random.sample(tuple(COLOURS), 2)
+    size = random.uniform(0.6, 0.82)
+    moving = dataclasses.replace(thing_at(random, shapes[0], colours[0], start, size), offset=(random.uniform(-1, 1), random.uniform(-1, 1)))
+    other_lane = random.choice([other for other in range(side) if other != lane])
+    place = (random.randrange(side), other_lane) if down else (other_lane, random.randrange(side))
+    rest = [thing_at(random, shapes[1], colours[1], place)] if still else []
+    count = random.choice((3, 4)) * RATE
+    moments = []
+    for frame in range(count):
+        share = frame / (count - 1)
+        cell = [begin + share * (finish - begin) for begin, finish in zip(start, end, strict=True)]
+        moments.append([dataclasses.replace(moving, row=cell[0], column=cell[1]), *rest])
+    frames = _frames(make_scene(random, (side, side), [], exact=True), moments)
+    text = random.choice(("Which way does the {} move?", "In which direction does the {} move?", "Where does the {} go?"))
+    questions = [Question("motion", text.format(random.choice((moving.shape, moving.name))), direction, "direction")]
+    if still:
+        kind, answer = random.choice((("colour", moving.colour), ("shape", moving.shape)))
+        questions.append(Question("moving", f"Which {kind} moves?", answer, "moving"))
+    else:
+        questions.append(Question("moving", f"What colour is the {moving.shape}?", moving.colour, "moving"))
+    return _example("motion", frames, questions)
+
+
+def order(random: Random) -> Example:
+    """Two or three things shown one after the other, each for more than a second."""
+    count = random.randint(2, 3)
+    side = 2
+    things = distinct_things(random, (side, side), count)
+    length = 4 * RATE
+    cuts = [0, *([random.randint(6, 10)] if count == 2 else [random.choice((5, 6)), random.choice((10, 11))]), length]
+    moments = [[thing] for thing, start, end in zip(things, cuts[:-1], cuts[1:], strict=True) for _ in range(end - start)]
+    frames = _frames(make_scene(random, (side, side), [], exact=True), moments)
+    questions = []
+    named = [("first", things[0]), ("last", things[-1])] + ([("second", things[1])] if count == 3 else [])
+    for word, thing in named:
+        kind, answer = random.choice((("colour", thing.colour), ("shape", thing.shape)))
+        text = random.choice(("Which {} appears {}?", "What {} comes {}?"))
+        questions.append(Question("order", text.format(kind, word), answer, word))
+    return _example("order", frames, questions)
+
+
+def time(random: Random) -> Example:
+    """One or two things appear, each at a whole second, and stay."""
+    side = 2
+    count = random.randint(1, 2)
+    seconds = 5
+    things = distinct_things(random, (side, side), count)
+    starts = random.sample(range(1, seconds), count)
+    moments = [
+        [thing for thing, start in zip(things, starts, strict=True) if frame >= start * RATE] for frame in range(seconds * RATE)
+    ]
+    frames = _frames(make_scene(random, (side, side), [], exact=True), moments)
+    questions = []
+    for thing, start in zip(things, starts, strict=True):
+        text = random.choice(("At which second does the {} appear?", "When does the {} appear?", "In which second does the {} come?"))
+        questions.append(Question("time", text.format(random.choice((thing.shape, thing.name))), str(start), f"start {thing.shape}"))
+    return _example("time", frames, questions)
+
+
+def clip(random: Random) -> Example:
+    return random.choice((motion, order, time))(random)

@@ -1,0 +1,76 @@
+"""Scenes to pixels: anti-aliased masks blended onto a tinted, noisy background."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data_pipelines.scenes.layout import COLOURS, LETTERS, Scene, Thing
+
+WALL = (120, 120, 126)
+OVERSAMPLING = 4
+NOISE_SIDE = 512
+NOISE_AMPLITUDE = 5  # standard deviation, in steps of 255
+
+
+@functools.cache
+def _noise() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, NOISE_AMPLITUDE, (NOISE_SIDE, NOISE_SIDE, 3)).astype(np.float32)
+
+
+@functools.cache
+def _mask(shape: str, size: int) -> np.ndarray:
+    """Coverage of a shape or letter in a square of `size` pixels: [size, size, 1] float32, 0 to 1."""
+    side = size * OVERSAMPLING
+    image = Image.new("L", (side, side))
+    canvas = ImageDraw.Draw(image)
+    end = side - 1
+    if shape == "circle":
+        canvas.ellipse((0, 0, end, end), fill=255)
+    elif shape == "square":
+        canvas.rectangle((0.06 * side, 0.06 * side, 0.94 * end, 0.94 * end), fill=255)
+    elif shape == "triangle":
+        canvas.polygon(((end / 2, 0), (end, 0.94 * end), (0, 0.94 * end)), fill=255)
+    elif shape == "cross":
+        canvas.rectangle((0.34 * side, 0, 0.66 * side, end), fill=255)
+        canvas.rectangle((0, 0.34 * side, end, 0.66 * side), fill=255)
+    elif shape in LETTERS:
+        font = ImageFont.load_default(1.3 * side)
+        canvas.text((side / 2, side / 2), shape, fill=255, font=font, anchor="mm", stroke_width=side / 40)
+    else:
+        raise ValueError(f"no drawing for the shape {shape!r}")
+    small = image.resize((size, size), Image.Resampling.BOX)
+    return np.asarray(small, np.float32)[..., None] / 255
+
+
+def _place(pixels: np.ndarray, scene: Scene, thing: Thing, colour: np.ndarray) -> None:
+    cell_height, cell_width = scene.height / scene.rows, scene.width / scene.columns
+    if thing.shape == "wall":
+        pixels[:, round(thing.column * cell_width) + 4 : round((thing.column + 1) * cell_width) - 4] = colour
+        return
+    side = min(cell_height, cell_width)
+    size = min(round(thing.size * side), int(side) - 2)
+    top = (thing.row + 0.5) * cell_height - size / 2 + thing.offset[0] * (cell_height - size - 2) / 2
+    left = (thing.column + 0.5) * cell_width - size / 2 + thing.offset[1] * (cell_width - size - 2) / 2
+    top, left = (int(min(max(round(start), 0), limit - size)) for start, limit in ((top, scene.height), (left, scene.width)))
+    region = pixels[top : top + size, left : left + size]
+    region += (colour - region) * _mask(thing.shape, size)
+
+
+def render(scene: Scene) -> np.ndarray:
+    """Pixels of a scene, [height, width, 3] uint8: a pure function of the scene."""
+    random = np.random.default_rng(scene.noise)
+    top, left = random.integers(0, NOISE_SIDE - 200, 2)
+    palette = {name: np.asarray(colour, np.float32) + random.integers(-12, 13, 3) for name, colour in (*COLOURS.items(), ("grey", WALL))}
+    pixels = np.empty((scene.height, scene.width, 3), np.float32)
+    pixels[:] = scene.tint
+    if scene.ground:
+        horizon = scene.height // 8
+        shade = np.linspace(0.72, 0.9, scene.height - horizon, dtype=np.float32)[:, None, None]
+        pixels[horizon:] *= shade * np.asarray((1.0, 0.97, 0.88), np.float32)
+    for thing in scene.things:
+        _place(pixels, scene, thing, palette[thing.colour])
+    pixels += _noise()[top : top + scene.height, left : left + scene.width]
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

@@ -1,0 +1,144 @@
+"""Scenes told in words, with the questions that pictures are asked about: from these a language model learns the vocabulary, the forms of
+question and answer, counting and comparing before it sees a pixel."""
+
+from __future__ import annotations
+
+import dataclasses
+from random import Random
+
+from data_pipelines.scenes.images import count_questions, crowd, describe, distinct, name_questions
+from data_pipelines.scenes.layout import COLOURS, LETTERS, SHAPES, SMALL_GRIDS, Example, Question, Scene
+
+SIDES = {"left": ("right", "middle", "left"), "right": ("left", "middle", "right"), "up": ("bottom", "middle", "top"), "down": ("top", "middle", "bottom")}
+
+
+def _example(preamble: str, questions: list[Question]) -> Example:
+    asked = tuple(dataclasses.replace(question, family="text") for question in questions)
+    return Example(f"text {preamble}", asked, preamble=preamble)
+
+
+def _names(random: Random, count: int) -> list[tuple[str, str]]:
+    return list(zip(random.sample(SHAPES, count), random.sample(tuple(COLOURS), count), strict=True))
+
+
+def _clip_text(seconds: int, frames: list[tuple[float, str]]) -> str:
+    """Frames in words, with the sentence and the time marks that a video's frames carry."""
+    opening = (
+        f"The time range of this video is [00:00-00:{seconds:02d}], and the following is a series of {len(frames)} frames"
+        f" sampled at {len(frames) / seconds:.1f} FPS.\n"
+    )
+    return opening + "\n".join(f"[00:{moment:05.2f}]:{text}" for moment, text in frames)
+
+
+def _moments(random: Random, seconds: int) -> list[float]:
+    count = random.randint(seconds, 2 * seconds)
+    return [seconds * (place + 1) / (count + 1) for place in range(count)]
+
+
+def told(random: Random) -> Example:
+    scene: Scene = random.choice((crowd, distinct))(random, SMALL_GRIDS).images[0]
+    return _example(describe(scene.things), count_questions(random, scene.things) + name_questions(random, scene.things))
+
+
+def in_a_row(random: Random) -> Example:
+    names = _names(random, random.randint(2, 4))
+    preamble = "From left to right: " + ", ".join(f"{colour} {shape}" for shape, colour in names) + "."
+    questions = []
+    for side, place in (("left", 0), ("right", -1)):
+        kind = random.choice((0, 1))
+        text = random.choice(("Which {} is furthest {}?", "What {} is on the far {}?")).format(("shape", "colour")[kind], side)
+        questions.append(Question("", text, names[place][kind], side))
+    first, second = random.sample(range(len(names)), 2)
+    text = f"Is the {names[first][0]} left or right of the {names[second][0]}?"
+    questions.append(Question("", text, "left" if first < second else "right", "side"))
+    return _example(preamble, questions)
+
+
+def from_far(random: Random) -> Example:
+    names = _names(random, random.randint(2, 3))
+    preamble = "From far to near: " + ", ".join(f"{colour} {shape}" for shape, colour in names) + "."
+    questions = []
+    for word, place in (("farthest", 0), ("nearest", -1)):
+        kind = random.choice((0, 1))
+        text = random.choice(("Which {} is {}?", "What {} is {}?")).format(("shape", "colour")[kind], word)
+        questions.append(Question("", text, names[place][kind], word))
+    return _example(preamble, questions)
+
+
+def on_a_track(random: Random) -> Example:
+    names = _names(random, random.randint(1, 3))
+    steps = random.sample(range(1, 5), len(names))
+    preamble = " ".join(f"The {colour} {shape} is {step} steps from the wall." for (shape, colour), step in zip(names, steps, strict=True))
+    templates = ("How many steps from the wall to the {}?", "How far is the {} from the wall?")
+    questions = [
+        Question("", random.choice(templates).format(shape), str(step), shape) for (shape, _), step in zip(names, steps, strict=True)
+    ]
+    return _example(preamble, questions)
+
+
+def letters(random: Random) -> Example:
+    names = random.sample(LETTERS, random.randint(1, 3))
+    colours = random.sample(tuple(COLOURS), len(names))
+    preamble = "The letters: " + ", ".join(f"{colour} {letter}" for letter, colour in zip(names, colours, strict=True)) + "."
+    questions = [Question("", random.choice(("What is written?", "Read the letters.", "What does it say?")), " ".join(names), "text")]
+    for letter, colour in zip(names, colours, strict=True):
+        questions.append(Question("", random.choice(("Which letter is {}?", "What is the {} letter?")).format(colour), letter, letter))
+        questions.append(Question("", f"What colour is the letter {letter}?", colour, letter))
+    return _example(preamble, questions)
+
+
+def pictures(random: Random) -> Example:
+    names = _names(random, 3)
+    ordinals = ("first", "second", "third")
+    preamble = " ".join(f"{ordinal.capitalize()} image: {colour} {shape}." for ordinal, (shape, colour) in zip(ordinals, names, strict=True))
+    questions = []
+    for ordinal, (shape, colour) in zip(ordinals, names, strict=True):
+        text = random.choice(("Which image has the {}?", "In which image is the {}?")).format(random.choice((shape, f"{colour} {shape}")))
+        questions.append(Question("", text, ordinal, ordinal))
+        questions.append(Question("", f"Which shape is in the {ordinal} image?", shape, ordinal))
+    return _example(preamble, questions)
+
+
+def moving(random: Random) -> Example:
+    shape, colour = random.choice(SHAPES), random.choice(tuple(COLOURS))
+    direction = random.choice(tuple(SIDES))
+    moments = _moments(random, random.choice((3, 4)))
+    seconds = round(moments[0] + moments[-1])
+    frames = [(moment, SIDES[direction][min(2, int(3 * moment / seconds))]) for moment in moments]
+    text = random.choice(("Which way does the {} move?", "In which direction does the {} move?", "Where does the {} go?"))
+    questions = [
+        Question("", text.format(shape), direction, "direction"),
+        Question("", f"What colour is the {shape}?", colour, "colour"),
+    ]
+    return _example(f"A {colour} {shape} moves.\n{_clip_text(seconds, frames)}", questions)
+
+
+def one_by_one(random: Random) -> Example:
+    names = _names(random, random.randint(2, 3))
+    moments = _moments(random, 4)
+    frames = [(moment, " ".join(reversed(names[int(moment / 4 * len(names))]))) for moment in moments]
+    questions = []
+    for word, place in (("first", 0), ("last", -1), *((("second", 1),) if len(names) == 3 else ())):
+        kind = random.choice((0, 1))
+        text = random.choice(("Which {} appears {}?", "What {} comes {}?")).format(("shape", "colour")[kind], word)
+        questions.append(Question("", text, names[place][kind], word))
+    return _example(_clip_text(4, frames), questions)
+
+
+def appearing(random: Random) -> Example:
+    names = _names(random, random.randint(1, 2))
+    starts = random.sample(range(1, 5), len(names))
+    frames = []
+    for moment in _moments(random, 5):
+        seen = [f"{colour} {shape}" for (shape, colour), start in zip(names, starts, strict=True) if moment >= start]
+        frames.append((moment, ", ".join(seen) or "nothing"))
+    templates = ("At which second does the {} appear?", "When does the {} appear?", "In which second does the {} come?")
+    questions = [
+        Question("", random.choice(templates).format(shape), str(start), shape) for (shape, _), start in zip(names, starts, strict=True)
+    ]
+    return _example(_clip_text(5, frames), questions)
+
+
+def text(random: Random) -> Example:
+    kinds = (told, in_a_row, from_far, on_a_track, letters, pictures, moving, one_by_one, appearing)
+    return random.choices(kinds, (4, 2, 1, 1, 2, 1, 1, 1, 1))[0](random)

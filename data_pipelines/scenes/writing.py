@@ -1,0 +1,280 @@
+"""The corpus on disk: LLaVA-style JSONL with JPEG and MP4 files, written in a temporary folder and renamed once when complete.
+
+    FOLDER/scenes.json                     settings, their hash, counts: present only in a complete corpus
+    FOLDER/train/{text,image,large,multi,video}.jsonl
+    FOLDER/heldout/FAMILY.jsonl            one question a row
+    FOLDER/media/...                       paths in the rows are relative to FOLDER
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import fcntl
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import pathlib
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from random import Random
+
+import av
+import simplejpeg
+
+from data_pipelines.schema import DataError
+from data_pipelines.scenes import clips, images, several, words
+from data_pipelines.scenes.drawing import render
+from data_pipelines.scenes.layout import LARGE_GRIDS, SMALL_GRIDS, Example, Question, Scene, is_held_out
+
+VERSION = 1  # raise when the same settings would write other bytes
+JPEG_QUALITY = 92
+CHUNK = 1000  # rows one task writes
+PROMPTS = ("Describe the image.", "What is in the image?")
+SEVERAL_PROMPTS = ("Describe the images.", "What is in the images?")
+CAPTION_SHARE = 0.4  # of the training rows with a caption: the last turn asks for it
+
+MAKERS: dict[str, Callable[[Random], Example]] = {
+    "text": words.text,
+    "image": images.small_image,
+    "large": images.large_image,
+    "multi": several.several_images,
+    "video": clips.clip,
+}
+
+
+def _small_or_large(maker: Callable[[Random, tuple[tuple[int, int], ...]], Example]) -> Callable[[Random], Example]:
+    return lambda random: maker(random, LARGE_GRIDS if random.random() < 0.2 else SMALL_GRIDS)
+
+
+FAMILIES: dict[str, Callable[[Random], Example]] = {
+    "text": words.text,
+    "count": _small_or_large(images.crowd),
+    "colour": _small_or_large(images.distinct),
+    "shape": _small_or_large(images.distinct),
+    "reading": _small_or_large(images.reading),
+    "left_right": _small_or_large(images.distinct),
+    "nearer": _small_or_large(images.ground),
+    "distance": _small_or_large(images.track),
+    "difference": several.several_images,
+    "motion": clips.motion,
+    "order": clips.order,
+    "time": clips.time,
+}
+MAJORITY_LIMIT = 0.3  # no answer of a held-out family is the truth more often than this
+"""Held-out families and what makes their scenes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScenesSettings:
+    """What decides every byte of the corpus.
+
+    Attributes:
+      seed: of everything random.
+      text, image, large, multi, video: training conversations of each source.
+      held_out: questions of each held-out family.
+    """
+
+    seed: int = 0
+    text: int = 24_000
+    image: int = 24_000
+    large: int = 8_000
+    multi: int = 6_000
+    video: int = 6_000
+    held_out: int = 250
+
+    def __post_init__(self) -> None:
+        for name, count in dataclasses.asdict(self).items():
+            if count < 0:
+                raise DataError(f"scenes: {name} is {count}; give a number of at least 0.")
+
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps([VERSION, dataclasses.asdict(self)]).encode()).hexdigest()
+
+
+def _mp4(frames: tuple[Scene, ...], path: pathlib.Path) -> None:
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=clips.RATE, options={"q": "3", "flags": "+bitexact"})
+        stream.height, stream.width, stream.pix_fmt, stream.thread_count = frames[0].height, frames[0].width, "yuv420p", 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(render(frame), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _media(example: Example, root: pathlib.Path, stem: str) -> dict[str, str | list[str]]:
+    """Writes the example's files; returns the row's media key."""
+    if example.frames:
+        _mp4(example.frames, root / f"{stem}.mp4")
+        return {"video": f"{stem}.mp4"}
+    names = [f"{stem}.jpg" if len(example.images) == 1 else f"{stem}-{place}.jpg" for place in range(len(example.images))]
+    for name, scene in zip(names, example.images, strict=True):
+        data = simplejpeg.encode_jpeg(render(scene), quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444")
+        (root / name).write_bytes(data)
+    return {} if not names else {"image": names[0]} if len(names) == 1 else {"images": names}
+
+
+def _row(identity: str, family: str, example: Example, turns: list[tuple[str, str]], media: dict[str, str | list[str]]) -> str:
+    opening = "<video>\n" if example.frames else "<image>\n" * len(example.images)
+    if example.preamble:
+        opening = f"{example.preamble}\n"
+    conversations = []
+    for place, (question, answer) in enumerate(turns):
+        conversations.append({"from": "human", "value": (opening if place == 0 else "") + question})
+        conversations.append({"from": "gpt", "value": answer})
+    return json.dumps({"id": identity, **media, "conversations": conversations, "family": family})
+
+
+def _turns(random: Random, example: Example) -> list[tuple[str, str]]:
+    """Up to six questions in random order, none of which gives another away, and sometimes the caption."""
+    asked: dict[str, Question] = {}
+    for question in random.sample(example.questions, len(example.questions)):
+        asked.setdefault(question.fact, question)
+    turns = [(question.text, question.answer) for question in list(asked.values())[:6]]
+    if example.caption and random.random() < CAPTION_SHARE:
+        turns.append((random.choice(PROMPTS if len(example.images) == 1 else SEVERAL_PROMPTS), example.caption))
+    return turns
+
+
+def _train_chunk(root: pathlib.Path, seed: int, source: str, first: int, last: int) -> tuple[list[str], list[str]]:
+    """Writes the media of rows first to last of a training source; returns rows and layouts."""
+    folder = f"media/{source}/{first // CHUNK:03d}"
+    if source != "text":
+        (root / folder).mkdir(parents=True)
+    rows, layouts = [], []
+    for place in range(first, last):
+        random = Random(f"{seed}/train/{source}/{place}")
+        example = MAKERS[source](random)
+        while is_held_out(example.layout):
+            example = MAKERS[source](random)
+        media = _media(example, root, f"{folder}/{place:06d}")
+        rows.append(_row(f"{source}-{place:06d}", source, example, _turns(random, example), media))
+        layouts.append(example.layout)
+    return rows, layouts
+
+
+def _held_out_family(root: pathlib.Path, seed: int, family: str, count: int) -> tuple[list[str], list[str]]:
+    """Writes the media of a held-out family; returns rows and layouts. Every layout is asked about once."""
+    folder = f"media/heldout/{family}"
+    if family != "text":
+        (root / folder).mkdir(parents=True)
+    random = Random(f"{seed}/heldout/{family}")
+    limit = max(1, math.floor(MAJORITY_LIMIT * count))
+    answers: Counter[str] = Counter()
+    rows: list[str] = []
+    layouts: dict[str, None] = {}
+    while len(rows) < count:
+        example = FAMILIES[family](random)
+        if not is_held_out(example.layout) or example.layout in layouts:
+            continue
+        choices = [question for question in example.questions if question.family == family and answers[question.answer] < limit]
+        if not choices:
+            continue
+        question = random.choice(choices)
+        answers[question.answer] += 1
+        media = _media(example, root, f"{folder}/{len(rows):06d}")
+        rows.append(_row(f"heldout-{family}-{len(rows):06d}", family, example, [(question.text, question.answer)], media))
+        layouts[example.layout] = None
+    return rows, list(layouts)
+
+
+def _leave_with_parent() -> None:
+    """Ends this worker when the process that started it is gone: it must not go on writing."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _write_rows(path: pathlib.Path, rows: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+
+
+def _build(root: pathlib.Path, settings: ScenesSettings, workers: int) -> None:
+    trained: set[str] = set()
+    held_out: set[str] = set()
+    counts = {"train": {source: getattr(settings, source) for source in MAKERS}, "heldout": dict.fromkeys(FAMILIES, settings.held_out)}
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _leave_with_parent) as pool:
+        chunks = {
+            source: [
+                pool.submit(_train_chunk, root, settings.seed, source, first, min(first + CHUNK, count))
+                for first in range(0, count, CHUNK)
+            ]
+            for source, count in reversed(counts["train"].items())
+        }
+        families = {family: pool.submit(_held_out_family, root, settings.seed, family, settings.held_out) for family in FAMILIES}
+        for source, futures in chunks.items():
+            results = [future.result() for future in futures]
+            _write_rows(root / "train" / f"{source}.jsonl", [row for rows, _ in results for row in rows])
+            trained.update(layout for _, layouts in results for layout in layouts)
+        for family, future in families.items():
+            rows, layouts = future.result()
+            _write_rows(root / "heldout" / f"{family}.jsonl", rows)
+            held_out.update(layouts)
+    if trained & held_out:
+        raise DataError(f"scenes: {len(trained & held_out)} scenes are in both splits, such as {min(trained & held_out)!r}.")
+    manifest = {"settings": dataclasses.asdict(settings), "version": VERSION, "digest": settings.digest(), "counts": counts}
+    (root / "scenes.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_complete(folder: pathlib.Path, settings: ScenesSettings) -> bool:
+    if not folder.exists():
+        return False
+    manifest = folder / "scenes.json"
+    if not manifest.is_file():
+        raise DataError(f"scenes: {folder} exists and is not a corpus (it has no scenes.json); choose another folder.")
+    if json.loads(manifest.read_text(encoding="utf-8")).get("digest") != settings.digest():
+        raise DataError(f"scenes: {folder} holds a corpus of other settings (see {manifest}); choose another folder or delete it.")
+    return True
+
+
+def write_scenes(folder: str | os.PathLike[str], settings: ScenesSettings, workers: int = 2) -> pathlib.Path:
+    """Writes the corpus into `folder`, or returns at once where it already is.
+
+    A second process that wants the same folder waits. Killed at any moment, nothing but a temporary folder is left, which the next
+    call removes.
+
+    Args:
+      folder: the corpus's folder; must not exist, or hold the complete corpus of the same settings.
+      settings: what to write.
+      workers: processes that draw; the bytes do not depend on it.
+
+    Returns:
+      the folder.
+
+    Raises:
+      DataError: the folder holds something else.
+    """
+    folder = pathlib.Path(folder).resolve()
+    if _is_complete(folder, settings):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / f".{folder.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _is_complete(folder, settings):
+            return folder
+        for left_over in folder.parent.glob(f".{folder.name}.partial-*"):
+            shutil.rmtree(left_over)
+        partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+        partial.mkdir()
+        _build(partial, settings, workers)
+        partial.rename(folder)
+    return folder
+
+
+def texts(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """Every turn's text of the training split, without media marks: what a tokenizer is trained on."""
+    for path in sorted(pathlib.Path(folder).glob("train/*.jsonl")):
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                for turn in json.loads(line)["conversations"]:
+                    yield turn["value"].replace("<image>\n", "").replace("<video>\n", "")
