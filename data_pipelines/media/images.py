@@ -1,0 +1,161 @@
+"""Image files to visual tokens: read, decode, resize, cut into blocks. Equal to the reference's pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from data_pipelines.schema import VISUAL_TOKEN_BYTES, VISUAL_TOKEN_SIDE, Media, PhaseSettings, SampleError
+
+LONGEST_ASPECT_RATIO = 200
+MOST_DECODED_PIXELS = 89_478_485  # a quarter of a gibibyte as RGB: what Pillow takes for a decompression bomb
+# Named, because Pillow's other readers start programs (EPS) or are little tested against hostile files. JPEG includes MPO.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def open_media(media: Media) -> BinaryIO:
+    """The encoded bytes as an open file. Raises SampleError "missing_file", "unreadable_file" or "empty_file"."""
+    file: BinaryIO
+    try:
+        if media.data is not None:
+            file, size = io.BytesIO(media.data), len(media.data)
+        else:
+            assert media.path is not None, f"{media.name}: a Media has a path or data"
+            file = media.path.open("rb")
+            size = media.path.stat().st_size
+    except FileNotFoundError as error:
+        raise SampleError("missing_file", f"{media.name}: no such file ({media.path})") from error
+    except OSError as error:
+        raise SampleError("unreadable_file", f"{media.name}: the file cannot be read ({error})") from error
+    if size == 0:
+        file.close()
+        raise SampleError("empty_file", f"{media.name}: the file is empty (0 bytes)")
+    return file
+
+
+def read_bytes(media: Media) -> bytes:
+    """The encoded bytes. Raises SampleError as `open_media`."""
+    with open_media(media) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise SampleError("unreadable_file", f"{media.name}: the file cannot be read ({error})") from error
+
+
+def image_size(media: Media) -> tuple[int, int]:
+    """(height, width) in pixels from the file's header alone, as stored (not rotated by EXIF).
+
+    Raises SampleError: those of `open_media`, "not_an_image", "bomb", "aspect_ratio".
+    """
+    with open_media(media) as file, _opened(file, media.name) as image:
+        return image.height, image.width
+
+
+def decode(data: bytes, name: str) -> npt.NDArray[np.uint8]:
+    """The first frame of an encoded image as RGB [H, W, 3]; alpha is dropped, EXIF rotation ignored, as the reference does.
+
+    `name` stands in messages. Raises SampleError "not_an_image", "truncated", "bomb", "aspect_ratio".
+    """
+    with _opened(io.BytesIO(data), name) as image:
+        try:
+            return np.asarray(image.convert("RGB"))
+        except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them trip over
+            raise SampleError("truncated", f"{name}: the image data is cut short or damaged ({error})") from error
+
+
+def check_size(height: int, width: int, name: str) -> None:
+    """Raises SampleError "bomb" for pictures too large to decode, "aspect_ratio" for those over 200 times longer than wide."""
+    size = f"{name}: {width} x {height} pixels"
+    if height * width > MOST_DECODED_PIXELS:
+        raise SampleError("bomb", f"{size} when decoded, at most {MOST_DECODED_PIXELS:,} in all are allowed: store it smaller")
+    if max(height, width) > LONGEST_ASPECT_RATIO * min(height, width):
+        raise SampleError("aspect_ratio", f"{size}: the aspect ratio is above {LONGEST_ASPECT_RATIO}: crop it")
+
+
+def image_limits(images: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.int64]:
+    """Most pixels of each image of a sample with `images` images: a number or an array of numbers.
+
+    One image may have max_pixels; n images share twice that: max(2 * max_pixels // n, min_pixels) each (reference).
+    """
+    count = np.maximum(np.asarray(images, np.int64), 1)
+    shared = np.maximum(2 * phase.max_pixels // count, phase.min_pixels)
+    return np.where(count > 1, shared, phase.max_pixels)
+
+
+def smart_resize(hw: npt.ArrayLike, min_pixels: npt.ArrayLike, max_pixels: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Sizes after resizing: multiples of 32, between the limits where possible, the aspect ratio kept (reference).
+
+    Args:
+      hw: [n, 2] heights and widths in pixels.
+      min_pixels, max_pixels: limits for all, or [n] one for each.
+
+    Returns:
+      [n, 2]. Very long images can leave the limits: no side gets shorter than 32.
+    """
+    side = VISUAL_TOKEN_SIDE
+    size = np.asarray(hw, np.int64).reshape(-1, 2)
+    fewest, most = np.asarray(min_pixels, np.int64), np.asarray(max_pixels, np.int64)
+    rounded = np.maximum(side, np.rint(size / side).astype(np.int64) * side)
+    pixels, rounded_pixels = size.prod(axis=1), rounded.prod(axis=1)
+    shrink = np.sqrt(pixels / most)[:, None]
+    shrunk = np.maximum(side, np.floor(size / shrink / side).astype(np.int64) * side)
+    grow = np.sqrt(fewest / pixels)[:, None]
+    grown = np.ceil(size * grow / side).astype(np.int64) * side
+    too_many, too_few = (rounded_pixels > most)[:, None], (rounded_pixels < fewest)[:, None]
+    return np.where(too_many, shrunk, np.where(too_few, grown, rounded))
+
+
+def resize(image: npt.NDArray[np.uint8], height: int, width: int, mode: str) -> npt.NDArray[np.uint8]:
+    """[H, W, 3] uint8 to [height, width, 3].
+
+    mode "exact" is Pillow's bicubic, the reference's pixels; "fast" is OpenCV, about nine times faster: cubic, or the mean of
+    areas when a side shrinks to half or less (OpenCV's cubic reads 4 x 4 pixels only, which then aliases).
+    """
+    if mode == "exact":
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    if mode != "fast":
+        raise ValueError(f'resize mode {mode!r} is unknown: use "exact" or "fast"')
+    shrinks_much = min(image.shape[0] / height, image.shape[1] / width) >= 2
+    method = cv2.INTER_AREA if shrinks_much else cv2.INTER_CUBIC
+    return cv2.resize(image, (width, height), interpolation=method).astype(np.uint8, copy=False)
+
+
+def to_visual_tokens(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """[H, W, 3] with sides that are multiples of 32 to [H / 32 * W / 32, 3072]: 32 x 32 x 3 blocks in row-major order."""
+    height, width, _ = image.shape
+    side = VISUAL_TOKEN_SIDE
+    blocks = image.reshape(height // side, side, width // side, side, 3).transpose(0, 2, 1, 3, 4)
+    return blocks.reshape(-1, VISUAL_TOKEN_BYTES)
+
+
+def normalisation_table() -> npt.NDArray[np.float32]:
+    """[256, 3] float32: the normalised value of each byte of each channel, bit-equal to the reference's patches.
+
+    A table, because a compiler may turn the division into a multiplication and lose the last bit.
+    """
+    values = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
+    mean, std = np.array([IMAGENET_MEAN, IMAGENET_STD], np.float32)
+    return (values - mean) / std
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
+    """Header read, size checked, pixels not decoded."""
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise SampleError("bomb", f"{name}: {error}") from error
+    except Exception as error:  # header parsers raise SyntaxError, struct.error, ValueError and more on foreign bytes
+        raise SampleError("not_an_image", f"{name}: not an image in one of the formats {', '.join(FORMATS)} ({error})") from error
+    with image:
+        check_size(image.height, image.width, name)
+        yield image

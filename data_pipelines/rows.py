@@ -1,0 +1,152 @@
+"""Positions, intervals of attention, targets and weights of packed rows; training and inference share them.
+
+Shape legend: L tokens, V visual tokens, I images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, Document, PhaseSettings, batch_fields
+
+Int32 = npt.NDArray[np.int32]
+LOSS_WEIGHTINGS = ("square", "token", "sample")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the tokens of one document stand, counted from its start.
+
+    Attributes:
+      positions: [L, 3] int32: t, h, w. t grows by one with every text token and every image; h, w are 0 for text.
+      attend: [L, 2] int32: lo, hi, the interval of keys each query sees.
+      visual_slot: [L] int32: which visual token stands there, or -1.
+      visual_position: [V, 2] int32: row and column of each visual token in its image.
+    """
+
+    positions: Int32
+    attend: Int32
+    visual_slot: Int32
+    visual_position: Int32
+
+
+def layout(tokens: Int32, grids: Int32, image_token: int) -> Layout:
+    """Lays out one document.
+
+    Which visual tokens form an image follows from `grids`, not from runs of the image token: images may stand next to each other.
+
+    Args:
+      tokens: [L] token ids.
+      grids: [I, 2] rows and columns of visual tokens of each image, in order.
+      image_token: the id of `<IMG_CONTEXT>`.
+
+    Raises:
+      ValueError: the image tokens are not as many as the grids say, or those of one image are interrupted.
+    """
+    length = len(tokens)
+    grids = np.asarray(grids, np.int32).reshape(-1, 2)
+    sizes = grids.prod(axis=1)
+    places = np.flatnonzero(tokens == image_token)
+    if (grids < 1).any():
+        raise ValueError(f"every image has at least one row and column of visual tokens, not {grids.min()}")
+    if len(places) != sizes.sum():
+        raise ValueError(f"{len(places)} image tokens stand in the document, but its {len(grids)} images have {sizes.sum()} visual tokens")
+    first = np.cumsum(sizes) - sizes
+    within = np.arange(len(places)) - np.repeat(first, sizes)
+    if (places - within != np.repeat(places[first], sizes)).any():
+        raise ValueError("the tokens of one image do not stand together")
+    columns = np.repeat(grids[:, 1], sizes)
+    visual_position = np.stack([within // columns, within % columns], axis=1).astype(np.int32)
+
+    advances = np.ones(length, np.int32)
+    advances[places] = within == 0
+    positions = np.zeros((length, 3), np.int32)
+    positions[:, 0] = np.cumsum(advances) - 1
+    positions[places, 1:] = visual_position
+
+    attend = np.zeros((length, 2), np.int32)
+    attend[:, 1] = np.arange(1, length + 1)
+    attend[places, 1] = np.repeat(places[first] + sizes, sizes)
+
+    visual_slot = np.full(length, -1, np.int32)
+    visual_slot[places] = np.arange(len(places))
+    return Layout(positions, attend, visual_slot, visual_position)
+
+
+def label_weights(labels: Int32, weighting: str) -> npt.NDArray[np.float32]:
+    """[L] float32: the weight of each label of one document (where it is NO_LABEL: 0).
+
+    With N labels each weighs 1 / sqrt(N) ("square"), 1 ("token") or 1 / N ("sample"), as the reference does.
+    """
+    if weighting not in LOSS_WEIGHTINGS:
+        raise ValueError(f"loss weighting {weighting!r} is unknown: use one of {', '.join(LOSS_WEIGHTINGS)}")
+    is_label = labels != NO_LABEL
+    count = max(int(is_label.sum()), 1)
+    weight = {"square": count**-0.5, "token": 1.0, "sample": 1.0 / count}[weighting]
+    return np.where(is_label, weight, 0.0).astype(np.float32)
+
+
+def pack(documents: Sequence[Document], source_ids: Sequence[int], phase: PhaseSettings, image_token: int) -> dict[str, np.ndarray]:
+    """Packs documents into one row: the fields of schema.batch_fields, each without its leading dimension of rows.
+
+    Args:
+      documents: in the order they will stand.
+      source_ids: for each document the index of its source.
+      phase: the budgets and the loss weighting.
+      image_token: the id of `<IMG_CONTEXT>`.
+
+    Raises:
+      ValueError: the documents do not fit the budgets, or one contradicts itself.
+    """
+    _check_budgets(documents, source_ids, phase)
+    fields = batch_fields(1, phase.context, phase.visual_tokens)
+    row: dict[str, np.ndarray] = {name: np.zeros(shape[1:], dtype) for name, (shape, dtype) in fields.items()}
+    padding = np.arange(phase.context, dtype=np.int32)
+    row["attend"][:] = np.stack([padding, padding + 1], axis=1)  # padding sees itself, so that no softmax is empty
+    row["visual_slot"][:] = -1
+    row["source"][:] = -1
+    start = visual_start = 0
+    for number, (document, source) in enumerate(zip(documents, source_ids, strict=True)):
+        length, visual = len(document.tokens), len(document.visual)
+        try:
+            placed = layout(document.tokens, document.grids, image_token)
+            if document.visual.shape != (len(placed.visual_position), VISUAL_TOKEN_BYTES):
+                raise ValueError(f"its pixels are {document.visual.shape}, its images have {len(placed.visual_position)} visual tokens")
+            if len(document.labels) != length or length == 0:
+                raise ValueError(f"it has {length} tokens and {len(document.labels)} labels")
+        except ValueError as error:
+            raise ValueError(f"document {number} of a row: {error}") from error
+        labels = np.where(document.tokens == image_token, NO_LABEL, document.labels)
+        labels[0] = NO_LABEL  # nothing of its own document stands before it
+        weights = label_weights(labels, phase.loss_weighting)
+        here = slice(start, start + length)
+        before = slice(start, start + length - 1)
+        row["tokens"][here] = document.tokens
+        row["targets"][before] = np.where(labels == NO_LABEL, 0, labels)[1:]
+        row["loss_weights"][before] = weights[1:]
+        row["positions"][here] = placed.positions
+        row["attend"][here] = placed.attend + start
+        row["visual_slot"][here] = np.where(placed.visual_slot < 0, -1, placed.visual_slot + visual_start)
+        row["visual"][visual_start : visual_start + visual] = document.visual
+        row["visual_position"][visual_start : visual_start + visual] = placed.visual_position
+        row["source"][here] = source
+        start, visual_start = start + length, visual_start + visual
+    return row
+
+
+def _check_budgets(documents: Sequence[Document], source_ids: Sequence[int], phase: PhaseSettings) -> None:
+    if len(source_ids) != len(documents):
+        raise ValueError(f"{len(documents)} documents came with {len(source_ids)} sources")
+    budgets = {
+        "tokens": (sum(len(document.tokens) for document in documents), phase.context),
+        "visual tokens": (sum(len(document.visual) for document in documents), phase.visual_tokens),
+        "images": (sum(len(document.grids) for document in documents), phase.images),
+        "documents": (len(documents), phase.segments),
+    }
+    for what, (used, budget) in budgets.items():
+        if used > budget:
+            raise ValueError(f"a row of phase {phase.name} holds {budget} {what}, but {used} were planned for it")
