@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -155,7 +155,7 @@ def _document(
     visual = np.zeros((visual_tokens, VISUAL_TOKEN_BYTES), np.uint8)
     start = 0
     if sample.video is not None and info is not None:
-        pictures = iter(video.read_frames(sample.video, info, plan.frames))
+        pictures: Iterator[npt.NDArray[np.uint8]] = video.read_frames(sample.video, info, plan.frames)
     else:
         pictures = (images.decode(images.read_bytes(media), media.name) for media in sample.images)
     for picture, (rows, columns) in zip(pictures, plan.grids.tolist(), strict=True):

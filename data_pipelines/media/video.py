@@ -102,17 +102,19 @@ def mark(seconds: float) -> str:
     return f"[{int(minutes):02d}:{rest:05.2f}]:<image>\n"
 
 
-def read_frames(media: Media, info: VideoInfo, indices: Indices) -> npt.NDArray[np.uint8]:
-    """[n, H, W, 3] RGB: the frames shown at the times of `indices`, which ascend.
+def read_frames(media: Media, info: VideoInfo, indices: Indices) -> Iterator[npt.NDArray[np.uint8]]:
+    """The frames shown at the times of `indices`, which ascend: one [H, W, 3] RGB array after the other, to spare memory.
 
     Raises SampleError "broken_video" when the clip ends early, is damaged or changes its size; and as `open_media`.
     """
     with _opened(media) as (container, stream):
-        frames = [frame.to_ndarray(format="rgb24") for frame in _shown_at(container, stream, info, timestamps(info, indices), media.name)]
-    for frame in frames:
-        if frame.shape[:2] != (info.height, info.width):
-            raise SampleError("broken_video", f"{media.name}: a frame is {frame.shape[:2]}, the header says {info.height, info.width}")
-    return np.stack(frames)
+        for frame in _shown_at(container, stream, info, timestamps(info, indices), media.name):
+            if (frame.height, frame.width) != (info.height, info.width):
+                raise SampleError(
+                    "broken_video",
+                    f"{media.name}: a frame has {frame.width} x {frame.height} pixels, its header says {info.width} x {info.height}",
+                )
+            yield frame.to_ndarray(format="rgb24")
 
 
 def _shown_at(container: Any, stream: Any, info: VideoInfo, times: Sequence[float], name: str) -> Iterator[av.VideoFrame]:
