@@ -79,8 +79,8 @@ class InputState:
 class _Source:
     name: str
     usable: np.ndarray  # [u]
-    lengths: np.ndarray  # [u, 4], in the order of `usable`
-    fits: np.ndarray  # [u] bool
+    lengths: np.ndarray  # [n, 4]
+    fits: np.ndarray  # [n] bool
     seed: int
 
 
@@ -139,18 +139,22 @@ class Planner:
                 raise DataError(f"the mixture of phase {self.phase.name!r} gives {name!r} the weight {weight}: it must be positive")
 
     def _open(self, index: Lengths) -> _Source:
-        lengths = index.lengths(self.phase, self.seed)[index.usable]
+        lengths = index.lengths(self.phase, self.seed)
         over = lengths > budgets(self.phase)
         fits = ~over.any(axis=1)
-        if not fits.any():
+        if not fits[index.usable].any():
             names = ("context", "visual_tokens", "images", "segments")
-            counts = ", ".join(f"{count} pass {name}" for name, count in zip(names, over.sum(axis=0), strict=True))
+            counts = ", ".join(f"{count} pass {name}" for name, count in zip(names, over[index.usable].sum(axis=0), strict=True))
             raise DataError(
-                f"no sample of source {index.name!r} fits phase {self.phase.name!r} ({counts}, of {len(lengths)} usable): "
+                f"no sample of source {index.name!r} fits phase {self.phase.name!r} ({counts}, of {len(index.usable)} usable): "
                 "raise its budgets or take the source out of its mixture"
             )
-        self.too_long[index.name] = index.usable[~fits]
+        self.too_long[index.name] = index.usable[~fits[index.usable]]
         return _Source(index.name, index.usable, lengths, fits, stable_seed("order", self.seed, index.name))
+
+    def lengths(self, draw: Draw) -> np.ndarray:
+        """Returns the [4] lengths that a drawn sample was planned with."""
+        return self._sources[draw.source].lengths[draw.sample]
 
     def row(self, row: int) -> list[Draw]:
         """Returns the samples of a row, in order. Raises DataError for a row before the first planned block."""
@@ -230,9 +234,8 @@ def _stream(source: _Source, position: int) -> Iterator[tuple[int, int, int, int
         at = np.arange(position, position + _DRAWS)
         epochs = at // size
         seeds = scramble(epochs.astype(np.uint64) + np.uint64(source.seed))
-        picked = permute(at % size, size, seeds)
-        keep = source.fits[picked]
-        picked = picked[keep]
-        columns = (source.usable[picked], epochs[keep], at[keep] + 1, *source.lengths[picked].T)
+        samples = source.usable[permute(at % size, size, seeds)]
+        keep = source.fits[samples]
+        columns = (samples[keep], epochs[keep], at[keep] + 1, *source.lengths[samples[keep]].T)
         yield from zip(*(column.tolist() for column in columns), strict=True)
         position += _DRAWS

@@ -1,0 +1,107 @@
+"""TFDS datasets in array_record files, read and described without TensorFlow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import tensorflow_datasets
+
+from data_pipelines.schema import DataError, Media, Sample, SampleError, SourceSettings
+from data_pipelines.sources.records import check_marks, parse_turns
+
+SPLIT = "train"
+
+
+def features() -> tensorflow_datasets.features.FeaturesDict:
+    """What a record holds. `conversations` is the JSON text of the turns; `media` the encoded files, one for each name."""
+    text = tensorflow_datasets.features.Text
+    sequence = tensorflow_datasets.features.Sequence
+    return tensorflow_datasets.features.FeaturesDict(
+        {
+            "key": text(),
+            "family": text(),
+            "conversations": text(),
+            "media_kind": text(),  # "image" or "video"
+            "media_names": sequence(text()),
+            "media": sequence(text()),
+        }
+    )
+
+
+class TfdsSource:
+    """The split "train" of a dataset folder, as `python -m data_pipelines.convert` writes it.
+
+    Raises:
+      DataError: the folder is no such dataset, lacks the split, is not stored as array_record or is empty.
+    """
+
+    def __init__(self, settings: SourceSettings):
+        self.name = settings.name
+        self._settings = settings
+        self._folder = pathlib.Path(settings.path)
+        advice = "write one with `python -m data_pipelines.convert`"
+        try:
+            builder = tensorflow_datasets.builder_from_directory(self._folder)
+            self._shards = [pathlib.Path(path) for path in builder.info.splits[SPLIT].filepaths]
+            self._data = builder.as_data_source(split=SPLIT)
+        except Exception as error:  # the library raises its own and others' errors for folders it cannot use
+            reason = str(error).strip().split("\n")[0]
+            raise DataError(f"source {self.name!r}: {self._folder} is not a TFDS array_record dataset ({reason}); {advice}") from error
+        missing = set(features()) - set(builder.info.features)
+        if missing:
+            raise DataError(f"source {self.name!r}: {self._folder} lacks the features {', '.join(sorted(missing))}; {advice}")
+        if not len(self):
+            raise DataError(f"source {self.name!r}: {self._folder} holds no samples; {advice} from a file that does")
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises SampleError for a record that cannot be used."""
+        record = self._data[index]
+        key = _text(record["key"])
+        try:
+            conversations = json.loads(_text(record["conversations"]))
+        except (ValueError, RecursionError) as error:
+            raise SampleError("broken_json", f"{key} (record {index} of {self._folder}): broken conversations ({error})") from error
+        names, data = record["media_names"], record["media"]
+        if len(names) != len(data):
+            raise SampleError("bad_record", f"{key} (record {index} of {self._folder}): {len(names)} names for {len(data)} media")
+        is_video = _text(record["media_kind"]) == "video"
+        turns = parse_turns(conversations, key)
+        check_marks(turns, len(data), is_video, key)
+        media = tuple(Media(_text(name), data=bytes(item)) for name, item in zip(names, data, strict=True))
+        return Sample(key, turns, () if is_video else media, media[0] if is_video else None, _text(record["family"]))
+
+    def key(self, index: int) -> str:
+        return _text(self._data[index]["key"])
+
+    def fingerprint(self) -> str:
+        """Changes when a file of the dataset (by size and time of change) or the settings change."""
+        files = [self._folder / "dataset_info.json", self._folder / "features.json", *self._shards]
+        states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        return hashlib.sha256(repr(("tfds", states, self._settings)).encode()).hexdigest()
+
+
+def encode(sample: Sample, media: list[bytes]) -> dict[str, Any]:
+    """The record of a sample, given the bytes of its images or its video."""
+    turns = [{"from": turn.role, "value": turn.text} | ({"is_input": True} if turn.is_input else {}) for turn in sample.turns]
+    files = (sample.video,) if sample.video else sample.images
+    return {
+        "key": sample.key,
+        "family": sample.family,
+        "conversations": json.dumps(turns, ensure_ascii=False),
+        "media_kind": "video" if sample.video else "image",
+        "media_names": [file.name for file in files],
+        "media": media,
+    }
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise SampleError("bad_record", f"text that is not UTF-8: {value[:80]!r} ({error})") from error
