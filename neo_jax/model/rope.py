@@ -1,0 +1,36 @@
+"""Rotary embeddings: the decoder's three (t, h, w), and the patch embedding's two-dimensional one. Angles are float32 whatever the compute type."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+Angles = tuple[jax.Array, jax.Array]  # cosine and sine, each [..., width / 2]
+
+
+def angles(positions: jax.Array, width: int, theta: float) -> Angles:
+    """Cosine and sine of positions x theta^(-2i / width) for the width / 2 frequencies i.
+
+    Args:
+      positions: [...] integers.
+      width: channels that the rotation covers; even.
+      theta: the base.
+    """
+    frequencies = theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angle = positions[..., None].astype(jnp.float32) * frequencies
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate_halves(x: jax.Array, at: Angles) -> jax.Array:
+    """Rotates channel i with channel i + width / 2, the decoder's pairing. x: [B, L, heads, width], angles [B, L, width / 2]."""
+    cosine, sine = (a[:, :, None] for a in at)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1).astype(x.dtype)
+
+
+def rotate_pairs(x: jax.Array, at: Angles) -> jax.Array:
+    """Rotates channel 2i with channel 2i + 1, the patch embedding's pairing. x: [..., width], angles [..., width / 2]."""
+    cosine, sine = at
+    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    return jnp.stack([even * cosine - odd * sine, odd * cosine + even * sine], axis=-1).reshape(x.shape).astype(x.dtype)

@@ -1,0 +1,188 @@
+"""Compares this implementation with recorded outputs of the official one: `python -m neo_jax.parity FOLDER`.
+
+The folder holds config.json, model.safetensors and batch.npz, and where present grads.npz and greedy.npz (see tests/golden/README.md). Everything
+runs in float32 at the highest matmul precision. Prints the largest error of each quantity beside its tolerance; exits 1 beyond one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines import rows
+from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, Document, PhaseSettings
+from neo_jax import config
+from neo_jax.inference.decode import greedy, prompt_batch
+from neo_jax.interop.huggingface import CheckpointError, neo_model, neo_parameters, read_config, read_tensors
+from neo_jax.model.backbone import Parameters, build
+from neo_jax.model.patch_embedding import normalise
+from neo_jax.sharding import make_mesh, to_devices
+from neo_jax.training.loss import token_losses
+
+# Absolute for activations, relative for the loss, a share of the largest element for gradients, differing elements for the rest.
+TOLERANCES = {"vision": 2e-4, "hidden": 2e-4, "logits": 2e-4, "loss": 1e-6, "gradient": 1e-4}
+GRADIENT_FLOOR = 1e-8  # a gradient that is zero throughout is compared absolutely
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One quantity: its error and the largest that passes."""
+
+    name: str
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.tolerance
+
+
+def compare(folder: pathlib.Path) -> list[Comparison]:
+    """Runs every comparison that the folder's files allow.
+
+    Raises:
+      CheckpointError: the folder is not laid out like a golden one.
+    """
+    values = read_config(folder / "config.json")
+    model = neo_model(values)
+    tensors = read_tensors(folder / "model.safetensors")
+    recorded = _load(folder / "batch.npz")
+    batch, layout_errors = _batch(recorded, values["img_context_token_id"])
+    mesh = make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
+        parameters = {name: jnp.asarray(value) for name, value in neo_parameters(model, tensors).items()}
+        batch = to_devices(batch)
+        results = layout_errors + _forward(model, parameters, batch, recorded)
+        if (folder / "grads.npz").exists():
+            results += _gradients(model, parameters, batch, _load(folder / "grads.npz"))
+        if (folder / "greedy.npz").exists():
+            results.append(_greedy(model, parameters, _load(folder / "greedy.npz"), values))
+    return results
+
+
+def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist: a parity folder holds config.json, model.safetensors and batch.npz")
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def visual_tokens(patches: np.ndarray, grids: np.ndarray) -> np.ndarray:
+    """Official patches [N, 768] (channel, row, column; row-major within an image) as our visual tokens [N / 4, 3072].
+
+    Args:
+      grids: [I, 2] rows and columns of each image in 16-pixel patches.
+    """
+    tokens, start = [np.zeros((0, VISUAL_TOKEN_BYTES), patches.dtype)], 0
+    for height, width in grids:
+        image = patches[start : start + height * width].reshape(height // 2, 2, width // 2, 2, 3, 16, 16)
+        tokens.append(image.transpose(0, 2, 1, 5, 3, 6, 4).reshape(-1, VISUAL_TOKEN_BYTES))
+        start += height * width
+    return np.concatenate(tokens)
+
+
+def _batch(recorded: dict[str, np.ndarray], image_token: int) -> tuple[dict[str, np.ndarray], list[Comparison]]:
+    """One packed row through the same code as training, with the recorded patches as pixels; and how its layout differs from the recorded one."""
+    ids, labels, bounds = recorded["input_ids"], recorded["labels"], recorded["seq_boundaries"]
+    grids = recorded["grid_hw"] // 2
+    documents, image = [], 0
+    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        visual, first = int((ids[start:end] == image_token).sum()), image
+        count = visual
+        while count > 0:
+            count -= int(np.prod(grids[image]))
+            image += 1
+        empty = np.zeros((visual, VISUAL_TOKEN_BYTES), np.uint8)
+        documents.append(Document(ids[start:end], labels[start:end], grids[first:image], empty))
+    length, budget = len(ids), len(recorded["patches"]) // 4
+    row = rows.pack(documents, [0] * len(documents), _phase(length, budget, len(grids), len(documents)), image_token)
+    row["visual"] = visual_tokens(recorded["patches"], recorded["grid_hw"])
+    weights = np.where(labels[1:] == NO_LABEL, 0, recorded["loss_weight"][1:])
+    exact = {
+        "t index": row["positions"][:, 0] != recorded["t_index"],
+        "lo": row["attend"][:, 0] != recorded["mask_lo"],
+        "hi": row["attend"][:, 1] != recorded["mask_hi"],
+        "loss weights": np.append(row["loss_weights"][:-1] != weights, row["loss_weights"][-1] != 0),
+    }
+    return {name: value[None] for name, value in row.items()}, [Comparison(name, float(wrong.sum()), 0) for name, wrong in exact.items()]
+
+
+def _phase(context: int, visual: int, images: int, segments: int) -> PhaseSettings:
+    return PhaseSettings(
+        name="parity", rows=1, context=context, visual_tokens=visual, images=images, segments=segments, min_pixels=1024, max_pixels=1 << 30,
+        frames=0, frames_per_second=(1.0, 1.0), frame_pixels=1 << 30, mixture={}, loss_weighting="square",
+    )  # fmt: skip
+
+
+def _loss(model: config.Model, parameters: Parameters, batch: dict) -> jax.Array:
+    backbone = build(model, "neo", parameters)
+    x, _, _ = backbone.decode(backbone.embed(batch, jnp.float32), batch["positions"], batch["attend"])
+    losses = token_losses(backbone.normed(x), backbone.output_matrix(), batch["targets"])
+    return (losses * batch["loss_weights"]).sum() / batch["loss_weights"].sum()
+
+
+def _forward(model: config.Model, parameters: Parameters, batch: dict, recorded: dict[str, np.ndarray]) -> list[Comparison]:
+    @jax.jit
+    def forward(parameters, batch):
+        backbone = build(model, "neo", parameters)
+        x = backbone.embed(batch, jnp.float32)
+        vision = x[:, :0]
+        if batch["visual"].shape[1]:
+            vision = backbone.patch_embedding(normalise(batch["visual"]), batch["visual_position"], jnp.float32)
+        x, _, states = backbone.decode(x, batch["positions"], batch["attend"], every_layer=True)
+        return vision[0], jnp.concatenate(states)[:, 0], backbone.logits(x)[0]
+
+    outputs = forward(parameters, batch)
+    results = []
+    for name, output, key in zip(("vision", "hidden", "logits"), outputs, ("vision_embeds", "hidden", "logits"), strict=True):
+        error = np.abs(np.asarray(output) - recorded[key]).max(initial=0)
+        results.append(Comparison(name, float(error), TOLERANCES[name]))
+    loss = float(jax.jit(lambda p, b: _loss(model, p, b))(parameters, batch))
+    return [*results, Comparison("loss", abs(loss - float(recorded["loss"])) / abs(float(recorded["loss"])), TOLERANCES["loss"])]
+
+
+def _gradients(model: config.Model, parameters: Parameters, batch: dict, recorded: dict[str, np.ndarray]) -> list[Comparison]:
+    expected = neo_parameters(model, recorded)  # gradients have their parameters' names and shapes
+    gradients = jax.jit(jax.grad(lambda p, b: _loss(model, p, b)))(parameters, batch)
+    results = []
+    for name, value in expected.items():
+        error = np.abs(np.asarray(gradients[name]) - value).max() / max(np.abs(value).max(), GRADIENT_FLOOR)
+        results.append(Comparison(f"gradient {name}", float(error), TOLERANCES["gradient"]))
+    return results
+
+
+def _greedy(model: config.Model, parameters: Parameters, recorded: dict[str, np.ndarray], values: dict) -> Comparison:
+    image_tokens = tuple(values[f"img_{part}_token_id"] for part in ("start", "end", "context"))
+    wrong = 0
+    for i in range(sum(name.startswith("prompt_") for name in recorded)):
+        grids, expected, prompt = recorded[f"grid_{i}"], recorded[f"tokens_{i}"], recorded[f"prompt_{i}"]
+        document = Document(prompt, np.full_like(prompt, NO_LABEL), grids // 2, visual_tokens(recorded[f"patches_{i}"], grids))
+        batch = prompt_batch([document], len(prompt), len(document.visual), values["img_context_token_id"])
+        tokens = greedy(model, "neo", parameters, to_devices(batch), len(expected), -1, image_tokens)
+        wrong += int((np.asarray(tokens)[0] != expected).sum())
+    return Comparison("greedy tokens that differ", wrong, 0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Compare with recorded outputs of the official implementation.")
+    parser.add_argument("folder", type=pathlib.Path, help="config.json, model.safetensors, batch.npz; grads.npz and greedy.npz where present")
+    try:
+        results = compare(parser.parse_args(argv).folder)
+    except CheckpointError as error:
+        print(f"parity: {error}", file=sys.stderr)
+        return 2
+    for result in results:
+        print(f"{'ok  ' if result.passed else 'FAIL'}  {result.name:<44} {result.error:10.3g}  (at most {result.tolerance:g})")
+    failed = [result.name for result in results if not result.passed]
+    print(f"{len(results) - len(failed)} of {len(results)} within tolerance" + (f"; beyond it: {', '.join(failed)}" if failed else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

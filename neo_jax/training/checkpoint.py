@@ -1,0 +1,124 @@
+"""Checkpoints: parameters, optimizer and a JSON record of where the run stands; asynchronous, atomic, verified when read.
+
+The one module that knows Orbax. A checksum of all arrays, computed on the devices and independent of the mesh, is stored beside each step:
+Orbax itself loads a flipped bit without a word.
+"""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+SAVE_TIMEOUT = 600  # seconds; Orbax's own default would let a full disk hang several processes for twenty minutes
+FREE_SPACE = 1.2  # times the size of a checkpoint that must be free before one is written
+
+
+class CheckpointError(RuntimeError):
+    """A run directory whose checkpoints cannot be written or read; the message says which and why."""
+
+
+@jax.jit
+def checksum(tree: Any) -> jax.Array:
+    """A uint32 over the bits of all arrays, the same on every mesh: each element's bits, weighted by an odd number from its position, summed."""
+    total = jnp.uint32(0)
+    for i, leaf in enumerate(jax.tree.leaves(tree)):
+        bits = jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]).astype(jnp.uint32)
+        for axis in range(bits.ndim):
+            weights = (2 * jax.lax.broadcasted_iota(jnp.uint32, (bits.shape[axis],), 0) + 1) * jnp.uint32(2654435761)
+            bits = (bits * (weights | 1).reshape([-1 if a == axis else 1 for a in range(bits.ndim)])).astype(jnp.uint32)
+        total = total + bits.sum(dtype=jnp.uint32) * jnp.uint32(2 * i + 1)
+    return total
+
+
+class Checkpoints:
+    """The checkpoints of one run, by step."""
+
+    def __init__(self, directory: pathlib.Path, keep: int):
+        """Opens or creates `directory`; keeps the `keep` newest checkpoints."""
+        self.directory = directory.absolute()
+        self._checkpointer = ocp.training.Checkpointer(
+            self.directory,
+            context=ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=SAVE_TIMEOUT)),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+        self._pending: Any = None
+
+    def save(self, step: int, state: Any, record: dict[str, Any]) -> None:
+        """Starts writing a checkpoint; returns when the arrays are copied. The one before it is awaited first.
+
+        Args:
+          state: a pytree of arrays.
+          record: JSON that describes it: phase, input state, configuration.
+
+        Raises:
+          CheckpointError: the disk has too little room.
+        """
+        self.wait()
+        need = FREE_SPACE * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.directory).free
+        if free < need:
+            raise CheckpointError(
+                f"{self.directory}: a checkpoint needs {need / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free; "
+                "the last checkpoint is untouched. Make room and start the same command again"
+            )
+        self._pending = self._checkpointer.save_async(
+            step, state, overwrite=True, custom_metadata=record | {"checksum": int(checksum(state))}
+        )
+
+    def wait(self) -> None:
+        """Returns when the checkpoint under way is on disk; raises what its writing raised."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def steps(self) -> list[int]:
+        """Steps with a complete checkpoint, oldest first."""
+        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+
+    def restore(self, template: Callable[[dict[str, Any]], Any]) -> tuple[int, Any, dict[str, Any]] | None:
+        """The newest checkpoint that reads back as it was written.
+
+        One that does not is renamed to quarantine-STEP, with a warning, and the next older one is tried.
+
+        Args:
+          template: from a checkpoint's record to the pytree of ShapeDtypeStruct with shardings that its arrays shall have.
+
+        Returns:
+          (step, state, record), or None where there is no checkpoint.
+
+        Raises:
+          CheckpointError: there are checkpoints, and none can be read.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                record = dict(self._checkpointer.metadata(step).custom_metadata)
+                state = self._checkpointer.load(step, template(record))
+                if int(checksum(state)) == record["checksum"]:
+                    return step, state, record
+                reason = "its checksum differs"
+            except (ValueError, KeyError, OSError, TypeError) as error:
+                reason = f"{type(error).__name__}: {error.__context__ or error}"
+            self._quarantine(step, reason)
+        if steps:
+            raise CheckpointError(f"{self.directory}: none of the checkpoints {steps} can be read; they are kept as quarantine-STEP")
+        return None
+
+    def _quarantine(self, step: int, reason: str) -> None:
+        target = self.directory.parent / f"quarantine-{step}"
+        logging.warning("checkpoint %d cannot be read (%s): moved to %s, trying an older one", step, reason, target)
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.move(self.directory / str(step), target)
+        self._checkpointer.reload()
+
+    def close(self) -> None:
+        self.wait()
+        self._checkpointer.close()

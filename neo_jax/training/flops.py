@@ -1,0 +1,68 @@
+"""FLOPs a step needs, from what its batch holds, and the peak of known chips.
+
+Useful FLOPs count each multiplication and addition of matrix products once: 2 per parameter and token forward, 2 for the gradient of the input,
+2 for the gradient of a weight where it trains. Attention per query head with A attended pairs: forward 2 (Dk + Dv) A, backward 2 (3 Dk + 2 Dv) A.
+Padding counts as nothing, rematerialisation neither.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from neo_jax.training.optimizer import trains
+
+# Dense bfloat16 FLOP/s of one device by jax's device_kind; public data sheets.
+PEAKS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 2307e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak(device_kind: str) -> float | None:
+    """Dense bfloat16 FLOP/s of a device, None where it is not known (CPUs)."""
+    return PEAKS.get(device_kind)
+
+
+def count(batch: dict[str, np.ndarray]) -> tuple[int, int, int]:
+    """(tokens, visual tokens, attended pairs) of a batch on the host, padding left out."""
+    real = batch["source"] >= 0
+    spans = batch["attend"][..., 1] - batch["attend"][..., 0]
+    return int(real.sum()), int((batch["visual_slot"] >= 0).sum()), int(spans[real].sum(dtype=np.int64))
+
+
+def useful(shapes: dict[str, tuple[int, ...]], heads: int, head_dim: int, what: str, tokens: int, visual: int, pairs: int) -> float:
+    """Useful FLOPs of one training step.
+
+    Args:
+      shapes: shape of every parameter by name (layers stacked).
+      heads, head_dim: query heads and their width.
+      what: the phase's `trains`.
+      tokens, visual, pairs: from `count`.
+    """
+    total = 0.0
+    for name, shape in shapes.items():
+        last = name.split(".")[-1]
+        if last == "embedding" and "output" in shapes:
+            continue  # a lookup alone
+        uses = visual if name.startswith("patch_embedding.") else tokens
+        if last.endswith(("norm", "bias")) or "norm_" in last:
+            continue
+        passes = 3 if trains(name, what) else 2
+        # The patch projection reads each pixel once, for four patches a token, and nothing lies below it.
+        if last == "patch":
+            uses, passes = 4 * visual, passes - 1
+        total += 2.0 * passes * math.prod(shape) * uses
+    layers = sum(shape[0] for name, shape in shapes.items() if name.endswith(".attention.q"))
+    key_width = 2 * head_dim if "base.attention.q_hw" in shapes else head_dim
+    return total + 2.0 * heads * layers * pairs * ((key_width + head_dim) + (3 * key_width + 2 * head_dim))

@@ -1,0 +1,75 @@
+"""Metrics of a run: a JSONL file, TensorBoard files and a live line; continued, not forked, when the run resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+import time
+from typing import Any, TextIO
+
+from tensorboardX import SummaryWriter
+
+
+class MetricsWriter:
+    """Writes each step's figures to `metrics.jsonl` and `tensorboard/` of a run directory.
+
+    Lines after the step that a run resumes from belong to steps that will be done again: they are cut off.
+    """
+
+    def __init__(self, directory: pathlib.Path, resumed_step: int):
+        self.path = directory / "metrics.jsonl"
+        kept = [line for line in read_lines(self.path) if line["step"] <= resumed_step]
+        temporary = self.path.with_suffix(".partial")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, self.path)
+        self._file = self.path.open("a", buffering=1)
+        self._tensorboard = SummaryWriter(str(directory / "tensorboard"), purge_step=resumed_step + 1, flush_secs=10)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """One line; numbers, and one level of dictionaries of numbers, also go to TensorBoard."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            parts = {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+            for tag, number in parts.items():
+                if isinstance(number, (int, float)):
+                    self._tensorboard.add_scalar(tag, number, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class Progress:
+    """One line that is rewritten on a terminal, and printed every `interval` seconds elsewhere."""
+
+    def __init__(self, stream: TextIO = sys.stderr, interval: float = 15.0):
+        self._stream, self._interval = stream, interval
+        self._live, self._last = stream.isatty(), 0.0
+
+    def show(self, text: str) -> None:
+        now = time.monotonic()
+        if self._live and now - self._last > 0.2:
+            print("\r\x1b[2K" + text, end="", file=self._stream, flush=True)
+            self._last = now
+        elif not self._live and now - self._last > self._interval:
+            print(text, file=self._stream, flush=True)
+            self._last = now
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        print(("\r\x1b[2K" if self._live else "") + text, file=self._stream, flush=True)
