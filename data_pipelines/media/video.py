@@ -114,7 +114,7 @@ def read_frames(media: Media, info: VideoInfo, indices: Indices) -> Iterator[npt
                     "broken_video",
                     f"{media.name}: a frame has {frame.width} x {frame.height} pixels, its header says {info.width} x {info.height}",
                 )
-            yield frame.to_ndarray(format="rgb24")
+            yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
 
 
 def _shown_at(container: Any, stream: Any, info: VideoInfo, times: Sequence[float], name: str) -> Iterator[av.VideoFrame]:

@@ -1,0 +1,212 @@
+import dataclasses
+import io
+import pathlib
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines import chat, documents, rows
+from data_pipelines.media import images, video
+from data_pipelines.schema import NO_LABEL, Media, PhaseSettings, Sample, SampleError, Turn
+from data_pipelines.tokenizers import load_tokenizer
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+PHASE = PhaseSettings("test", 1, 2048, 512, 16, 8, 1024, 32768, 12, (2.0, 6.0), 3072, {})
+TEXT_PHASE = dataclasses.replace(PHASE, name="words", visual_tokens=0, images=0, frames=0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(GOLDEN / "tokenizer.json", True)
+
+
+def picture(height: int, width: int, name: str = "a.png") -> Media:
+    pixels = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return Media(name, data=file.getvalue())
+
+
+@pytest.fixture(scope="module")
+def movie() -> Media:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for level in range(30):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 20 + 7 * level, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return Media("clip.mp4", data=file.getvalue())
+
+
+def sample(question: str, images: tuple[Media, ...] = (), video: Media | None = None) -> Sample:
+    return Sample("rows.jsonl:3", (Turn("user", question), Turn("assistant", "Two.")), images, video)
+
+
+def measured(item: Sample, phase: PhaseSettings, tokenizer, seed) -> documents.Lengths:
+    sizes = [images.image_size(media) for media in item.images]
+    return documents.measure(item.turns, sizes, video.probe(item.video) if item.video else None, phase, tokenizer, seed)
+
+
+def reason(function, *arguments) -> str:
+    with pytest.raises(SampleError, match=r"rows\.jsonl:3") as caught:
+        function(*arguments)
+    return caught.value.reason
+
+
+def test_one_image_has_the_reference_pixels(tokenizer):
+    path = GOLDEN / "preprocess" / "image_3.png"
+    phase = dataclasses.replace(PHASE, min_pixels=3136, max_pixels=65536)
+    document = documents.build_document(sample("<image>\nHow many?", (Media("image_3.png", path),)), phase, tokenizer, 0)
+    golden = np.load(path.with_suffix(".npz"))["resized"]
+    np.testing.assert_array_equal(document.visual, images.to_visual_tokens(golden))
+    assert document.grids.tolist() == [[6, 9]] and document.grids.dtype == np.int32
+    tokens, labels = chat.encode(sample("<image>\nHow many?").turns, [54], tokenizer)
+    np.testing.assert_array_equal(document.tokens, tokens)
+    np.testing.assert_array_equal(document.labels, labels)
+
+
+def test_several_images_share_the_budget_and_keep_their_order(tokenizer):
+    pictures = (picture(200, 100), picture(50, 300), picture(190, 190), picture(32, 32))
+    document = documents.build_document(sample("<image><image> or <image>, <image>?", pictures), PHASE, tokenizer, 0)
+    sizes = images.smart_resize([images.image_size(media) for media in pictures], 1024, 2 * 32768 // 4)
+    np.testing.assert_array_equal(document.grids, sizes // 32)
+    start = 0
+    for media, (height, width) in zip(pictures, sizes.tolist(), strict=True):
+        expected = images.to_visual_tokens(images.resize(images.decode(images.read_bytes(media), ""), height, width, "exact"))
+        np.testing.assert_array_equal(document.visual[start : start + len(expected)], expected)
+        start += len(expected)
+    assert start == len(document.visual)
+
+
+def test_fast_resize_is_used_when_the_phase_says_so(tokenizer):
+    item = sample("<image>", (picture(100, 100),))
+    exact, fast = (documents.build_document(item, dataclasses.replace(PHASE, resize=mode), tokenizer, 0) for mode in ("exact", "fast"))
+    np.testing.assert_array_equal(exact.tokens, fast.tokens)
+    assert (exact.visual != fast.visual).any()
+
+
+def test_a_video_becomes_its_frames(tokenizer, movie):
+    item = sample("<video>\nWhat changes?", video=movie)
+    document = documents.build_document(item, PHASE, tokenizer, 5)
+    info = video.probe(movie)
+    indices = video.choose_frames(info, PHASE, 5)
+    assert len(indices) > 4
+    assert document.grids.tolist() == [[1, 2]] * len(indices)  # at most 3072 pixels of 64 x 96
+    levels = document.visual.reshape(len(indices), -1).mean(axis=1)
+    np.testing.assert_allclose(levels, 20 + 7 * indices, atol=2)
+    text = tokenizer.decode(document.tokens)
+    assert text.startswith(f"<|im_start|>user\n{video.prefix(info, indices)}[{indices[0] / 10 // 60:02.0f}:{indices[0] / 10:05.2f}]:<img>")
+    assert "</img>\nWhat changes?<|im_end|>" in text
+
+
+def test_frames_depend_on_the_seed_alone(tokenizer, movie):
+    item = sample("<video>", video=movie)
+    built = {seed: documents.build_document(item, PHASE, tokenizer, seed) for seed in range(6)}
+    assert len({len(document.tokens) for document in built.values()}) > 1
+    np.testing.assert_array_equal(built[3].tokens, documents.build_document(item, PHASE, tokenizer, 3).tokens)
+
+
+def test_measure_is_exact_without_pixels(tokenizer, movie):
+    random = np.random.default_rng(0)
+    items = [sample("What <|im_end|> is 1 + 1?"), sample("<image>", (picture(1, 200),)), sample("<video>\nWhat?", video=movie)]
+    for _ in range(20):
+        count = int(random.integers(1, 6))
+        pictures = tuple(picture(int(h), int(w)) for h, w in random.integers(1, 300, (count, 2)))
+        if all(max(size) <= 200 * min(size) for size in map(lambda media: Image.open(io.BytesIO(media.data)).size, pictures)):
+            items.append(sample(" so ".join(["<image>\n"] * count), pictures))
+    for seed, item in enumerate(items):
+        document = documents.build_document(item, PHASE, tokenizer, (1, seed))
+        expected = (len(document.tokens), len(document.visual), len(document.grids))
+        assert measured(item, PHASE, tokenizer, (1, seed)) == expected
+
+
+def test_grids_of_many_samples_at_once_equal_each_by_itself():
+    sizes = np.array([[100, 200], [300, 40], [64, 64]])
+    together = documents.image_grids(sizes, [1, 3, 8], PHASE)
+    assert together.tolist() == [documents.image_grids([size], n, PHASE)[0].tolist() for size, n in zip(sizes, [1, 3, 8], strict=True)]
+
+
+def test_a_document_fits_into_a_row(tokenizer, movie):
+    items = [sample("<image>", (picture(60, 60),)), sample("<video>", video=movie), sample("words")]
+    built = [documents.build_document(item, PHASE, tokenizer, 0) for item in items]
+    row = rows.pack(built, [0, 1, 2], PHASE, tokenizer.special["<IMG_CONTEXT>"])
+    np.testing.assert_array_equal(row["visual"][: len(built[0].visual)], built[0].visual)
+
+
+@pytest.mark.parametrize(
+    ("change", "budget"), [({"context": 30}, "context"), ({"visual_tokens": 7}, "visual_tokens"), ({"images": 1}, "images")]
+)
+def test_a_sample_beyond_a_budget_is_too_long(change, budget, tokenizer):
+    item = sample("<image> and <image>", (picture(64, 64), picture(64, 64)))
+    phase = dataclasses.replace(PHASE, **change)
+    with pytest.raises(SampleError, match=rf"rows\.jsonl:3: it needs \d+ of {budget}, phase test") as caught:
+        documents.build_document(item, phase, tokenizer, 0)
+    assert caught.value.reason == "too_long"
+    with pytest.raises(SampleError):
+        documents.check_fits(measured(item, phase, tokenizer, 0), phase)
+
+
+def test_a_document_of_exactly_the_context_fits(tokenizer):
+    item = sample("<image>", (picture(64, 64),))
+    lengths = measured(item, PHASE, tokenizer, 0)
+    exact = dataclasses.replace(PHASE, context=lengths.tokens, visual_tokens=lengths.visual_tokens, images=1)
+    assert len(documents.build_document(item, exact, tokenizer, 0).tokens) == exact.context
+
+
+def test_a_text_phase_refuses_media_and_takes_words(tokenizer, movie):
+    for item in (sample("<image>", (picture(64, 64),)), sample("<video>", video=movie)):
+        for function in (documents.build_document, documents.prompt_document, measured):
+            with pytest.raises(SampleError, match="phase words is text only") as caught:
+                function(item, TEXT_PHASE, tokenizer, 0)
+            assert caught.value.reason == "media_in_text_phase"
+    assert documents.build_document(sample("words"), TEXT_PHASE, tokenizer, 0).visual.shape == (0, 3072)
+
+
+def test_reasons_of_unusable_samples(tokenizer, movie, tmp_path):
+    good = picture(64, 64)
+    cases = [
+        (sample("<image>"), "image_marks"),
+        (sample("<image><image>", (good,)), "image_marks"),
+        (sample("none", (good,)), "image_marks"),
+        (sample("<video>"), "video_marks"),
+        (sample("none", video=movie), "video_marks"),
+        (sample("<video> <image>", video=movie), "image_marks"),
+        (sample("<video> <image>", (good,), movie), "image_marks"),
+        (sample("<image>", (Media("gone.png", tmp_path / "gone.png"),)), "missing_file"),
+        (sample("<image>", (Media("cut.png", data=good.data[:-3000]),)), "truncated"),
+        (sample("<image>", (Media("long.png", data=picture(1, 201).data),)), "aspect_ratio"),
+        (sample("<video>", video=Media("clip.mp4", data=b"no clip")), "broken_video"),
+        (dataclasses.replace(sample(""), turns=(Turn("human", "hi"),)), "unknown_role"),
+        (sample("half \ud800"), "bad_text"),
+    ]
+    for item, expected in cases:
+        assert reason(documents.build_document, item, PHASE, tokenizer, 0) == expected
+        if expected != "unknown_role":
+            assert reason(documents.prompt_document, item, PHASE, tokenizer, 0) == expected
+
+
+@pytest.mark.parametrize("kind", ["text", "images", "video"])
+def test_a_prompt_is_the_document_up_to_its_answer(kind, tokenizer, movie):
+    item = {
+        "text": sample("1 + 1?"),
+        "images": sample("<image> or <image>?", (picture(90, 60), picture(60, 90))),
+        "video": sample("<video>\nWhat?", video=movie),
+    }[kind]
+    item = dataclasses.replace(item, turns=(Turn("system", "Be brief."), Turn("user", "Hi"), Turn("assistant", "Ho"), *item.turns))
+    prompt = documents.prompt_document(item, PHASE, tokenizer, 7)
+    whole = documents.build_document(item, PHASE, tokenizer, 7)
+    np.testing.assert_array_equal(prompt.tokens, whole.tokens[: len(prompt.tokens)])
+    np.testing.assert_array_equal(prompt.visual, whole.visual)
+    np.testing.assert_array_equal(prompt.grids, whole.grids)
+    assert (prompt.labels == NO_LABEL).all() and prompt.labels.shape == prompt.tokens.shape
+    assert tokenizer.decode(prompt.tokens).endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert tokenizer.decode(whole.tokens[len(prompt.tokens) :]) == "Two.<|im_end|>\n"
+
+
+@pytest.mark.parametrize("turns", [(), (Turn("user", "a"),), (Turn("assistant", "a"),), (Turn("assistant", "a"), Turn("assistant", "b"))])
+def test_a_prompt_needs_a_question_and_its_answer(turns, tokenizer):
+    assert reason(documents.prompt_document, Sample("rows.jsonl:3", turns), PHASE, tokenizer, 0) == "no_question"
