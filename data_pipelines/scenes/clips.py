@@ -40,7 +40,7 @@ def motion(random: Random) -> Example:
     still = random.random() < 0.5
     shapes, colours = random.sample(SHAPES, 2), random.sample(tuple(COLOURS), 2)
     size = random.uniform(0.6, 0.82)
-    moving = dataclasses.replace(thing_at(random, shapes[0], colours[0], start, size), offset=(random.uniform(-1, 1), random.uniform(-1, 1)))
+    moving = thing_at(random, shapes[0], colours[0], start, size)
     other_lane = random.choice([other for other in range(side) if other != lane])
     place = (random.randrange(side), other_lane) if down else (other_lane, random.randrange(side))
     rest = [thing_at(random, shapes[1], colours[1], place)] if still else []
@@ -86,9 +86,7 @@ def time(random: Random) -> Example:
     seconds = 5
     things = distinct_things(random, (side, side), count)
     starts = random.sample(range(1, seconds), count)
-    moments = [
-        [thing for thing, start in zip(things, starts, strict=True) if frame >= start * RATE] for frame in range(seconds * RATE)
-    ]
+    moments = [[thing for thing, start in zip(things, starts, strict=True) if frame >= start * RATE] for frame in range(seconds * RATE)]
     frames = _frames(make_scene(random, (side, side), [], exact=True), moments)
     questions = []
     for thing, start in zip(things, starts, strict=True):

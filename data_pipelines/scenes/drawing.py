@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from random import Random
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,17 +14,18 @@ from data_pipelines.scenes.layout import COLOURS, LETTERS, Scene, Thing
 WALL = (120, 120, 126)
 OVERSAMPLING = 4
 NOISE_SIDE = 512
+MOST_SIDE = 200  # pixels: no scene is larger
 NOISE_AMPLITUDE = 5  # standard deviation, in steps of 255
 
 
 @functools.cache
 def _noise() -> np.ndarray:
-    return np.random.default_rng(0).normal(0, NOISE_AMPLITUDE, (NOISE_SIDE, NOISE_SIDE, 3)).astype(np.float32)
+    return np.rint(np.random.default_rng(0).normal(0, NOISE_AMPLITUDE, (NOISE_SIDE, 3 * NOISE_SIDE))).astype(np.int16)
 
 
 @functools.cache
 def _mask(shape: str, size: int) -> np.ndarray:
-    """Coverage of a shape or letter in a square of `size` pixels: [size, size, 1] float32, 0 to 1."""
+    """Coverage of a shape or letter in a square of `size` pixels: [size, size, 3] float32, 0 to 1."""
     side = size * OVERSAMPLING
     image = Image.new("L", (side, side))
     canvas = ImageDraw.Draw(image)
@@ -42,7 +45,7 @@ def _mask(shape: str, size: int) -> np.ndarray:
     else:
         raise ValueError(f"no drawing for the shape {shape!r}")
     small = image.resize((size, size), Image.Resampling.BOX)
-    return np.asarray(small, np.float32)[..., None] / 255
+    return np.repeat(np.asarray(small, np.float32)[..., None] / 255, 3, axis=2)
 
 
 def _place(pixels: np.ndarray, scene: Scene, thing: Thing, colour: np.ndarray) -> None:
@@ -56,21 +59,32 @@ def _place(pixels: np.ndarray, scene: Scene, thing: Thing, colour: np.ndarray) -
     left = (thing.column + 0.5) * cell_width - size / 2 + thing.offset[1] * (cell_width - size - 2) / 2
     top, left = (int(min(max(round(start), 0), limit - size)) for start, limit in ((top, scene.height), (left, scene.width)))
     region = pixels[top : top + size, left : left + size]
-    region += (colour - region) * _mask(thing.shape, size)
+    region += ((colour - region) * _mask(thing.shape, size)).astype(np.int16)
 
 
+@functools.lru_cache(maxsize=1)
+def _background(empty: Scene) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Pixels of a scene without its things, [height, width, 3] int16, and the scene's shade of each colour."""
+    random = Random(empty.noise)
+    top, left = random.randrange(NOISE_SIDE - MOST_SIDE), random.randrange(NOISE_SIDE - MOST_SIDE)
+    shades = {
+        name: np.asarray([channel + random.randint(-12, 12) for channel in colour], np.float32)
+        for name, colour in (*COLOURS.items(), ("grey", WALL))
+    }
+    flat = _noise()[top : top + empty.height, left : left + 3 * empty.width] + np.tile(np.asarray(empty.tint, np.int16), empty.width)
+    if empty.ground:
+        horizon = empty.height // 8
+        light = np.linspace(0.72, 0.9, empty.height - horizon, dtype=np.float32)[:, None]
+        flat[horizon:] = flat[horizon:] * (light * np.tile(np.asarray((1.0, 0.97, 0.88), np.float32), empty.width))
+    pixels = flat.reshape(empty.height, empty.width, 3)
+    return pixels, shades
+
+
+@functools.lru_cache(maxsize=1)  # a clip shows the same scene for many frames
 def render(scene: Scene) -> np.ndarray:
-    """Pixels of a scene, [height, width, 3] uint8: a pure function of the scene."""
-    random = np.random.default_rng(scene.noise)
-    top, left = random.integers(0, NOISE_SIDE - 200, 2)
-    palette = {name: np.asarray(colour, np.float32) + random.integers(-12, 13, 3) for name, colour in (*COLOURS.items(), ("grey", WALL))}
-    pixels = np.empty((scene.height, scene.width, 3), np.float32)
-    pixels[:] = scene.tint
-    if scene.ground:
-        horizon = scene.height // 8
-        shade = np.linspace(0.72, 0.9, scene.height - horizon, dtype=np.float32)[:, None, None]
-        pixels[horizon:] *= shade * np.asarray((1.0, 0.97, 0.88), np.float32)
+    """Pixels of a scene, [height, width, 3] uint8, not to be written to: a pure function of the scene."""
+    background, shades = _background(dataclasses.replace(scene, things=()))
+    pixels = background.copy()
     for thing in scene.things:
-        _place(pixels, scene, thing, palette[thing.colour])
-    pixels += _noise()[top : top + scene.height, left : left + scene.width]
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+        _place(pixels, scene, thing, shades[thing.colour])
+    return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 from random import Random
 
-
 CELL = 32  # pixels: a cell is about one visual token
 COLOURS = {"red": (215, 38, 38), "green": (30, 150, 62), "blue": (38, 82, 214), "yellow": (246, 196, 20), "black": (24, 24, 28)}
 SHAPES = ("circle", "square", "triangle", "cross")
@@ -121,8 +120,6 @@ def make_scene(random: Random, grid: tuple[int, int], things: list[Thing], groun
     spread = 0 if exact else 6
     height, width = (CELL * cells + random.randint(-spread, spread) for cells in grid)
     base = random.randint(206, 240)
-    tint = tuple(base + random.randint(-12, 12) for _ in range(3))
+    tint = (base + random.randint(-12, 12), base + random.randint(-12, 12), base + random.randint(-12, 12))
     ordered = tuple(sorted(things, key=lambda thing: (thing.row, thing.column)))
     return Scene(*grid, height, width, ordered, ground, tint, random.randrange(1 << 30))
-
-

@@ -24,13 +24,12 @@ def _caption(scenes: list[Scene]) -> str:
 def where(random: Random) -> Example:
     """Three images of different single things: which one shows what."""
     grid = random.choice(GRIDS)
-    things = distinct_things(random, grid, 3) if grid[0] * grid[1] >= 3 else distinct_things(random, (2, 2), 3)
     scenes = []
-    for thing in things:
-        place = (random.randrange(grid[0]), random.randrange(grid[1]))
-        scenes.append(make_scene(random, grid, [thing_at(random, thing.shape, thing.colour, place)]))
+    for shape, colour in zip(random.sample(SHAPES, 3), random.sample(tuple(COLOURS), 3), strict=True):
+        cell = (random.randrange(grid[0]), random.randrange(grid[1]))
+        scenes.append(make_scene(random, grid, [thing_at(random, shape, colour, cell)]))
     questions = []
-    for place, thing in enumerate(things):
+    for place, thing in enumerate(scene.things[0] for scene in scenes):
         text = random.choice(("Which image has the {}?", "In which image is the {}?")).format(random.choice((thing.shape, thing.name)))
         questions.append(Question("difference", text, ORDINALS[place], f"image {place}"))
         kind, answer = random.choice((("colour", thing.colour), ("shape", thing.shape)))
@@ -51,10 +50,10 @@ def odd(random: Random) -> Example:
         cell = (random.randrange(grid[0]), random.randrange(grid[1]))
         scenes.append(make_scene(random, grid, [thing_at(random, *kind, cell)]))
     text = random.choice(("Which image is different?", "Which image is not like the others?"))
-    kind = random.choice(("Is the difference in colour or shape?", "What differs, colour or shape?"))
+    what = random.choice(("Is the difference in colour or shape?", "What differs, colour or shape?"))
     questions = [
         Question("difference", text, ORDINALS[different], "odd"),
-        Question("difference", kind, "shape" if by_shape else "colour", "kind"),
+        Question("difference", what, "shape" if by_shape else "colour", "kind"),
         Question("difference", f"Which {'shape' if by_shape else 'colour'} is in one image only?", other, "other"),
     ]
     return _example(scenes, questions, _caption(scenes))

@@ -9,7 +9,12 @@ from random import Random
 from data_pipelines.scenes.images import count_questions, crowd, describe, distinct, name_questions
 from data_pipelines.scenes.layout import COLOURS, LETTERS, SHAPES, SMALL_GRIDS, Example, Question, Scene
 
-SIDES = {"left": ("right", "middle", "left"), "right": ("left", "middle", "right"), "up": ("bottom", "middle", "top"), "down": ("top", "middle", "bottom")}
+SIDES = {
+    "left": ("right", "middle", "left"),
+    "right": ("left", "middle", "right"),
+    "up": ("bottom", "middle", "top"),
+    "down": ("top", "middle", "bottom"),
+}
 
 
 def _example(preamble: str, questions: list[Question]) -> Example:
@@ -90,7 +95,9 @@ def letters(random: Random) -> Example:
 def pictures(random: Random) -> Example:
     names = _names(random, 3)
     ordinals = ("first", "second", "third")
-    preamble = " ".join(f"{ordinal.capitalize()} image: {colour} {shape}." for ordinal, (shape, colour) in zip(ordinals, names, strict=True))
+    preamble = " ".join(
+        f"{ordinal.capitalize()} image: {colour} {shape}." for ordinal, (shape, colour) in zip(ordinals, names, strict=True)
+    )
     questions = []
     for ordinal, (shape, colour) in zip(ordinals, names, strict=True):
         text = random.choice(("Which image has the {}?", "In which image is the {}?")).format(random.choice((shape, f"{colour} {shape}")))

@@ -1,9 +1,9 @@
 """The corpus on disk: LLaVA-style JSONL with JPEG and MP4 files, written in a temporary folder and renamed once when complete.
 
-    FOLDER/scenes.json                     settings, their hash, counts: present only in a complete corpus
-    FOLDER/train/{text,image,large,multi,video}.jsonl
-    FOLDER/heldout/FAMILY.jsonl            one question a row
-    FOLDER/media/...                       paths in the rows are relative to FOLDER
+FOLDER/scenes.json                     settings, their hash, counts: present only in a complete corpus
+FOLDER/train/{text,image,large,multi,video}.jsonl
+FOLDER/heldout/FAMILY.jsonl            one question a row
+FOLDER/media/...                       paths in the rows are relative to FOLDER
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from random import Random
 import av
 import simplejpeg
 
-from data_pipelines.schema import DataError
 from data_pipelines.scenes import clips, images, several, words
 from data_pipelines.scenes.drawing import render
 from data_pipelines.scenes.layout import LARGE_GRIDS, SMALL_GRIDS, Example, Question, Scene, is_held_out
+from data_pipelines.schema import DataError
 
 VERSION = 1  # raise when the same settings would write other bytes
 JPEG_QUALITY = 92
@@ -38,6 +38,7 @@ PROMPTS = ("Describe the image.", "What is in the image?")
 SEVERAL_PROMPTS = ("Describe the images.", "What is in the images?")
 CAPTION_SHARE = 0.4  # of the training rows with a caption: the last turn asks for it
 
+# Training sources and what makes their scenes.
 MAKERS: dict[str, Callable[[Random], Example]] = {
     "text": words.text,
     "image": images.small_image,
@@ -51,6 +52,7 @@ def _small_or_large(maker: Callable[[Random, tuple[tuple[int, int], ...]], Examp
     return lambda random: maker(random, LARGE_GRIDS if random.random() < 0.2 else SMALL_GRIDS)
 
 
+# Held-out families and what makes their scenes.
 FAMILIES: dict[str, Callable[[Random], Example]] = {
     "text": words.text,
     "count": _small_or_large(images.crowd),
@@ -66,7 +68,6 @@ FAMILIES: dict[str, Callable[[Random], Example]] = {
     "time": clips.time,
 }
 MAJORITY_LIMIT = 0.3  # no answer of a held-out family is the truth more often than this
-"""Held-out families and what makes their scenes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ class ScenesSettings:
 
 def _mp4(frames: tuple[Scene, ...], path: pathlib.Path) -> None:
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("mpeg4", rate=clips.RATE, options={"q": "3", "flags": "+bitexact"})
+        stream = container.add_stream("mpeg4", rate=clips.RATE, options={"qmin": "2", "qmax": "2", "flags": "+bitexact"})
         stream.height, stream.width, stream.pix_fmt, stream.thread_count = frames[0].height, frames[0].width, "yuv420p", 1
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(render(frame), format="rgb24")))
@@ -206,8 +207,7 @@ def _build(root: pathlib.Path, settings: ScenesSettings, workers: int) -> None:
     with concurrent.futures.ProcessPoolExecutor(workers, context, _leave_with_parent) as pool:
         chunks = {
             source: [
-                pool.submit(_train_chunk, root, settings.seed, source, first, min(first + CHUNK, count))
-                for first in range(0, count, CHUNK)
+                pool.submit(_train_chunk, root, settings.seed, source, first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)
             ]
             for source, count in reversed(counts["train"].items())
         }
