@@ -1,0 +1,84 @@
+import json
+
+import pytest
+import small_corpus
+
+from data_pipelines import convert
+from data_pipelines.failures import FailurePolicy
+from data_pipelines.schema import DataError, SourceSettings
+from data_pipelines.sources import open_source
+
+
+def write_rows(root, extra=()):
+    small_corpus.write_image(root / "media/a.png", 40, 50)
+    good = [{"image": "a.png", "conversations": small_corpus.turns(f"<image> {number}?")} for number in range(8)]
+    return small_corpus.write_jsonl(root / "rows.jsonl", [*good, *extra])
+
+
+def run(root, *more):
+    arguments = ["--input", str(root / "rows.jsonl"), "--media-root", str(root / "media"), "--output", str(root / "out"), "--name", "rows"]
+    return convert.main([*arguments, *more])
+
+
+def test_the_command_writes_a_dataset_and_prints_its_folder(tmp_path, capsys):
+    write_rows(tmp_path)
+    assert run(tmp_path) == 0
+    folder = capsys.readouterr().out.strip()
+    assert folder == str(tmp_path / "out/rows/1.0.0")
+    assert len(open_source(SourceSettings("rows", "tfds", folder))) == 8
+    assert sorted(path.name for path in (tmp_path / "out/rows").iterdir()) == ["1.0.0"]
+    assert not (tmp_path / "out/rows.skipped.jsonl").exists()
+
+
+def test_shards_close_at_their_size(tmp_path):
+    write_rows(tmp_path)
+    size = (tmp_path / "media/a.png").stat().st_size
+    settings = SourceSettings("rows", "jsonl", str(tmp_path / "rows.jsonl"), str(tmp_path / "media"))
+    folder, _ = convert.convert(settings, tmp_path / "out", 2 * size, FailurePolicy())
+    names = sorted(path.name for path in folder.glob("*array_record*"))
+    assert len(names) == 4 and names[0] == "rows-train.array_record-00000-of-00004"
+    assert [open_source(SourceSettings("rows", "tfds", str(folder)))[i].turns[0].text for i in (0, 7)] == ["<image> 0?", "<image> 7?"]
+
+
+def test_bad_samples_are_left_out_counted_and_named(tmp_path, capsys):
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/empty.png").touch()
+    (tmp_path / "media/text.png").write_text("not a picture")
+    bad = [{"image": name, "conversations": small_corpus.turns("<image>?")} for name in ("none.png", "empty.png", "text.png", "../x.png")]
+    write_rows(tmp_path, [*bad, "{broken", {"video": "text.png", "conversations": small_corpus.turns("<video>")}])
+    assert run(tmp_path) == 0
+    assert "6 of 14 samples failed" in capsys.readouterr().err
+    named = [json.loads(line) for line in (tmp_path / "out/rows.skipped.jsonl").read_text().splitlines()]
+    assert [(entry["key"], entry["reason"]) for entry in named] == [
+        ("rows.jsonl:9", "missing_file"),
+        ("rows.jsonl:10", "empty_file"),
+        ("rows.jsonl:11", "not_an_image"),
+        ("rows.jsonl:12", "path_escapes_root"),
+        ("rows.jsonl:13", "broken_json"),
+        ("rows.jsonl:14", "broken_video"),
+    ]
+    assert len(open_source(SourceSettings("rows", "tfds", str(tmp_path / "out/rows/1.0.0")))) == 8
+
+
+def test_too_many_bad_samples_stop_the_conversion_and_leave_nothing_complete(tmp_path):
+    write_rows(tmp_path, ["{broken"] * 3)
+    settings = SourceSettings("rows", "jsonl", str(tmp_path / "rows.jsonl"), str(tmp_path / "media"))
+    with pytest.raises(DataError, match=r"3 samples failed one after the other.*3 broken_json"):
+        convert.convert(settings, tmp_path / "out", 1 << 20, FailurePolicy(max_run=2))
+    with pytest.raises(DataError, match=r"more than 10.00% of the samples failed: 1 of 9"):
+        convert.convert(settings, tmp_path / "out", 1 << 20, FailurePolicy(max_rate=0.1, minimum_samples=9))
+    assert not (tmp_path / "out/rows/1.0.0").exists()
+    folder, failures = convert.convert(settings, tmp_path / "out", 1 << 20, FailurePolicy())  # over what the stopped ones left
+    assert failures.failed == 3 and len(open_source(SourceSettings("rows", "tfds", str(folder)))) == 8
+
+
+def test_what_cannot_be_written_is_refused(tmp_path, capsys):
+    write_rows(tmp_path)
+    assert run(tmp_path) == 0
+    assert run(tmp_path) == 65 and "exists; delete it" in capsys.readouterr().err
+    (tmp_path / "rows.jsonl").write_text("{broken\n")
+    assert run(tmp_path, "--name", "other") == 65 and "nothing to write" in capsys.readouterr().err
+    for wrong in (["--name", "a/b"], ["--shard-megabytes", "0"]):
+        with pytest.raises(SystemExit) as stopped:
+            run(tmp_path, *wrong)
+        assert stopped.value.code == 2
