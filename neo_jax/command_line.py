@@ -57,7 +57,12 @@ def load(file: str) -> dict[str, Any]:
     names = runpy.run_path(path)
     if "get_config" not in names:
         raise ConfigError([f"--config={file}: {path} has no function get_config(arg)"])
-    return names["get_config"](argument or None).to_dict()
+    return _copy(names["get_config"](argument or None).to_dict())
+
+
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of their own: a file may write the same dictionary into two phases, and an override of one is not one of the other."""
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
 
 
 def _override(values: dict[str, Any], layout: type, path: str, text: str) -> str | None:

@@ -322,8 +322,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[st
         if before.get(key) != after.get(key):
             changes = allowed if any(fnmatch.fnmatchcase(key, pattern) for pattern in MAY_CHANGE) else forbidden
             changes.append(f"{key}: {before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r}")
-    if list(old["data"]["sources"]) != list(new["data"]["sources"]):  # batches number sources in their order
-        forbidden.append(f"data.sources: the order {', '.join(old['data']['sources'])} -> {', '.join(new['data']['sources'])}")
     return forbidden, allowed
 
 
