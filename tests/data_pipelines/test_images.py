@@ -68,6 +68,11 @@ def test_sizes_equal_the_reference(file):
     np.testing.assert_array_equal(images.smart_resize(one[:2], one[2], one[3]), [one[4:]])
 
 
+def test_a_size_that_rounds_to_exactly_the_limit_is_kept():
+    assert images.smart_resize([[100, 165], [100, 165]], 1024, [96 * 160, 96 * 160 - 1]).tolist() == [[96, 160], [96, 128]]
+    assert images.smart_resize([[92, 155], [92, 155]], [96 * 160, 96 * 160 + 1], 10**6).tolist() == [[96, 160], [96, 192]]
+
+
 def test_smart_resize_of_no_images():
     assert images.smart_resize(np.zeros((0, 2)), 1024, 4096).shape == (0, 2)
 

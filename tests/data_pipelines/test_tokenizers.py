@@ -137,6 +137,23 @@ def test_training_refuses_what_cannot_work(tmp_path):
         train_sentencepiece(TEXTS, tmp_path / "a.txt", 400)
 
 
+def test_truncation_and_padding_of_a_file_are_not_applied(tmp_path):
+    content = json.loads((GOLDEN / "tokenizer.json").read_text())
+    content["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    content["padding"] = {
+        "strategy": {"Fixed": 9},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "!",
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer, plain = load_tokenizer(tmp_path, True), load_tokenizer(GOLDEN / "tokenizer.json", True)
+    for text in ("a", "a text of more than four tokens, or so one thinks"):
+        assert tokenizer.encode(text) == plain.encode(text)
+
+
 def test_fingerprint_changes_with_the_ids(model_file, tmp_path):
     train_sentencepiece([*TEXTS, "other words"] * 3, tmp_path / "other.model", 410)
     same, other = load_tokenizer(model_file, True), load_tokenizer(tmp_path / "other.model", True)

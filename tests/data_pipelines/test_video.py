@@ -20,8 +20,8 @@ def picture(number: int, height: int, width: int) -> np.ndarray:
     return np.broadcast_to((30 + 190 * np.repeat(bits, width // 8))[:, None], (height, width, 3)).astype(np.uint8)
 
 
-def write_clip(frames, rate=25, format="mp4", codec="libx264", times=None, start=0, file=None, size=(64, 96)) -> bytes:
-    """Frame i shows picture(i). `times` (hundredths of a second) make the rate variable."""
+def write_clip(frames, rate=25, format="mp4", codec="libx264", times=None, start=0, file=None, size=(64, 96), draw=picture) -> bytes:
+    """Frame i shows draw(i, *size). `times` (hundredths of a second) make the rate variable."""
     target = file or io.BytesIO()
     with av.open(target, "w", format=format, options={"movflags": "faststart"} if file else {}) as container:
         stream = container.add_stream(codec, rate=rate)
@@ -30,7 +30,7 @@ def write_clip(frames, rate=25, format="mp4", codec="libx264", times=None, start
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 100)
         for index in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(draw(index, *size), format="rgb24")
             frame.pts = index + start if times is None else times[index]
             if times is not None:
                 frame.time_base = Fraction(1, 100)
@@ -170,6 +170,14 @@ def test_files_that_are_no_videos(content):
     assert caught.value.reason == "broken_video"
 
 
+def test_a_playlist_does_not_open_other_files(tmp_path):
+    (tmp_path / "secret.ts").write_bytes(write_clip(20, 10, "mpegts"))
+    (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{tmp_path}/secret.ts\n#EXT-X-ENDLIST\n")
+    with pytest.raises(SampleError) as caught:
+        video.probe(Media("list.m3u8", tmp_path / "list.m3u8"))
+    assert caught.value.reason == "broken_video"
+
+
 def test_missing_and_empty_clips(tmp_path):
     for media, reason in ((Media("a", tmp_path / "a.mp4"), "missing_file"), (Media("a", data=b""), "empty_file")):
         with pytest.raises(SampleError) as caught:
@@ -195,6 +203,21 @@ def test_a_clip_cut_short(part, tmp_path):
     with pytest.raises(SampleError, match=r"clip\.mp4") as caught:
         shown(clip(whole[: int(len(whole) * part)]), [5, 20, 39])
     assert caught.value.reason == "broken_video"
+
+
+def test_damage_that_the_decoder_sees_is_not_painted_over():
+    random = np.random.default_rng(0)
+    whole = write_clip(20, 25, draw=lambda _, height, width: random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    seen = 0
+    for part in np.linspace(0.1, 0.9, 12):
+        data = bytearray(whole)
+        place = int(part * len(whole))
+        data[place : place + 300] = b"\x55" * 300
+        try:
+            shown(clip(bytes(data)), range(20))
+        except SampleError as error:
+            seen += "a frame is damaged" in str(error)
+    assert seen
 
 
 def test_a_cut_clip_without_a_header_of_its_end_is_shorter():
