@@ -57,7 +57,11 @@ def load(file: str) -> dict[str, Any]:
     names = runpy.run_path(path)
     if "get_config" not in names:
         raise ConfigError([f"--config={file}: {path} has no function get_config(arg)"])
-    return _copy(names["get_config"](argument or None).to_dict())
+    try:
+        config = names["get_config"](argument or None)
+    except ValueError as error:
+        raise ConfigError([f"--config={file}: {error}"]) from error
+    return _copy(config.to_dict())
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
