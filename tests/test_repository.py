@@ -1,0 +1,222 @@
+"""The repository as a whole: imports without TensorFlow and network, complete and pinned requirements, commands that find Python."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.metadata
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+
+from neo_jax.config import Config, ConfigError, parse_command_line
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGES = ("neo_jax", "data_pipelines", "configs")
+CONFIGURATIONS = {"demo": ("", "smoke"), "neo_ov_2b": ("", "laptop"), "neo_ov_9b": ("", "laptop")}
+
+IMPORT_EVERYTHING = """
+import importlib, pkgutil, socket, sys
+sys.modules["tensorflow"] = None  # importing it fails
+def refuse(self, address):
+    raise OSError(f"the network was used at import: {address}")
+socket.socket.connect = refuse
+for package in sys.argv[1:]:
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
+        importlib.import_module(module.name)
+        print(module.name)
+"""
+
+
+def source_files() -> list[pathlib.Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+@functools.cache
+def imports(path: pathlib.Path) -> set[str]:
+    """Top-level packages that a file imports, anywhere in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {name.partition(".")[0] for name in names}
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(file: str) -> dict[str, str]:
+    lines = [line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith("#")]
+    return {normalised(name): version for name, _, version in (line.partition("==") for line in lines)}
+
+
+@functools.cache
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def needed_by(requirements: list[str]) -> set[str]:
+    """Distributions that these requirements bring with them, by the metadata of what is installed."""
+    waiting = [Requirement(requirement) for requirement in requirements]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        requirement = waiting.pop()
+        key = (normalised(requirement.name), frozenset(requirement.extras))
+        if key in seen:
+            continue
+        seen.add(key)
+        for child in map(Requirement, importlib.metadata.requires(requirement.name) or []):
+            if child.marker is None or any(child.marker.evaluate({"extra": extra}) for extra in ["", *requirement.extras]):
+                waiting.append(child)
+    return {name for name, _ in seen}
+
+
+def test_every_module_imports_without_tensorflow_and_network() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORT_EVERYTHING, *PACKAGES], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    expected = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in source_files() if path.name != "__init__.py"}
+    assert expected <= set(result.stdout.split())
+
+
+def test_the_pipeline_knows_nothing_of_jax() -> None:
+    foreign = {"jax", "jaxlib", "flax", "optax", "orbax", "neo_jax"}
+    found = {str(path): imports(path) & foreign for path in source_files() if "data_pipelines" in path.parts}
+    assert not {path: names for path, names in found.items() if names}
+
+
+@pytest.mark.parametrize("name", ["tensorflow", "torch", "pickle", "cloudpickle", "dill"])
+def test_not_imported_anywhere(name: str) -> None:
+    assert [str(path) for path in source_files() if name in imports(path)] == []
+
+
+def test_arrays_are_never_loaded_with_pickle() -> None:
+    calls = [
+        f"{path}:{node.value.lineno}"
+        for path in source_files()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.keyword)
+        and node.arg == "allow_pickle"
+        and not (isinstance(node.value, ast.Constant) and node.value.value is False)
+    ]
+    assert calls == []
+
+
+def test_requirements_are_pinned_and_name_no_place() -> None:
+    for file in ("requirements.txt", "requirements-dev.txt"):
+        for line in (ROOT / file).read_text().splitlines():
+            assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*", line), line
+    for path in [*ROOT.glob("requirements*.txt"), ROOT / "Makefile", *(ROOT / "scripts").iterdir(), ROOT / "pyproject.toml"]:
+        assert "://" not in path.read_text(), path
+
+
+def test_requirements_hold_no_tensorflow() -> None:
+    heavy = {"tensorflow", "tensorflow-cpu", "tf-keras", "keras", "tensorboard", "torch"}
+    assert not heavy & (pins("requirements.txt").keys() | pins("requirements-dev.txt").keys())
+
+
+def test_requirements_are_complete_and_without_surplus() -> None:
+    runtime = needed_by(project()["dependencies"])
+    assert pins("requirements.txt").keys() == runtime
+    assert pins("requirements-dev.txt").keys() == needed_by(project()["optional-dependencies"]["dev"]) - runtime
+
+
+def test_the_pins_lie_within_the_ranges_of_the_package() -> None:
+    versions = pins("requirements.txt") | pins("requirements-dev.txt")
+    for text in project()["dependencies"] + project()["optional-dependencies"]["dev"]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(versions[normalised(requirement.name)]), text
+
+
+def test_every_import_is_a_dependency() -> None:
+    provided = importlib.metadata.packages_distributions()
+    declared = {normalised(Requirement(text).name) for text in project()["dependencies"]}
+    used = set().union(*(imports(path) for path in source_files())) - set(sys.stdlib_module_names) - set(PACKAGES)
+    assert {name for name in used if not declared & {normalised(distribution) for distribution in provided.get(name, [])}} == set()
+
+
+def test_the_package_allows_the_older_jax_and_has_its_extras() -> None:
+    (jax,) = [Requirement(text) for text in project()["dependencies"] if Requirement(text).name == "jax"]
+    assert jax.specifier.contains("0.11.2") and not jax.specifier.contains("0.11.1")
+    assert project()["optional-dependencies"].keys() == {"tpu", "cuda", "dev"}
+    assert project()["requires-python"] == ">=3.12"
+
+
+def test_every_configuration_is_listed_here() -> None:
+    assert {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__"} == CONFIGURATIONS.keys()
+
+
+@pytest.mark.parametrize(("name", "argument"), [(name, argument) for name, arguments in CONFIGURATIONS.items() for argument in arguments])
+def test_every_configuration_resolves(name: str, argument: str) -> None:
+    path = ROOT / "configs" / f"{name}.py"
+    settings = parse_command_line([f"--config={path}:{argument}"])
+    assert isinstance(settings, Config) and settings.phases
+    assert f"python -m neo_jax.train --config=configs/{name}.py" in path.read_text()  # its command stands in its docstring
+    with pytest.raises(ConfigError, match="no_such_argument"):
+        parse_command_line([f"--config={path}:no_such_argument"])
+
+
+def test_guesses_and_sources_are_marked() -> None:
+    text = (ROOT / "configs" / "neo_ov_2b.py").read_text()
+    for key in ("context", "max_pixels", "frames", "steps", "rows_per_step", "learning_rate", "minimum_ratio"):
+        for line in re.findall(rf"^ +{key}=.*$", text, re.MULTILINE):
+            assert re.search(r"# .*\[(paper|NEO paper|scripts|SenseNova-U1|guess)\]", line), line
+
+
+def find_python(folder: pathlib.Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    script = ROOT / "scripts" / "find_python.sh"
+    (folder / "home").mkdir(exist_ok=True)
+    return subprocess.run(
+        ["/bin/bash", str(script)],
+        env={"PATH": str(folder), "HOME": str(folder / "home")} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def write_command(path: pathlib.Path, line: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(0o755)
+
+
+def test_a_python_that_does_not_run_is_passed_over(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "ls").symlink_to("/bin/ls")
+    write_command(tmp_path / "python3.13", "echo 'command not found' >&2; exit 127")
+    result = find_python(tmp_path)
+    assert result.returncode == 1 and result.stdout == ""
+    assert "No Python 3.12, 3.13 or 3.14 was found" in result.stderr and "make PYTHON=" in result.stderr
+    installed = tmp_path / "home" / ".pyenv" / "versions" / "3.12.9" / "bin" / "python"
+    write_command(installed, f'exec "{sys.executable}" "$@"')
+    assert find_python(tmp_path).stdout.strip() == str(installed)
+    write_command(tmp_path / "python3.12", f'exec "{sys.executable}" "$@"')
+    assert find_python(tmp_path).stdout.strip() == str(tmp_path / "python3.12")
+
+
+def test_the_python_that_is_named_is_used_or_refused(tmp_path: pathlib.Path) -> None:
+    assert find_python(tmp_path, PYTHON=sys.executable).stdout.strip() == sys.executable
+    refused = find_python(tmp_path, PYTHON="/no/such/python")
+    assert refused.returncode == 1 and "PYTHON=/no/such/python does not run" in refused.stderr
+
+
+def test_another_jax_has_its_own_environment() -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))} | {"PYTHON_JAX": ""}
+    commands = [
+        subprocess.run(["make", "-n", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+        for arguments in (["test", "PYTHON_JAX=0.11.2"], ["test"])
+    ]
+    assert ".venv-jax-0.11.2/bin/python -m pytest" in commands[0] and ".venv/bin/python -m pytest" in commands[1]
+
+
+def test_continuous_integration_runs_the_tests() -> None:
+    path = ROOT / ".ci" / "run"
+    assert os.access(path, os.X_OK) and "make test" in path.read_text()
+    assert "Apache License" in (ROOT / "LICENSE").read_text() and "Version 2.0" in (ROOT / "LICENSE").read_text()
