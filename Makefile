@@ -9,7 +9,7 @@ PYTEST ?= -q
 demo: $(ENVIRONMENT)/complete
 	$(RUN) neo_jax.demo
 
-test: lint
+test: $(ENVIRONMENT)/complete $(if $(PYTHON_JAX),,lint)
 	$(RUN) pytest $(PYTEST)
 
 lint: $(ENVIRONMENT)/complete
