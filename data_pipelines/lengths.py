@@ -118,14 +118,18 @@ class LengthIndex:
         """Returns [n, 4] int64: tokens, visual tokens, images, segments (1) of each sample's document in a phase.
 
         Equal to what build_document gives with the sample's seed. Zero where the sample cannot be used; NEVER_FITS where the
-        phase takes no such sample (a video in a phase without frames).
+        phase takes no such sample (images in a phase without visual tokens, a video in one without frames).
         """
         text, ends, sizes = self._columns["text"], self._columns["image_ends"], self._columns["sizes"]
         counts = np.diff(ends, prepend=0)
-        per_image = image_grids(sizes, np.repeat(counts, counts), phase).prod(axis=1)
-        total = np.concatenate([[0], np.cumsum(per_image)])
-        visual = total[ends] - total[ends - counts]
+        visual = np.zeros_like(text)
+        if phase.visual_tokens:
+            per_image = image_grids(sizes, np.repeat(counts, counts), phase).prod(axis=1)
+            total = np.concatenate([[0], np.cumsum(per_image)])
+            visual = total[ends] - total[ends - counts]
         result = np.stack([text + visual, visual, counts, np.ones_like(counts)], axis=1)
+        if not phase.visual_tokens:
+            result[counts > 0] = NEVER_FITS
         result[self._columns["unusable"]] = 0
         for sample, turns, info in self._videos():
             try:

@@ -1,14 +1,14 @@
 """Which samples make up row g of a phase: decided from lengths alone, before any file is opened.
 
 Rows are planned in blocks. A block draws samples (source by the mixture's weights, then the next sample of that source
-that fits the phase) and places each in the fullest open row that still has room for it. The draws of a block depend on
-the state at its start and on nothing else, so any process resumes anywhere without replaying what came before.
+that fits the phase) and packs them together. The draws of a block depend on the state at its start and
+on nothing else, so any process resumes anywhere without replaying what came before.
 """
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
+import itertools
 import json
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from data_pipelines.packing import OpenRows, fill_rows
 from data_pipelines.randomness import permute, scramble, stable_seed, weyl
 from data_pipelines.schema import DataError, PhaseSettings
 
-BLOCK_ROWS = 2048
-OPEN_ROWS = 64
+BLOCK_ROWS = 1024
+_HEAD = 0.99  # of a block's budgets: how much of it is packed together
 _DRAWS = 1024  # samples looked up at a time
 
 
@@ -82,6 +83,14 @@ class _Source:
     lengths: np.ndarray  # [n, 4]
     fits: np.ndarray  # [n] bool
     seed: int
+
+
+class _Drawn(NamedTuple):
+    """A draw, the source's position after it, and its four lengths."""
+
+    draw: Draw
+    position: int
+    lengths: list[int]
 
 
 class _Start(NamedTuple):
@@ -191,44 +200,52 @@ class Planner:
         return self._rows[block]
 
     def _plan(self, start: _Start, wanted: int) -> tuple[list[list[Draw]], _Start]:
-        """Best fit over at most OPEN_ROWS open rows, until a sample has no room and `wanted` rows are begun."""
-        streams = {s: _stream(source, start.positions[s]) for s, source in self._sources.items()}
-        positions = list(start.positions)
-        _, visual_budget, images_budget, segments_budget = budgets(self.phase).tolist()
-        rows: list[list[Draw]] = []
-        rest: list[tuple[int, int, int]] = []  # of each row: visual tokens, images, segments still free
-        roomy: list[tuple[int, int]] = []  # open rows, ascending: tokens still free, row
-        for made, s in enumerate(self._choices(start.cursor)):
-            sample, epoch, position, tokens, visual, images, segments = next(streams[s])
-            for at in range(bisect.bisect_left(roomy, (tokens, 0)), len(roomy)):
-                free, row = roomy[at]
-                if visual <= rest[row][0] and images <= rest[row][1] and segments <= rest[row][2]:
-                    del roomy[at]
-                    break
-            else:
-                if len(rows) == wanted:
-                    return rows, _Start(start.cursor + made, tuple(positions))
-                if len(roomy) == OPEN_ROWS:
-                    del roomy[0]
-                free, row = self.phase.context, len(rows)
-                rows.append([])
-                rest.append((visual_budget, images_budget, segments_budget))
-            rows[row].append(Draw(s, sample, epoch))
-            left = rest[row]
-            rest[row] = (left[0] - visual, left[1] - images, left[2] - segments)
-            bisect.insort(roomy, (free - tokens, row))
-            positions[s] = position
-        raise AssertionError("the draws are endless")
+        """Packs a block in two ways and keeps the one that takes more samples: all one by one in the order drawn, until one has no
+        room (better where visual tokens are short); and nearly all together, the rest one by one (better where tokens are).
 
-    def _choices(self, cursor: int) -> Iterator[int]:
-        """Yields the source of each draw from `cursor` on: the mixture's shares hold over any stretch of draws."""
+        So a block takes an unbroken run of draws, and the state need not name any that were left over.
+        """
+        budget = budgets(self.phase)
+        draws = self._draws(start)
+        drawn: list[_Drawn] = []
+
+        def one_by_one(rows: list[list[int]], number: int) -> tuple[list[list[int]], int]:
+            packing = OpenRows(rows, [draw.lengths for draw in drawn[:number]], budget.tolist(), wanted)
+            while True:
+                if number == len(drawn):
+                    drawn.append(next(draws))
+                if not packing.place(number, drawn[number].lengths):
+                    return packing.rows, number
+                number += 1
+
+        rows, taken = one_by_one([], 0)
+        drawn += itertools.islice(draws, taken // 4)  # enough for full rows unless a fifth of them was left empty
+        lengths = [draw.lengths for draw in drawn]
+        sums = np.cumsum(lengths, axis=0)
+        head = int((sums <= _HEAD * wanted * budget).all(axis=1).sum())
+        while head > taken:
+            together, placed = fill_rows(lengths[:head], budget.tolist(), wanted)
+            if placed == head:
+                rows, taken = max((rows, taken), one_by_one(together, head), key=lambda packed: packed[1])
+                break
+            head = min(head * 99 // 100, (head + placed) // 2)
+        positions = list(start.positions)
+        for draw in drawn[:taken]:
+            positions[draw.draw.source] = draw.position
+        return [[drawn[i].draw for i in row] for row in rows], _Start(start.cursor + taken, tuple(positions))
+
+    def _draws(self, start: _Start) -> Iterator[_Drawn]:
+        """Yields the draws from a block's start on, without end. The mixture's shares hold over any stretch of them."""
+        streams = {s: _stream(s, source, start.positions[s]) for s, source in self._sources.items()}
+        cursor = start.cursor
         while True:
-            yield from (self._numbers[i] for i in np.searchsorted(self._edges, weyl(cursor, _DRAWS), side="right").tolist())
+            for choice in np.searchsorted(self._edges, weyl(cursor, _DRAWS), side="right").tolist():
+                yield next(streams[self._numbers[choice]])
             cursor += _DRAWS
 
 
-def _stream(source: _Source, position: int) -> Iterator[tuple[int, int, int, int, int, int, int]]:
-    """Yields the fitting samples from a position on: sample, epoch, the position after it, then its four lengths."""
+def _stream(number: int, source: _Source, position: int) -> Iterator[_Drawn]:
+    """Yields the samples of a source that fit, from a position on."""
     size = len(source.usable)
     while True:
         at = np.arange(position, position + _DRAWS)
@@ -236,6 +253,7 @@ def _stream(source: _Source, position: int) -> Iterator[tuple[int, int, int, int
         seeds = scramble(epochs.astype(np.uint64) + np.uint64(source.seed))
         samples = source.usable[permute(at % size, size, seeds)]
         keep = source.fits[samples]
-        columns = (samples[keep], epochs[keep], at[keep] + 1, *source.lengths[samples[keep]].T)
-        yield from zip(*(column.tolist() for column in columns), strict=True)
+        columns = (samples[keep].tolist(), epochs[keep].tolist(), (at[keep] + 1).tolist(), source.lengths[samples[keep]].tolist())
+        for sample, epoch, after, lengths in zip(*columns, strict=True):
+            yield _Drawn(Draw(number, sample, epoch), after, lengths)
         position += _DRAWS

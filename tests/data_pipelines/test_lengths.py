@@ -72,8 +72,8 @@ def test_a_phase_that_takes_no_video_or_image_never_fits_them(root, tmp_path):
     index = LengthIndex.open(small_corpus.jsonl(root / "mixed.jsonl"), tokenizer(), tmp_path)
     found = index.lengths(phase(frames=0, **WIDE), 0)
     assert (found[8:10] == NEVER_FITS).all() and (found[:8] < NEVER_FITS).all()
-    text_only = index.lengths(phase(context=512, visual_tokens=0, images=0, frames=0), 0)
-    assert (text_only[:10, 1] > 0).all() and (text_only[10:, 1] == 0).all()
+    text_only = index.lengths(phase(visual_tokens=0, images=0, frames=0, min_pixels=0, max_pixels=0), 0)
+    assert (text_only[:10] == NEVER_FITS).all() and (text_only[10:] == found[10:]).all()
 
 
 def broken_corpus(root):
