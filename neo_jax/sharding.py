@@ -65,3 +65,10 @@ def to_devices(batch: dict[str, np.ndarray], accumulation_axis: bool = False) ->
         return jax.make_array_from_process_local_data(NamedSharding(mesh, partition), array)
 
     return {name: put(name, array) for name, array in batch.items()}
+
+
+def own_rows(rows: int) -> list[range]:
+    """Which of a batch's rows the devices of this process hold on the mesh that is set, ascending."""
+    indices = NamedSharding(jax.sharding.get_mesh(), spec("batch")).addressable_devices_indices_map((rows,)).values()
+    starts = sorted({(index[0].start or 0, rows if index[0].stop is None else index[0].stop) for index in indices if index is not None})
+    return [range(start, stop) for start, stop in starts]

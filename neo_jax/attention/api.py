@@ -8,6 +8,11 @@ from neo_jax.attention.chunked import chunked_attention
 from neo_jax.sharding import spec
 
 
+def chunk_size(length: int) -> int:
+    """Queries and keys of a chunk of the XLA path: small where documents are short beside the row, so that little is computed in vain."""
+    return max(64, min(256, length // 16))
+
+
 def interval_attention(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, scale: float) -> jax.Array:
     """Attention in which query i sees the keys [lo[i], hi[i]) of its row, over whatever mesh is set.
 
@@ -24,7 +29,7 @@ def interval_attention(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, 
 
     def local(q, k, v, lo, hi):
         k, v = (jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k, v))
-        return chunked_attention(q, k, v, lo, hi, scale)
+        return chunked_attention(q, k, v, lo, hi, scale, chunk_size(q.shape[1]))
 
     heads, rows = spec("batch", "length", "heads", None), spec("batch", "length")
     lo, hi = (jax.sharding.reshard(x, rows) for x in (lo, hi))  # a slice of one token loses its sharding

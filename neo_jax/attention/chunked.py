@@ -18,8 +18,12 @@ LOWEST = -1e30  # start of the running maximum: finite, so that exp(-inf - LOWES
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def chunked_attention(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, scale: float, chunk: int = 256) -> jax.Array:
-    """Softmax attention in which query i of a row sees the keys [lo[i], hi[i]) of that row. Arguments as in reference.dense_attention."""
+def chunked_attention(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, scale: float, chunk: int) -> jax.Array:
+    """Softmax attention in which query i of a row sees the keys [lo[i], hi[i]) of that row. Arguments as in reference.dense_attention.
+
+    Args:
+      chunk: queries, and keys, of a chunk.
+    """
     return _forward(q, k, v, lo, hi, scale, chunk)[0]
 
 

@@ -6,6 +6,7 @@ A batch holds the arrays of data_pipelines.schema.batch_fields with an axis in f
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from neo_jax import config
 from neo_jax.model.backbone import Parameters, build
 from neo_jax.training.loss import token_losses
-from neo_jax.training.optimizer import Moments, learning_rate, update
+from neo_jax.training.optimizer import Moments, update
 
 Batch = dict[str, jax.Array]
 
@@ -40,15 +41,28 @@ class TrainState:
         return self.trainable | self.frozen
 
 
-def weighted_losses(model: config.Model, phase: config.Phase, sources: int, parameters: Parameters, batch: Batch) -> dict[str, jax.Array]:
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    """What of a phase decides the program of its step."""
+
+    architecture: str
+    compute_dtype: str
+    remat: str
+
+    @classmethod
+    def of(cls, phase: config.Phase) -> Computation:
+        return cls(phase.architecture, phase.compute_dtype, phase.remat)
+
+
+def weighted_losses(model: config.Model, computation: Computation, sources: int, parameters: Parameters, batch: Batch) -> dict[str, jax.Array]:
     """Sums over one batch of rows ([B, L] arrays, no accumulation axis): the loss is `loss` / `weight`.
 
     Returns:
       loss, weight: weighted cross-entropy and weights, scalars; source_loss, source_weight: the same for each source, [sources].
     """
-    backbone = build(model, phase.architecture, parameters)
-    x = backbone.embed(batch, jnp.dtype(phase.compute_dtype))
-    x, _, _ = backbone.decode(x, batch["positions"], batch["attend"], phase.remat)
+    backbone = build(model, computation.architecture, parameters)
+    x = backbone.embed(batch, jnp.dtype(computation.compute_dtype))
+    x, _, _ = backbone.decode(x, batch["positions"], batch["attend"], computation.remat)
     losses = token_losses(backbone.normed(x), backbone.output_matrix(), batch["targets"])
     weighted, weights = losses * batch["loss_weights"], batch["loss_weights"]
     of_source = [batch["source"] == source for source in range(sources)]
@@ -60,21 +74,21 @@ def weighted_losses(model: config.Model, phase: config.Phase, sources: int, para
     }
 
 
+@functools.cache
 def make_train_step(
-    model: config.Model, phase: config.Phase, optimizer: config.Optimizer, sources: int
+    model: config.Model, computation: Computation, optimizer: config.Optimizer, sources: int
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, Any]]]:
-    """The jitted step of a phase: (state, batch, step within the phase) -> (state, metrics). The given state is consumed.
+    """The jitted step: (state, batch, learning rate) -> (state, metrics). The given state is consumed.
 
     The loss is the weighted sum over the whole global batch, accumulation included, divided by the sum of all its weights.
-    Metrics: loss, gradient_norm, learning_rate, source_loss and source_weight [sources] (sums).
+    Metrics: loss, gradient_norm, source_loss and source_weight [sources] (sums). Phases of the same computation and shapes share one program.
     """
-    schedule = learning_rate(phase)
 
     def loss(trainable, frozen, batch):
-        sums = weighted_losses(model, phase, sources, trainable | frozen, batch)
+        sums = weighted_losses(model, computation, sources, trainable | frozen, batch)
         return sums["loss"], sums
 
-    def step(state: TrainState, batch: Batch, at: jax.Array):
+    def step(state: TrainState, batch: Batch, rate: jax.Array):
         def accumulate(carry, rows):
             gradients, sums = jax.grad(loss, has_aux=True)(state.trainable, state.frozen, rows)
             return jax.tree.map(jnp.add, carry, (gradients, sums)), None
@@ -84,19 +98,19 @@ def make_train_step(
         start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding.spec), shapes)
         (gradients, sums), _ = jax.lax.scan(accumulate, start, batch)
         gradients = jax.tree.map(lambda gradient: gradient / sums["weight"], gradients)
-        rate = schedule(at)
         trainable, moments, norm = update(optimizer, gradients, state.moments, state.trainable, rate)
-        metrics = {"loss": sums["loss"] / sums["weight"], "gradient_norm": norm, "learning_rate": rate}
+        metrics = {"loss": sums["loss"] / sums["weight"], "gradient_norm": norm}
         metrics |= {name: sums[name] for name in ("source_loss", "source_weight")}
         return TrainState(trainable, state.frozen, moments), metrics
 
     return jax.jit(step, donate_argnums=0)
 
 
-def make_heldout_step(model: config.Model, phase: config.Phase, sources: int) -> Callable[[Parameters, Batch], dict[str, jax.Array]]:
+@functools.cache
+def make_heldout_step(model: config.Model, computation: Computation, sources: int) -> Callable[[Parameters, Batch], dict[str, jax.Array]]:
     """The jitted sums of `weighted_losses` for a batch with an accumulation axis of one."""
 
     def sums(parameters: Parameters, batch: Batch):
-        return weighted_losses(model, phase, sources, parameters, jax.tree.map(lambda x: x[0], batch))
+        return weighted_losses(model, computation, sources, parameters, jax.tree.map(lambda x: x[0], batch))
 
     return jax.jit(sums)

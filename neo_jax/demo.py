@@ -1,0 +1,48 @@
+"""The whole job on a small model: draws a corpus, trains a tokenizer, walks the curriculum, answers held-out questions, writes the report.
+
+    python -m neo_jax.demo [--config=configs/demo.py[:smoke]] [--config.section.key=value ...]
+
+Every step is skipped where an earlier call has finished it, so a call that was interrupted goes on. Exit codes as neo_jax.train.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import time
+
+from data_pipelines.convert import convert
+from data_pipelines.failures import FailurePolicy
+from data_pipelines.scenes import ScenesSettings, texts, write_scenes
+from data_pipelines.schema import SourceSettings
+from data_pipelines.tokenizers import train_sentencepiece
+from neo_jax.config import Config
+from neo_jax.train import main, train
+
+TFDS_SOURCE = "image"  # the training source that is read from array_record files; the others are read as JSONL
+PIECES = 480  # of the tokenizer: the special tokens and the model's vocabulary of 512 leave no more
+SHARD_BYTES = 64 << 20
+
+
+def prepare(corpus: pathlib.Path, scenes: ScenesSettings) -> None:
+    """Writes the corpus, the tokenizer and the converted source, each where it is not there yet."""
+    write_scenes(corpus, scenes)
+    tokenizer = corpus / "tokenizer.model"
+    if not tokenizer.exists():
+        train_sentencepiece(texts(corpus), tokenizer, PIECES)
+    if not (corpus / "tfds" / TFDS_SOURCE).exists():
+        source = SourceSettings(TFDS_SOURCE, "jsonl", str(corpus / "train" / f"{TFDS_SOURCE}.jsonl"), str(corpus))
+        convert(source, corpus / "tfds", SHARD_BYTES, FailurePolicy())
+
+
+def demo(settings: Config) -> None:
+    """Prepares the data that the configuration names and runs it."""
+    started = time.monotonic()
+    corpus = pathlib.Path(settings.tokenizer.path).parent
+    prepare(corpus, ScenesSettings())
+    print(f"The corpus is in {corpus} ({time.monotonic() - started:.0f} s).", file=sys.stderr, flush=True)
+    train(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:] or ["--config=configs/demo.py"], demo))

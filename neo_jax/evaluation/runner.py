@@ -1,0 +1,146 @@
+"""Held-out questions answered by greedy decoding, and how many answers are exactly right: seen, and with blank images."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from data_pipelines.documents import prompt_document
+from data_pipelines.lengths import sample_seed
+from data_pipelines.schema import Document, PhaseSettings, Sample, SampleError
+from data_pipelines.sources import Source
+from data_pipelines.tokenizers import Tokenizer
+from neo_jax import config
+from neo_jax.inference.decode import greedy, prompt_batch
+from neo_jax.model.backbone import Parameters
+from neo_jax.sharding import to_devices
+
+BLANK = 127  # the grey of a blank image
+LENGTHS = 64  # prompts are padded to multiples of this, so that few shapes are compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A held-out sample as a prompt, and the right answer."""
+
+    family: str
+    sample: Sample
+    document: Document
+    truth: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the model said, with and without seeing the images."""
+
+    question: Question
+    answer: str
+    blank_answer: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FamilyScore:
+    """Exact match over one family of questions, each a share in [0, 1].
+
+    Attributes:
+      questions: how many were asked.
+      exact_match: answers equal to the truth.
+      blank_exact_match: the same with every image grey.
+      majority: share of the commonest truth: what a constant answer reaches.
+    """
+
+    questions: int
+    exact_match: float
+    blank_exact_match: float
+    majority: float
+
+
+def read_questions(sources: Sequence[Source], phase: PhaseSettings, tokenizer: Tokenizer, seed: int, most: int) -> list[Question]:
+    """The first `most` questions of each family that the phase can hold; the last turn of a sample is the answer.
+
+    A sample without a family counts under its source's name. Text-only phases leave out samples with media.
+    """
+    questions: list[Question] = []
+    counts: collections.Counter[str] = collections.Counter()
+    for source in sources:
+        for number in range(len(source)):
+            try:
+                sample = source[number]
+                family = sample.family or source.name
+                if counts[family] >= most or (phase.visual_tokens == 0 and (sample.images or sample.video)):
+                    continue
+                document = prompt_document(sample, phase, tokenizer, sample_seed(seed, source.name, number))
+            except SampleError:
+                continue  # named in the log of the length index
+            counts[family] += 1
+            questions.append(Question(family, sample, document, sample.turns[-1].text))
+    return questions
+
+
+def answer_questions(
+    model: config.Model,
+    architecture: str,
+    parameters: Parameters,
+    questions: Sequence[Question],
+    tokenizer: Tokenizer,
+    evaluation: config.Evaluation,
+    dtype: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Answer]:
+    """Answers every question twice, the second time with blank images, on the mesh that is set; in the order given."""
+    order = sorted(range(len(questions)), key=lambda i: len(questions[i].document.tokens))
+    special = tokenizer.special
+    image_token = special["<IMG_CONTEXT>"]
+    never = tuple(special[name] for name in ("<img>", "</img>", "<IMG_CONTEXT>"))
+    never += tuple(range(tokenizer.vocabulary, model.vocabulary))  # rows of the embedding that no token has
+    answers: dict[int, Answer] = {}
+    for start in range(0, len(order), evaluation.rows):
+        numbers = order[start : start + evaluation.rows]
+        documents = [questions[i].document for i in numbers]
+        documents += documents[-1:] * (evaluation.rows - len(documents))  # whole batches: one shape
+        length = -(-max(len(document.tokens) for document in documents) // LENGTHS) * LENGTHS
+        batch = prompt_batch(documents, length, length, image_token)
+
+        def decode(batch: dict[str, np.ndarray]) -> list[str]:
+            tokens = greedy(
+                model, architecture, parameters, to_devices(batch), evaluation.answer_tokens, special["<|im_end|>"], never, dtype
+            )
+            rows = np.asarray(jax.device_get(tokens))
+            return [tokenizer.decode(_until(row, special["<|im_end|>"])) for row in rows]
+
+        seen = decode(batch)
+        blank = decode(batch | {"visual": np.full_like(batch["visual"], BLANK)}) if any(len(d.visual) for d in documents) else seen
+        for number, answer, blank_answer in zip(numbers, seen, blank, strict=False):
+            answers[number] = Answer(questions[number], answer, blank_answer)
+        progress(min(start + evaluation.rows, len(order)), len(order))
+    return [answers[i] for i in range(len(questions))]
+
+
+def _until(tokens: np.ndarray, stop: int) -> list[int]:
+    ends = np.flatnonzero(tokens == stop)
+    return tokens[: ends[0] if len(ends) else None].tolist()
+
+
+def is_right(answer: str, truth: str) -> bool:
+    """Exact match, white space around the answer aside."""
+    return answer.strip() == truth.strip()
+
+
+def score(answers: Sequence[Answer]) -> dict[str, FamilyScore]:
+    """Exact match of each family, in the order of first appearance."""
+    families: dict[str, list[Answer]] = {}
+    for answer in answers:
+        families.setdefault(answer.question.family, []).append(answer)
+    return {
+        family: FamilyScore(
+            len(group),
+            sum(is_right(a.answer, a.question.truth) for a in group) / len(group),
+            sum(is_right(a.blank_answer, a.question.truth) for a in group) / len(group),
+            collections.Counter(a.question.truth.strip() for a in group).most_common(1)[0][1] / len(group),
+        )
+        for family, group in families.items()
+    }

@@ -1,0 +1,60 @@
+"""What happens at the edges of phases: parameters, optimizer and mesh from one phase to the next."""
+
+from __future__ import annotations
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+from neo_jax import config
+from neo_jax.model.backbone import abstract, initialise
+from neo_jax.model.initialise import neo_from_qwen3
+from neo_jax.sharding import make_mesh
+from neo_jax.training.optimizer import initial_moments, split
+from neo_jax.training.step import TrainState
+
+
+def phase_mesh(phase: config.Phase) -> Mesh:
+    """The mesh a phase runs on, over all devices of the run. Raises ValueError where the sizes do not fit them."""
+    mesh = phase.mesh
+    return make_mesh(mesh.data, mesh.fsdp, mesh.context, mesh.tensor)
+
+
+def first_state(settings: config.Config, parameters: dict[str, jax.Array] | None = None) -> TrainState:
+    """The state before the first step of the first phase, on the mesh that is set.
+
+    Args:
+      parameters: to begin with, of the first phase's architecture; random ones where None.
+    """
+    phase = settings.phases[0]
+    if parameters is None:
+        parameters = initialise(settings.model, phase.architecture, settings.run.seed)
+    trainable, frozen = split(parameters, phase.trains)
+    return TrainState(trainable, frozen, jax.jit(lambda x: initial_moments(settings.optimizer, x))(trainable))
+
+
+def next_state(settings: config.Config, state: TrainState, before: config.Phase, after: config.Phase) -> TrainState:
+    """The state before the first step of phase `after` from the one behind the last step of `before`, on the mesh that is set.
+
+    A Qwen3 becomes a NEO by the initialisation that real checkpoints go through. Moments go on where both phases train a parameter and the
+    phase carries them over; all others start at zero, with a step count of their own.
+    """
+    parameters = state.parameters
+    shapes = abstract(settings.model, before.architecture)
+    parameters = {name: jax.device_put(value, shapes[name].sharding) for name, value in parameters.items()}
+    if before.architecture != after.architecture:
+        parameters = neo_from_qwen3(settings.model, parameters, settings.run.seed)
+    trainable, frozen = split(parameters, after.trains)
+    fresh = jax.jit(lambda x: initial_moments(settings.optimizer, x))(trainable)
+    kept = state.moments if after.carry_optimizer else {}
+    moments = {name: jax.tree.map(lambda old, new: jax.device_put(old, new.sharding), kept[name], fresh[name]) if name in kept else fresh[name] for name in trainable}
+    return TrainState(trainable, frozen, moments)
+
+
+def abstract_state(settings: config.Config, phase: config.Phase, mesh: Mesh) -> TrainState:
+    """Shapes, types and shardings on `mesh` of a phase's state: what a checkpoint is restored into."""
+
+    with jax.set_mesh(mesh):
+        trainable, frozen = split(abstract(settings.model, phase.architecture), phase.trains)
+        moments = jax.eval_shape(lambda x: initial_moments(settings.optimizer, x), trainable)
+        concrete = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, x.sharding.spec)), moments)
+    return TrainState(trainable, frozen, concrete)

@@ -1,0 +1,117 @@
+"""From the configuration to rows: tokenizer, sources, length indexes, training input and held-out rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from data_pipelines.failures import FailurePolicy
+from data_pipelines.lengths import LengthIndex
+from data_pipelines.loader import Batch, Input
+from data_pipelines.planner import budgets
+from data_pipelines.schema import DataError, PhaseSettings, SourceSettings
+from data_pipelines.sources import Source, open_source
+from data_pipelines.tokenizers import Tokenizer, load_tokenizer
+from neo_jax import config
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Everything that a run reads.
+
+    Attributes:
+      tokenizer: of the run.
+      sources: what the mixtures name, in the order in which batches number them.
+      heldout: held-out sources, in the order of the configuration.
+      train: the rows of all phases.
+    """
+
+    tokenizer: Tokenizer
+    sources: list[Source]
+    heldout: list[Source]
+    heldout_indexes: list[LengthIndex]
+    train: Input
+    settings: config.Config
+
+    def heldout_batches(self, phase: PhaseSettings, rows: int) -> tuple[list[str], list[Batch]]:
+        """The same held-out rows each time: about `rows` for each held-out source that the phase can hold.
+
+        Returns:
+          the names of those sources, as batches number them, and batches of `rows` rows; no batch where the phase holds none of them.
+        """
+        fitting = [
+            (source, index)
+            for source, index in zip(self.heldout, self.heldout_indexes, strict=True)
+            if (index.lengths(phase, self.settings.run.seed)[index.usable] <= budgets(phase)).all(axis=1).any()
+        ]
+        if not fitting:
+            return [], []
+        sources, indexes = (list(each) for each in zip(*fitting, strict=True))
+        names = [source.name for source in sources]
+        phase = dataclasses.replace(phase, rows=rows * len(names), mixture=dict.fromkeys(names, 1.0))
+        log = pathlib.Path(self.settings.run.directory) / "skipped_heldout.jsonl"
+        rows_of = Input(sources, indexes, [phase], self.tokenizer, self.settings.run.seed, _policy(self.settings.data), log, self.settings.data.threads)
+        return names, [batch for batch, _ in rows_of.batches(rows_of.start(), rows)]
+
+
+def open_inputs(settings: config.Config) -> Inputs:
+    """Opens tokenizer and sources and builds what length indexes are missing.
+
+    Raises:
+      DataError: a file is missing or unusable, or the tokenizer does not fit the model.
+    """
+    tokenizer = load_tokenizer(settings.tokenizer.path, settings.tokenizer.add_special_tokens)
+    if tokenizer.vocabulary > settings.model.vocabulary:
+        raise DataError(
+            f"tokenizer {settings.tokenizer.path} has {tokenizer.vocabulary} ids, model.vocabulary is {settings.model.vocabulary}: "
+            "raise model.vocabulary or use another tokenizer"
+        )
+    folder = pathlib.Path(settings.data.index_folder)
+    sources, indexes = _open(settings.data.sources, tokenizer, folder, settings.data.threads)
+    heldout, heldout_indexes = _open(settings.data.heldout, tokenizer, folder / "heldout", settings.data.threads)
+    train = Input(
+        sources,
+        indexes,
+        [phase.input() for phase in settings.phases],
+        tokenizer,
+        settings.run.seed,
+        _policy(settings.data),
+        pathlib.Path(settings.run.directory) / "skipped.jsonl",
+        settings.data.threads,
+    )
+    return Inputs(tokenizer, sources, heldout, heldout_indexes, train, settings)
+
+
+def _open(sources: Mapping[str, SourceSettings], tokenizer: Tokenizer, folder: pathlib.Path, threads: int):
+    opened = [open_source(source) for source in sources.values()]
+    return opened, [LengthIndex.open(source, tokenizer, folder, threads) for source in opened]
+
+
+def _policy(data: config.Data) -> FailurePolicy:
+    return FailurePolicy(data.max_failure_rate, data.max_failure_run, data.minimum_samples)
+
+
+def accumulated(batches: Iterator[tuple[Batch, object]], accumulate: int) -> Iterator[tuple[Batch, object]]:
+    """Adds the axis of gradient accumulation: [rows, ...] -> [accumulate, rows / accumulate, ...]."""
+    for batch, state in batches:
+        yield {name: array.reshape(accumulate, len(array) // accumulate, *array.shape[1:]) for name, array in batch.items()}, state
+
+
+def local_rows(rows: int, accumulate: int, own: Sequence[range]) -> list[int]:
+    """Which rows of a step a process reads, in the order of `accumulated`.
+
+    Args:
+      rows: rows of a step.
+      accumulate: passes that they are divided into.
+      own: ranges of a pass's rows that this process's devices hold, ascending.
+    """
+    each = rows // accumulate
+    return [start * each + row for start in range(accumulate) for part in own for row in part]
+
+
+def fill(batch: Mapping[str, np.ndarray]) -> float:
+    """Share of a batch's tokens that are not padding."""
+    return float((batch["source"] >= 0).mean())

@@ -1,0 +1,16 @@
+"""The corpus that the trainer's tests share."""
+
+import pathlib
+
+import pytest
+
+from neo_jax.demo import prepare
+from tests.neo_jax.training.tiny_run import SCENES
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The demo's corpus in small, tokenizer and converted source included."""
+    folder = tmp_path_factory.mktemp("data") / "corpus"
+    prepare(folder, SCENES)
+    return folder

@@ -1,0 +1,176 @@
+"""Whole runs in processes of their own: killed, stopped and started again, they end in the same numbers."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.neo_jax.training.tiny_run import STEPS, tiny_config_dict
+
+TOTAL = sum(STEPS.values())
+COMPARED = ("loss", "gradient_norm", "source_loss", "heldout_loss", "tokens", "fill", "phase")
+TIMEOUT = 240
+
+
+def write_config(corpus: pathlib.Path, directory: pathlib.Path, **overrides) -> pathlib.Path:
+    """A configuration file for a run in `directory`."""
+    values = tiny_config_dict(corpus, directory).to_dict()
+    for key, value in overrides.items():
+        section = values
+        *path, last = key.split("__")
+        for name in path:
+            section = section[name]
+        section[last] = value
+    file = directory.with_suffix(".py")
+    file.write_text(f"from ml_collections import ConfigDict\ndef get_config(arg=None):\n    return ConfigDict({values!r})\n")
+    return file
+
+
+def start(file: pathlib.Path) -> subprocess.Popen:
+    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(pathlib.Path(__file__).parents[3])}
+    return subprocess.Popen(
+        [sys.executable, "-m", "neo_jax.train", f"--config={file}"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(file: pathlib.Path) -> tuple[int, str]:
+    process = start(file)
+    output, errors = process.communicate(timeout=TIMEOUT)
+    return process.returncode, output + errors
+
+
+def metrics(directory: pathlib.Path) -> list[dict]:
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{key: line.get(key) for key in ("step", *COMPARED)} for line in lines]
+
+
+def answers(directory: pathlib.Path) -> list:
+    return [json.loads(path.read_text())["answers"] for path in sorted((directory / "evaluations").glob("*.json"))]
+
+
+def wait_for_step(process: subprocess.Popen, directory: pathlib.Path, step: int) -> None:
+    """Until the run has logged this step."""
+    deadline = time.monotonic() + TIMEOUT
+    path = directory / "metrics.jsonl"
+    while not (path.exists() and any(f'"step": {step},' in line for line in path.read_text().splitlines())):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"step {step} was not reached"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def whole(corpus: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The directory of a run that nothing interrupted."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    code, output = run(write_config(corpus, directory))
+    assert code == 0, output
+    return directory
+
+
+def test_a_run_leaves_what_its_user_needs(whole: pathlib.Path):
+    lines = metrics(whole)
+    assert [line["step"] for line in lines] == list(range(1, TOTAL + 1))
+    assert [line["phase"] for line in lines] == [name for name, steps in STEPS.items() for _ in range(steps)]
+    assert all(np.isfinite(line["loss"]) and line["fill"] > 0.5 for line in lines)
+    assert set(lines[-1]["heldout_loss"]) == {"text", "count", "motion"}
+    assert list((whole / "tensorboard").glob("events*"))
+    report = json.loads((whole / "report.json").read_text())
+    assert set(report) >= {"phases", "families", "exact_match", "blank_exact_match", "majority", "seconds"}
+    assert set(report["exact_match"]) == {"overall", "text", "count", "motion"}
+    assert (whole / "report.html").stat().st_size > 10_000
+    assert json.loads((whole / "config.json").read_text())["run"]["directory"] == str(whole)
+
+
+def test_killed_anywhere_it_ends_in_the_same_numbers(corpus: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path):
+    """kill -9 in every phase, behind an edge too: losses, gradients and answers equal the uninterrupted run's bit for bit."""
+    directory = tmp_path / "run"
+    file = write_config(corpus, directory)
+    for step in (2, 4, 7, 9):
+        process = start(file)
+        wait_for_step(process, directory, step)
+        process.kill()
+        process.communicate()
+    code, output = run(file)
+    assert code == 0, output
+    assert metrics(directory) == metrics(whole)
+    assert answers(directory) == answers(whole)
+
+
+def test_sigterm_saves_and_exits_77(corpus: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path):
+    directory = tmp_path / "run"
+    file = write_config(corpus, directory, run__checkpoint_every=1000)
+    process = start(file)
+    wait_for_step(process, directory, 1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 77, errors
+    assert "same command" in errors
+    stopped_at = metrics(directory)[-1]["step"]
+    assert stopped_at < TOTAL
+    code, output = run(file)
+    assert code == 0, output
+    assert f"resumed after step {stopped_at}" in output
+    assert [line["loss"] for line in metrics(directory)] == [line["loss"] for line in metrics(whole)]
+
+
+def test_a_changed_configuration_is_refused_in_the_same_directory(corpus: pathlib.Path, whole: pathlib.Path):
+    code, output = run(write_config(corpus, whole, phases__mid__learning_rate=0.5, run__seed=9))
+    assert code == 78
+    assert "phases.mid.learning_rate" in output and "run.seed" in output and "Traceback" not in output
+    code, output = run(write_config(corpus, whole, data__threads=3))
+    assert code == 0, output
+    assert "data.threads" in (whole / "config_changes.jsonl").read_text()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(corpus: pathlib.Path, tmp_path: pathlib.Path):
+    directory = tmp_path / "run"
+    code, output = run(write_config(corpus, directory, phases__pretrain__learning_rate=1e30, phases__pretrain__warmup_ratio=0.0))
+    assert code == 70, output
+    assert "of phase pretrain" in output and "image/" in output and "Traceback" not in output
+    assert [path.name for path in (directory / "checkpoints").iterdir() if path.name.isdigit()], "the last good checkpoint is kept"
+    last = max(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit())
+    assert last <= STEPS["text"] + 1
+
+
+def test_two_processes_do_not_share_a_directory(corpus: pathlib.Path, tmp_path: pathlib.Path):
+    directory = tmp_path / "run"
+    file = write_config(corpus, directory)
+    first = start(file)
+    wait_for_step(first, directory, 1)
+    code, output = run(file)
+    first.kill()
+    first.communicate()
+    assert code == 78 and "in use" in output
+
+
+def test_corrupt_media_are_left_out_and_named(corpus: pathlib.Path, tmp_path: pathlib.Path):
+    """A truncated picture in a training source: skipped, counted, named; and too many of them stop the run."""
+    record = json.loads((corpus / "train" / "large.jsonl").read_text().splitlines()[0])
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    picture = (corpus / record["image"]).read_bytes()
+    (broken / "a.jpg").write_bytes(picture[: len(picture) // 2])
+    rows = [json.dumps(record | {"image": "a.jpg", "id": f"broken-{i}"}) for i in range(20)]
+    (broken / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    file = write_config(
+        corpus,
+        tmp_path / "run",
+        data__sources__large__path=str(broken / "rows.jsonl"),
+        data__sources__large__media_root=str(broken),
+        data__max_failure_run=3,
+        phases__mid__mixture={"large": 1.0},
+    )
+    code, output = run(file)
+    assert code == 65, output
+    assert "truncated" in output and "Traceback" not in output
+    assert "broken" in (tmp_path / "run" / "skipped.jsonl").read_text()
