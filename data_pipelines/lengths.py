@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import hashlib
 import io
 import json
@@ -72,10 +73,11 @@ class LengthIndex:
       log: the file that names each of them.
     """
 
-    def __init__(self, name: str, columns: dict[str, np.ndarray], tokenizer: Tokenizer, log: pathlib.Path):
+    def __init__(self, name: str, columns: dict[str, np.ndarray], tokenizer: Tokenizer, log: pathlib.Path, fingerprint: str):
         self.name = name
         self.log = log
         self._tokenizer = tokenizer
+        self._fingerprint = fingerprint
         self._columns = columns
         self.usable = np.setdiff1d(np.arange(len(columns["text"])), columns["unusable"], assume_unique=True)
         self.unusable = collections.Counter(columns["reasons"].tolist())
@@ -108,7 +110,7 @@ class LengthIndex:
             folder.mkdir(parents=True, exist_ok=True)
             _replace(log, "".join(lines).encode())
             _save(path, columns | {"fingerprint": np.array(fingerprint)})
-        index = cls(source.name, columns, tokenizer, log)
+        index = cls(source.name, columns, tokenizer, log, fingerprint)
         if not len(index.usable):
             counts = ", ".join(f"{count} {reason}" for reason, count in index.unusable.most_common())
             raise DataError(f"no sample of source {source.name!r} can be used ({counts}); see {log}")
@@ -122,6 +124,12 @@ class LengthIndex:
         """
         text, ends, sizes = self._columns["text"], self._columns["image_ends"], self._columns["sizes"]
         counts = np.diff(ends, prepend=0)
+        if phase.visual_tokens == 0:
+            result = np.stack([text, np.zeros_like(text), counts, np.ones_like(text)], axis=1)
+            result[counts > 0] = NEVER_FITS
+            result[self._columns["videos"]] = NEVER_FITS
+            result[self._columns["unusable"]] = 0
+            return result
         visual = np.zeros_like(text)
         if phase.visual_tokens:
             per_image = image_grids(sizes, np.repeat(counts, counts), phase).prod(axis=1)
@@ -131,12 +139,25 @@ class LengthIndex:
         if not phase.visual_tokens:
             result[counts > 0] = NEVER_FITS
         result[self._columns["unusable"]] = 0
-        for sample, turns, info in self._videos():
-            try:
+        result[self._columns["videos"]] = self._video_lengths(phase, seed)
+        return result
+
+    def _video_lengths(self, phase: PhaseSettings, seed: int) -> np.ndarray:
+        """[videos, 4]: counted by tokenizing every clip's time marks, about a millisecond each, so kept on disk for the next start."""
+        limits = (phase.min_pixels, phase.max_pixels, phase.frames, phase.frames_per_second, phase.frame_pixels)
+        digest = hashlib.sha256(repr((self._fingerprint, seed, limits)).encode()).hexdigest()
+        path = self.log.with_name(f"{self.name}.videos-{digest[:16]}.npy")
+        if path.exists():
+            return np.load(path, allow_pickle=False)
+        result = np.full((len(self._columns["videos"]), 4), NEVER_FITS, np.int64)
+        for number, (sample, turns, info) in enumerate(self._videos()):
+            with contextlib.suppress(SampleError):
                 of_video = measure(turns, [], info, phase, self._tokenizer, sample_seed(seed, self.name, sample))
-                result[sample] = (*of_video, 1)
-            except SampleError:
-                result[sample] = NEVER_FITS
+                result[number] = (*of_video, 1)
+        if len(result):
+            content = io.BytesIO()
+            np.save(content, result, allow_pickle=False)
+            _replace(path, content.getbuffer())
         return result
 
     def _videos(self) -> Iterator[tuple[int, list[Turn], video.VideoInfo]]:

@@ -15,6 +15,7 @@ from data_pipelines.schema import Document, PhaseSettings, Sample, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.tokenizers import Tokenizer
 from neo_jax import config
+from neo_jax.evaluation.results import FamilyResult
 from neo_jax.inference.decode import greedy, prompt_batch
 from neo_jax.model.backbone import Parameters
 from neo_jax.sharding import to_devices
@@ -40,23 +41,6 @@ class Answer:
     question: Question
     answer: str
     blank_answer: str
-
-
-@dataclasses.dataclass(frozen=True)
-class FamilyScore:
-    """Exact match over one family of questions, each a share in [0, 1].
-
-    Attributes:
-      questions: how many were asked.
-      exact_match: answers equal to the truth.
-      blank_exact_match: the same with every image grey.
-      majority: share of the commonest truth: what a constant answer reaches.
-    """
-
-    questions: int
-    exact_match: float
-    blank_exact_match: float
-    majority: float
 
 
 def read_questions(sources: Sequence[Source], phase: PhaseSettings, tokenizer: Tokenizer, seed: int, most: int) -> list[Question]:
@@ -130,13 +114,13 @@ def is_right(answer: str, truth: str) -> bool:
     return answer.strip() == truth.strip()
 
 
-def score(answers: Sequence[Answer]) -> dict[str, FamilyScore]:
+def score(answers: Sequence[Answer]) -> dict[str, FamilyResult]:
     """Exact match of each family, in the order of first appearance."""
     families: dict[str, list[Answer]] = {}
     for answer in answers:
         families.setdefault(answer.question.family, []).append(answer)
     return {
-        family: FamilyScore(
+        family: FamilyResult(
             len(group),
             sum(is_right(a.answer, a.question.truth) for a in group) / len(group),
             sum(is_right(a.blank_answer, a.question.truth) for a in group) / len(group),

@@ -43,9 +43,11 @@ class Checkpoints:
     def __init__(self, directory: pathlib.Path, keep: int):
         """Opens or creates `directory`; keeps the `keep` newest checkpoints."""
         self.directory = directory.absolute()
+        context = ocp.Context()
+        context.asynchronous.timeout_secs = SAVE_TIMEOUT
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,
-            context=ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=SAVE_TIMEOUT)),
+            context=context,
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from neo_jax import config
 from neo_jax.model.backbone import abstract, initialise
@@ -46,15 +46,21 @@ def next_state(settings: config.Config, state: TrainState, before: config.Phase,
     trainable, frozen = split(parameters, after.trains)
     fresh = jax.jit(lambda x: initial_moments(settings.optimizer, x))(trainable)
     kept = state.moments if after.carry_optimizer else {}
-    moments = {name: jax.tree.map(lambda old, new: jax.device_put(old, new.sharding), kept[name], fresh[name]) if name in kept else fresh[name] for name in trainable}
+    moments = {
+        name: jax.tree.map(lambda old, new: jax.device_put(old, new.sharding), kept[name], fresh[name]) if name in kept else fresh[name]
+        for name in trainable
+    }
     return TrainState(trainable, frozen, moments)
 
 
 def abstract_state(settings: config.Config, phase: config.Phase, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings on `mesh` of a phase's state: what a checkpoint is restored into."""
 
+    def concrete(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        partition = PartitionSpec() if x.sharding is None else x.sharding.spec  # step counts have none
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, partition))
+
     with jax.set_mesh(mesh):
         trainable, frozen = split(abstract(settings.model, phase.architecture), phase.trains)
         moments = jax.eval_shape(lambda x: initial_moments(settings.optimizer, x), trainable)
-        concrete = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, x.sharding.spec)), moments)
-    return TrainState(trainable, frozen, concrete)
+    return TrainState(trainable, frozen, jax.tree.map(concrete, moments))

@@ -53,7 +53,9 @@ class Inputs:
         names = [source.name for source in sources]
         phase = dataclasses.replace(phase, rows=rows * len(names), mixture=dict.fromkeys(names, 1.0))
         log = pathlib.Path(self.settings.run.directory) / "skipped_heldout.jsonl"
-        rows_of = Input(sources, indexes, [phase], self.tokenizer, self.settings.run.seed, _policy(self.settings.data), log, self.settings.data.threads)
+        rows_of = Input(
+            sources, indexes, [phase], self.tokenizer, self.settings.run.seed, _policy(self.settings.data), log, self.settings.data.threads
+        )
         return names, [batch for batch, _ in rows_of.batches(rows_of.start(), rows)]
 
 

@@ -54,7 +54,9 @@ class Computation:
         return cls(phase.architecture, phase.compute_dtype, phase.remat)
 
 
-def weighted_losses(model: config.Model, computation: Computation, sources: int, parameters: Parameters, batch: Batch) -> dict[str, jax.Array]:
+def weighted_losses(
+    model: config.Model, computation: Computation, sources: int, parameters: Parameters, batch: Batch
+) -> dict[str, jax.Array]:
     """Sums over one batch of rows ([B, L] arrays, no accumulation axis): the loss is `loss` / `weight`.
 
     Returns:

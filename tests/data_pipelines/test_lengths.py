@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -9,7 +10,7 @@ from small_corpus import phase, tokenizer
 
 from data_pipelines import lengths
 from data_pipelines.convert import FailurePolicy, convert
-from data_pipelines.documents import build_document
+from data_pipelines.documents import build_document, measure
 from data_pipelines.lengths import NEVER_FITS, LengthIndex, sample_seed
 from data_pipelines.media import images
 from data_pipelines.schema import DataError, SourceSettings
@@ -131,7 +132,9 @@ def test_the_index_is_reused_until_something_changes(root, tmp_path, built, monk
 
     first = open_index().lengths(phase(), 0)
     assert (open_index().lengths(phase(), 0) == first).all() and len(built) == 1
-    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["mixed.lengths.npz", "mixed.unusable.jsonl"]
+    names = sorted(path.name for path in (tmp_path / "index").iterdir())
+    assert names[:2] == ["mixed.lengths.npz", "mixed.unusable.jsonl"]
+    assert len(names) == 3 and names[2].startswith("mixed.videos-")
 
     class Other:  # the same tokenizer by another name
         fingerprint = "other"
@@ -173,3 +176,29 @@ def test_any_number_of_threads_builds_the_same(root, tmp_path):
         LengthIndex.open(source, tokenizer(), tmp_path / str(threads), threads)
     one, eight = (dict(np.load(tmp_path / name / "mixed.lengths.npz", allow_pickle=False)) for name in ("1", "8"))
     assert one.keys() == eight.keys() and all((one[name] == eight[name]).all() for name in one)
+
+
+def test_lengths_of_videos_are_counted_once_for_each_phase_and_seed(root, tmp_path, monkeypatch):
+    def lengths(settings, seed):
+        return LengthIndex.open(small_corpus.jsonl(root / "mixed.jsonl"), tokenizer(), tmp_path).lengths(settings, seed)
+
+    first = lengths(phase(), 0)
+    calls = []
+    monkeypatch.setattr("data_pipelines.lengths.measure", lambda *a: calls.append(a) or measure(*a))
+    assert (lengths(phase(), 0) == first).all() and not calls
+    lengths(phase(), 1)
+    of_seed = len(calls)
+    assert of_seed > 0
+    lengths(dataclasses.replace(phase(), frames=1), 0)
+    assert len(calls) == 2 * of_seed
+
+
+def test_a_text_phase_takes_no_media(root, tmp_path):
+    index = LengthIndex.open(small_corpus.jsonl(root / "mixed.jsonl"), tokenizer(), tmp_path)
+    settings = phase()
+    text = dataclasses.replace(settings, visual_tokens=0, images=0, frames=0, min_pixels=0, max_pixels=0, frame_pixels=0)
+    with_media = index.lengths(settings, 0)[:, 2] > 0
+    assert with_media.any() and not with_media.all()
+    found = index.lengths(text, 0)
+    assert (found[with_media, 0] == np.iinfo(np.int32).max).all()
+    assert (found[~with_media] == index.lengths(settings, 0)[~with_media]).all()
