@@ -1,15 +1,19 @@
 """Compares this implementation with recorded outputs of the official one: `python -m neo_jax.parity FOLDER`.
 
-The folder holds config.json, model.safetensors and batch.npz, and where present grads.npz and greedy.npz (see tests/golden/README.md). Everything
-runs in float32 at the highest matmul precision. Prints the largest error of each quantity beside its tolerance; exits 1 beyond one.
+The folder holds config.json, model.safetensors and batch.npz, and where present grads.npz and greedy.npz; tests/golden/README.md describes
+them. Everything runs in float32 at the highest matmul precision. Prints the largest error of each quantity beside its tolerance; exits 1
+beyond one, 2 where the folder cannot be read.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
+import itertools
 import pathlib
 import sys
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +31,10 @@ from neo_jax.training.loss import token_losses
 
 # Absolute for activations, relative for the loss, a share of the largest element for gradients, differing elements for the rest.
 TOLERANCES = {"vision": 2e-4, "hidden": 2e-4, "logits": 2e-4, "loss": 1e-6, "gradient": 1e-4}
+RECORDED = (
+    *("input_ids", "t_index", "labels", "loss_weight", "seq_boundaries", "grid_hw", "patches", "mask_lo", "mask_hi"),
+    *("vision_embeds", "hidden", "logits", "loss"),
+)
 GRADIENT_FLOOR = 1e-8  # a gradient that is zero throughout is compared absolutely
 
 
@@ -53,14 +61,20 @@ def compare(folder: pathlib.Path) -> list[Comparison]:
     model = neo_model(values)
     tensors = read_tensors(folder / "model.safetensors")
     recorded = _load(folder / "batch.npz")
+    if missing := [name for name in RECORDED if name not in recorded]:
+        raise CheckpointError(f"{folder / 'batch.npz'} has no array {missing[0]!r}: it holds {', '.join(RECORDED)}")
     batch, layout_errors = _batch(recorded, values["img_context_token_id"])
     mesh = make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
         parameters = {name: jnp.asarray(value) for name, value in neo_parameters(model, tensors).items()}
         batch = to_devices(batch)
-        results = layout_errors + _forward(model, parameters, batch, recorded)
+        forward = functools.partial(_forward, model)
         if (folder / "grads.npz").exists():
-            results += _gradients(model, parameters, batch, _load(folder / "grads.npz"))
+            expected = neo_parameters(model, _load(folder / "grads.npz"))  # gradients have their parameters' names and shapes
+            (loss, outputs), gradients = jax.jit(jax.value_and_grad(forward, has_aux=True))(parameters, batch)
+            results = layout_errors + _activations(loss, outputs, recorded) + _gradients(gradients, expected)
+        else:
+            results = layout_errors + _activations(*jax.jit(forward)(parameters, batch), recorded)
         if (folder / "greedy.npz").exists():
             results.append(_greedy(model, parameters, _load(folder / "greedy.npz"), values))
     return results
@@ -69,8 +83,11 @@ def compare(folder: pathlib.Path) -> list[Comparison]:
 def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: a parity folder holds config.json, model.safetensors and batch.npz")
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is not a readable .npz file ({error})") from error
 
 
 def visual_tokens(patches: np.ndarray, grids: np.ndarray) -> np.ndarray:
@@ -88,11 +105,11 @@ def visual_tokens(patches: np.ndarray, grids: np.ndarray) -> np.ndarray:
 
 
 def _batch(recorded: dict[str, np.ndarray], image_token: int) -> tuple[dict[str, np.ndarray], list[Comparison]]:
-    """One packed row through the same code as training, with the recorded patches as pixels; and how its layout differs from the recorded one."""
+    """One packed row through the same code as training, recorded patches as its pixels; and where its layout differs from theirs."""
     ids, labels, bounds = recorded["input_ids"], recorded["labels"], recorded["seq_boundaries"]
     grids = recorded["grid_hw"] // 2
     documents, image = [], 0
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in itertools.pairwise(bounds):
         visual, first = int((ids[start:end] == image_token).sum()), image
         count = visual
         while count > 0:
@@ -120,36 +137,29 @@ def _phase(context: int, visual: int, images: int, segments: int) -> PhaseSettin
     )  # fmt: skip
 
 
-def _loss(model: config.Model, parameters: Parameters, batch: dict) -> jax.Array:
+def _forward(model: config.Model, parameters: Parameters, batch: dict) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """The loss; and visual tokens [V, D], the hidden states after each layer [layers, L, D], and logits [L, vocabulary] of the one row."""
     backbone = build(model, "neo", parameters)
-    x, _, _ = backbone.decode(backbone.embed(batch, jnp.float32), batch["positions"], batch["attend"])
+    x = backbone.embed(batch, jnp.float32)
+    vision = x[:, :0]
+    if batch["visual"].shape[1]:
+        vision = backbone.patch_embedding(normalise(batch["visual"]), batch["visual_position"], jnp.float32)
+    x, _, states = backbone.decode(x, batch["positions"], batch["attend"], every_layer=True)
     losses = token_losses(backbone.normed(x), backbone.output_matrix(), batch["targets"])
-    return (losses * batch["loss_weights"]).sum() / batch["loss_weights"].sum()
+    loss = (losses * batch["loss_weights"]).sum() / batch["loss_weights"].sum()
+    return loss, (vision[0], jnp.concatenate(states)[:, 0], backbone.logits(x)[0])
 
 
-def _forward(model: config.Model, parameters: Parameters, batch: dict, recorded: dict[str, np.ndarray]) -> list[Comparison]:
-    @jax.jit
-    def forward(parameters, batch):
-        backbone = build(model, "neo", parameters)
-        x = backbone.embed(batch, jnp.float32)
-        vision = x[:, :0]
-        if batch["visual"].shape[1]:
-            vision = backbone.patch_embedding(normalise(batch["visual"]), batch["visual_position"], jnp.float32)
-        x, _, states = backbone.decode(x, batch["positions"], batch["attend"], every_layer=True)
-        return vision[0], jnp.concatenate(states)[:, 0], backbone.logits(x)[0]
-
-    outputs = forward(parameters, batch)
+def _activations(loss: jax.Array, outputs: tuple[jax.Array, ...], recorded: dict[str, np.ndarray]) -> list[Comparison]:
     results = []
     for name, output, key in zip(("vision", "hidden", "logits"), outputs, ("vision_embeds", "hidden", "logits"), strict=True):
         error = np.abs(np.asarray(output) - recorded[key]).max(initial=0)
         results.append(Comparison(name, float(error), TOLERANCES[name]))
-    loss = float(jax.jit(lambda p, b: _loss(model, p, b))(parameters, batch))
-    return [*results, Comparison("loss", abs(loss - float(recorded["loss"])) / abs(float(recorded["loss"])), TOLERANCES["loss"])]
+    expected = float(recorded["loss"])
+    return [*results, Comparison("loss", abs(float(loss) - expected) / abs(expected), TOLERANCES["loss"])]
 
 
-def _gradients(model: config.Model, parameters: Parameters, batch: dict, recorded: dict[str, np.ndarray]) -> list[Comparison]:
-    expected = neo_parameters(model, recorded)  # gradients have their parameters' names and shapes
-    gradients = jax.jit(jax.grad(lambda p, b: _loss(model, p, b)))(parameters, batch)
+def _gradients(gradients: Parameters, expected: dict[str, np.ndarray]) -> list[Comparison]:
     results = []
     for name, value in expected.items():
         error = np.abs(np.asarray(gradients[name]) - value).max() / max(np.abs(value).max(), GRADIENT_FLOOR)
@@ -159,19 +169,24 @@ def _gradients(model: config.Model, parameters: Parameters, batch: dict, recorde
 
 def _greedy(model: config.Model, parameters: Parameters, recorded: dict[str, np.ndarray], values: dict) -> Comparison:
     image_tokens = tuple(values[f"img_{part}_token_id"] for part in ("start", "end", "context"))
-    wrong = 0
+    documents, expected = [], []
     for i in range(sum(name.startswith("prompt_") for name in recorded)):
-        grids, expected, prompt = recorded[f"grid_{i}"], recorded[f"tokens_{i}"], recorded[f"prompt_{i}"]
-        document = Document(prompt, np.full_like(prompt, NO_LABEL), grids // 2, visual_tokens(recorded[f"patches_{i}"], grids))
-        batch = prompt_batch([document], len(prompt), len(document.visual), values["img_context_token_id"])
-        tokens = greedy(model, "neo", parameters, to_devices(batch), len(expected), -1, image_tokens)
-        wrong += int((np.asarray(tokens)[0] != expected).sum())
+        grids, prompt = recorded[f"grid_{i}"], recorded[f"prompt_{i}"]
+        pixels = visual_tokens(recorded[f"patches_{i}"], grids)
+        documents.append(Document(prompt, np.full_like(prompt, NO_LABEL), grids // 2, pixels))
+        expected.append(recorded[f"tokens_{i}"])
+    length, budget = (max(map(len, arrays)) for arrays in ([d.tokens for d in documents], [d.visual for d in documents]))
+    batch = to_devices(prompt_batch(documents, length, budget, values["img_context_token_id"]))
+    tokens = greedy(model, "neo", parameters, batch, len(expected[0]), -1, image_tokens)
+    wrong = int((np.asarray(tokens) != np.stack(expected)).sum())
     return Comparison("greedy tokens that differ", wrong, 0)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compare with recorded outputs of the official implementation.")
-    parser.add_argument("folder", type=pathlib.Path, help="config.json, model.safetensors, batch.npz; grads.npz and greedy.npz where present")
+    parser.add_argument(
+        "folder", type=pathlib.Path, help="config.json, model.safetensors, batch.npz; grads.npz and greedy.npz where present"
+    )
     try:
         results = compare(parser.parse_args(argv).folder)
     except CheckpointError as error:

@@ -44,7 +44,7 @@ class Backbone(nnx.Module):
             self.output = normal(rngs, (model.vocabulary, model.hidden), (None, "embed"))
 
     def _stack(self, layers: int, rngs: nnx.Rngs) -> Layer:
-        return jax.vmap(lambda split: Layer(self.model, self.spatial, split))(rngs.fork(split=layers))
+        return jax.vmap(lambda split: Layer(self.model, self.spatial, split))(rngs.split(layers))
 
     def embed(self, batch: dict[str, jax.Array], dtype: jnp.dtype) -> jax.Array:
         """Token embeddings, with visual tokens in their slots. Arrays as in data_pipelines.schema.batch_fields; returns [B, L, D]."""
@@ -62,7 +62,9 @@ class Backbone(nnx.Module):
             return jnp.take_along_axis(visual, jnp.maximum(slot, 0)[..., None], axis=1)
 
         # Each shard of the sequence reads the visual tokens its own slots name.
-        gathered = jax.shard_map(local, in_specs=(spec("batch", None, None), rows), out_specs=spec("batch", "length", None), check_vma=False)
+        gathered = jax.shard_map(
+            local, in_specs=(spec("batch", None, None), rows), out_specs=spec("batch", "length", None), check_vma=False
+        )
         return jnp.where((slot >= 0)[..., None], gathered(visual, slot), x)
 
     def decode(
