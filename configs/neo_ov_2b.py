@@ -70,6 +70,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
     config.run = {
         "directory": "runs/neo_ov_2b",
+        "initial": "checkpoints/Qwen3-1.7B-Base",  # a folder as published: config.json, safetensors, tokenizer.json
         "seed": 0,
         "log_every": 10,
         "checkpoint_every": 1000,
@@ -196,7 +197,7 @@ def _shrink(config: ConfigDict) -> None:
     config.data.heldout = small.data.heldout
     config.data.update({"index_folder": f"{config.run.directory}_laptop/index", "threads": 1, "minimum_samples": 100})
     config.run.update(
-        {"directory": f"{config.run.directory}_laptop", "log_every": 1, "checkpoint_every": 5, "heldout_every": 5, "heldout_rows": 1}
+        {"directory": f"{config.run.directory}_laptop", "initial": "", "log_every": 1, "checkpoint_every": 5, "heldout_every": 5, "heldout_rows": 1}
     )
     for phase in config.phases.values():
         context = phase.context // LAPTOP_SHRINK

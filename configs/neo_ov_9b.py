@@ -23,7 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.update({"hidden": 4096, "mlp": 12_288, "heads": 32, "kv_heads": 8, "base_layers": 36, "tied": False})  # [Qwen3]
     config.model.pre_buffer_layers = 6  # [paper]
     config.tokenizer.path = "checkpoints/Qwen3-8B-Base"
-    config.run.directory = "runs/neo_ov_9b"
+    config.run.update({"directory": "runs/neo_ov_9b", "initial": "checkpoints/Qwen3-8B-Base"})
     for phase in config.phases.values():
         phase.mesh.fsdp = 32  # [guess]: parameters and both moments in float32 are 123 GB
     return config

@@ -180,10 +180,12 @@ class Data:
 class Run:
     """Where a run writes and how often: steps between log lines, checkpoints and held-out losses (0: at the end of phases only).
 
-    heldout_rows is the number of packed rows of each held-out source that a held-out loss is taken over.
+    heldout_rows is the number of packed rows of each held-out source that a held-out loss is taken over. initial is the folder of the Qwen3
+    or NEO checkpoint (config.json and safetensors) that the first phase starts from; "": random parameters.
     """
 
     directory: Text
+    initial: str = ""
     seed: Whole = 0
     log_every: Positive = 1
     checkpoint_every: Positive

@@ -7,20 +7,22 @@ Every step is skipped where an earlier call has finished it, so a call that was 
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import sys
 import time
 
+from data_pipelines import schema
 from data_pipelines.convert import convert
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.scenes import ScenesSettings, texts, write_scenes
-from data_pipelines.schema import SourceSettings
 from data_pipelines.tokenizers import train_sentencepiece
 from neo_jax.config import Config
 from neo_jax.train import main, train
 
 TFDS_SOURCE = "image"  # the training source that is read from array_record files; the others are read as JSONL
-PIECES = 480  # of the tokenizer: the special tokens and the model's vocabulary of 512 leave no more
+PIECES = 620  # of the tokenizer: with the 15 special tokens they fit the model's vocabulary of 640
+ROLES = 3000  # times that the tokenizer reads the roles' names, which stand in every turn and in no text
 SHARD_BYTES = 64 << 20
 
 
@@ -29,9 +31,10 @@ def prepare(corpus: pathlib.Path, scenes: ScenesSettings) -> None:
     write_scenes(corpus, scenes)
     tokenizer = corpus / "tokenizer.model"
     if not tokenizer.exists():
-        train_sentencepiece(texts(corpus), tokenizer, PIECES)
+        roles = (f"{role}\n" for _ in range(ROLES) for role in schema.ROLES)
+        train_sentencepiece(itertools.chain(texts(corpus), roles), tokenizer, PIECES)
     if not (corpus / "tfds" / TFDS_SOURCE).exists():
-        source = SourceSettings(TFDS_SOURCE, "jsonl", str(corpus / "train" / f"{TFDS_SOURCE}.jsonl"), str(corpus))
+        source = schema.SourceSettings(TFDS_SOURCE, "jsonl", str(corpus / "train" / f"{TFDS_SOURCE}.jsonl"), str(corpus))
         convert(source, corpus / "tfds", SHARD_BYTES, FailurePolicy())
 
 

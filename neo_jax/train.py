@@ -15,6 +15,7 @@ from data_pipelines.schema import DataError
 from neo_jax.config import Config, ConfigError, parse_command_line
 from neo_jax.evaluation.of_run import report_run
 from neo_jax.evaluation.report import table
+from neo_jax.interop.huggingface import CheckpointError
 from neo_jax.training.trainer import NonFiniteError, Preempted, RunDirectoryError, Trainer
 
 DONE, DATA, NOT_FINITE, PREEMPTED, CONFIGURATION = 0, 65, 70, 77, 78
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str], run: Callable[[Config], None] = train) -> int
     """Runs a command on the configuration of a command line; returns the exit code, with one sentence on stderr where it is not 0."""
     try:
         run(parse_command_line(arguments))
-    except (ConfigError, RunDirectoryError) as error:
+    except (ConfigError, RunDirectoryError, CheckpointError) as error:
         return _report(error, CONFIGURATION)
     except DataError as error:
         return _report(error, DATA)

@@ -19,6 +19,7 @@ import numpy as np
 from data_pipelines.planner import InputState
 from neo_jax import config
 from neo_jax.evaluation.runner import Answer, answer_questions, read_questions, score
+from neo_jax.interop.initial import initial_parameters
 from neo_jax.model.backbone import abstract
 from neo_jax.sharding import make_mesh, own_rows, to_devices
 from neo_jax.training import flops
@@ -135,7 +136,8 @@ class Trainer:
             if position.phase != number and state is not None:
                 state = next_state(self.settings, state, phases[number - 1], phase)
                 position = dataclasses.replace(position, phase=number, phase_step=0)
-            state = first_state(self.settings) if state is None else state
+            if state is None:
+                state = first_state(self.settings, initial_parameters(self.settings) if self.settings.run.initial else None)
             if position.phase_step < phase.steps:
                 position, state = self._train(phase, position, state, checkpoints)
         self._evaluate(number, phase, state)
