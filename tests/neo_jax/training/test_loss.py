@@ -1,0 +1,67 @@
+"""The cross-entropy in chunks equals the one over full logits, which never exist."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from neo_jax.sharding import make_mesh, to_devices
+from neo_jax.training.loss import token_losses
+from tests.neo_jax.programs import largest_array
+
+ROWS, LENGTH, HIDDEN, VOCABULARY = 2, 50, 8, 70
+
+
+@pytest.fixture(autouse=True)
+def one_device():
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])), jax.default_matmul_precision("highest"):
+        yield
+
+
+def inputs():
+    rng = np.random.default_rng(0)
+    hidden, matrix = rng.standard_normal((ROWS, LENGTH, HIDDEN)), rng.standard_normal((VOCABULARY, HIDDEN))
+    weights = rng.random((ROWS, LENGTH)) * (rng.random((ROWS, LENGTH)) < 0.5)
+    targets = rng.integers(0, VOCABULARY, (ROWS, LENGTH)).astype(np.int32)
+    rows = to_devices({"hidden": hidden.astype(np.float32), "weights": weights.astype(np.float32), "targets": targets})
+    return (rows["hidden"], jnp.asarray(matrix, jnp.float32), rows["weights"]), rows["targets"]
+
+
+def of_full_logits(hidden, matrix, targets):
+    logits = jnp.einsum("bld,vd->blv", hidden, matrix)
+    return jax.nn.logsumexp(logits, axis=-1) - (logits * jax.nn.one_hot(targets, matrix.shape[0])).sum(-1)
+
+
+@pytest.mark.parametrize("chunk", [16, 25, 1024])  # a remainder, none, one chunk
+def test_equals_the_loss_of_full_logits(chunk):
+    (hidden, matrix, weights), targets = inputs()
+
+    def results(losses):
+        each, pullback = jax.vjp(lambda *x: losses(*x, targets), hidden, matrix)
+        return each, *pullback(weights)
+
+    ours = jax.jit(lambda: results(functools.partial(token_losses, chunk=chunk)))()
+    for mine, expected in zip(ours, jax.jit(lambda: results(of_full_logits))(), strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-5, rtol=1e-5)
+    assert ours[0].dtype == jnp.float32
+
+
+def test_bfloat16_hidden_states_give_float32_losses():
+    (hidden, matrix, _), targets = inputs()
+    losses = token_losses(hidden.astype(jnp.bfloat16), matrix, targets, 16)
+    assert losses.dtype == jnp.float32
+    np.testing.assert_allclose(losses, of_full_logits(hidden, matrix, targets), atol=0.1)
+
+
+def test_full_logits_never_exist():
+    def gradient(losses, hidden, matrix, targets):
+        return jax.grad(lambda *x: losses(*x, targets).sum(), argnums=(0, 1))(hidden, matrix)
+
+    length, vocabulary, chunk = 4096, 3000, 128
+    rows = to_devices({"hidden": np.zeros((1, length, HIDDEN), np.float32), "targets": np.zeros((1, length), np.int32)})
+    shapes = (rows["hidden"], jnp.zeros((vocabulary, HIDDEN)), rows["targets"])
+    chunked = largest_array(functools.partial(gradient, functools.partial(token_losses, chunk=chunk)), *shapes)
+    assert chunked == chunk * vocabulary
+    assert largest_array(functools.partial(gradient, of_full_logits), *shapes) >= length * vocabulary
