@@ -70,7 +70,7 @@ def update(
     Returns:
       New parameters, new moments, and the gradients' global norm before clipping.
     """
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     scale = jnp.minimum(1.0, optimizer.clip_norm / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
     decay = set(decayed(trainable))
     new_parameters, new_moments = {}, {}

@@ -6,11 +6,15 @@ import jax
 
 
 def equations(function, *arguments) -> list:
-    """Every equation of the program that `function` is traced to; arguments may be ShapeDtypeStruct."""
+    """Every equation of the program that `function` is traced to; arguments may be ShapeDtypeStruct.
+
+    A call of a jitted function is what is inside it: its results alone would count arrays that are only handed through.
+    """
 
     def visit(jaxpr) -> Iterator:
         for equation in jaxpr.eqns:
-            yield equation
+            if equation.primitive.name not in ("jit", "pjit"):
+                yield equation
             for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns")):
                 if hasattr(value, "eqns"):
                     yield from visit(getattr(value, "jaxpr", value))

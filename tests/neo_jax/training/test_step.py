@@ -1,0 +1,123 @@
+"""The step's loss is one weighted mean over the whole global batch, however rows are divided among passes and devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from neo_jax import config
+from neo_jax.model.backbone import abstract, build, initialise
+from neo_jax.sharding import make_mesh, to_devices
+from neo_jax.training.optimizer import initial_moments
+from neo_jax.training.step import Computation, TrainState, make_heldout_step, make_train_step
+from tests.neo_jax.tiny_model import batch, model
+
+MODEL = model()
+COMPUTATION = Computation("qwen3", "float32", "none")  # the base alone on text: the quickest to compile
+OPTIMIZER = config.Optimizer(weight_decay=0.1, clip_norm=0.5)
+RATE = np.float32(0.02)
+SOURCES = 4  # the last one has no row
+EIGHT = {"data": 2, "fsdp": 2, "context": 2}
+
+
+@functools.cache
+def rows() -> dict[str, np.ndarray]:
+    """Eight rows with numbers of labels as unequal as 1 : 60; one row has none."""
+    text = batch(8, pixels=False, seed=4)
+    text["loss_weights"][1] = 0
+    text["loss_weights"][2, 5:] = 0
+    text["loss_weights"][3] *= 7
+    return text
+
+
+@functools.cache
+def parameters() -> dict[str, np.ndarray]:
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
+        return jax.device_get(initialise(MODEL, "qwen3", 2))
+
+
+def mesh_of(axes: dict[str, int]) -> jax.sharding.Mesh:
+    return make_mesh(**axes) if axes else make_mesh(devices=jax.devices()[:1])
+
+
+def placed() -> dict[str, jax.Array]:
+    return {name: jax.device_put(parameters()[name], shape.sharding) for name, shape in abstract(MODEL, "qwen3").items()}
+
+
+@functools.cache
+def after_one_step(accumulate: int, **axes: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Metrics and parameters after one step over all rows."""
+    with jax.set_mesh(mesh_of(axes)), jax.default_matmul_precision("highest"):
+        trainable = placed()
+        state = TrainState(trainable, {}, jax.jit(lambda x: initial_moments(OPTIMIZER, x))(trainable))
+        passes = {name: value.reshape(accumulate, 8 // accumulate, *value.shape[1:]) for name, value in rows().items()}
+        step = make_train_step(MODEL, COMPUTATION, OPTIMIZER, SOURCES)
+        state, metrics = step(state, to_devices(passes, accumulation_axis=True), RATE)
+        return jax.device_get(metrics), jax.device_get(state.trainable)
+
+
+@functools.cache
+def expected_losses() -> np.ndarray:
+    """[8, L]: cross-entropies from full logits."""
+    with jax.set_mesh(mesh_of({})), jax.default_matmul_precision("highest"):
+
+        @jax.jit
+        def losses(values, data):
+            backbone = build(MODEL, "qwen3", values)
+            x, _, _ = backbone.decode(backbone.embed(data, jnp.float32), data["positions"], data["attend"])
+            scores = jax.nn.log_softmax(backbone.logits(x))
+            return -(scores * jax.nn.one_hot(data["targets"], MODEL.vocabulary)).sum(-1)
+
+        return np.asarray(losses(placed(), to_devices(rows())), np.float64)
+
+
+def test_labels_are_unequal():
+    weights = rows()["loss_weights"].sum(axis=1)
+    assert weights[1] == 0 and weights.max() > 20 * weights[weights > 0].min()
+
+
+def test_loss_is_the_weighted_mean_over_all_rows():
+    losses, weights = expected_losses(), rows()["loss_weights"].astype(np.float64)
+    mean = (losses * weights).sum() / weights.sum()
+    metrics, _ = after_one_step(1)
+    assert metrics["loss"] == pytest.approx(mean, rel=1e-6)
+    with np.errstate(invalid="ignore"):
+        of_rows = (losses * weights).sum(axis=1) / weights.sum(axis=1)
+    assert abs(np.nanmean(of_rows) - mean) > 1e-3 * mean  # the mean of the rows' means is another number
+
+
+@pytest.mark.parametrize(("accumulate", "axes"), [(4, {}), (2, EIGHT)], ids=["4", "2 on 8"])
+def test_accumulation_and_devices_change_nothing(accumulate, axes):
+    metrics, updated = after_one_step(accumulate, **axes)
+    expected_metrics, expected = after_one_step(1)
+    for name in ("loss", "gradient_norm", "source_loss", "source_weight"):
+        np.testing.assert_allclose(metrics[name], expected_metrics[name], rtol=1e-5, err_msg=name)
+    assert expected_metrics["gradient_norm"] > OPTIMIZER.clip_norm  # clipping acts on the whole batch's gradient
+    for name, value in expected.items():
+        moved = np.abs(value - parameters()[name]).max()
+        assert moved > 0.5 * RATE, name
+        # Adam's first step divides a gradient by its own size: where it is almost zero, rounding decides.
+        differs = np.abs(updated[name] - value) > 1e-3 * moved
+        assert differs.mean() < 0.005, name
+
+
+def test_sums_of_each_source():
+    losses, weights, source = expected_losses(), rows()["loss_weights"].astype(np.float64), rows()["source"]
+    metrics, _ = after_one_step(1)
+    for number in range(SOURCES):
+        mine = source == number
+        assert metrics["source_weight"][number] == pytest.approx(weights[mine].sum(), rel=1e-6)
+        assert metrics["source_loss"][number] == pytest.approx((losses * weights)[mine].sum(), rel=1e-5)
+    assert metrics["source_weight"][3] == 0 and (metrics["source_weight"][:3] > 0).all()
+    assert metrics["source_loss"].sum() / metrics["source_weight"].sum() == pytest.approx(metrics["loss"], rel=1e-6)
+
+
+def test_heldout_sums():
+    with jax.set_mesh(mesh_of({})), jax.default_matmul_precision("highest"):
+        one_pass = to_devices({name: value[None] for name, value in rows().items()}, accumulation_axis=True)
+        sums = jax.device_get(make_heldout_step(MODEL, COMPUTATION, SOURCES)(placed(), one_pass))
+    metrics, _ = after_one_step(1)
+    assert sums["loss"] / sums["weight"] == pytest.approx(metrics["loss"], rel=1e-6)
+    np.testing.assert_allclose(sums["source_loss"], metrics["source_loss"], rtol=1e-5)
