@@ -42,7 +42,7 @@ def decayed(names: Iterable[str]) -> list[str]:
 
 
 def learning_rate(phase: config.Phase) -> optax.Schedule:
-    """Linear warm-up to the peak, then a cosine to minimum_ratio x peak at the phase's last step. A function of the step within the phase."""
+    """Linear warm-up to the peak, then a cosine to minimum_ratio x peak at the last step. A function of the step within the phase."""
     warmup = round(phase.warmup_ratio * phase.steps)
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, phase.learning_rate, warmup, max(phase.steps, warmup + 1), phase.minimum_ratio * phase.learning_rate
