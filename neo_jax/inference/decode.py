@@ -86,23 +86,21 @@ def greedy(
     answer = jnp.full((b, answer_tokens), stop, jnp.int32, out_sharding=spec("batch", None)).at[:, 0].set(token)
 
     def unfinished(state):
-        step, _, answer, _ = state
-        stopped = (answer == stop).any(1) if stop >= 0 else jnp.zeros(b, bool)
+        step, _, stopped, _, _ = state
         return (step < answer_tokens) & ~stopped.all()
 
     def next_token(state):
-        step, token, answer, caches = state
+        step, token, stopped, answer, caches = state
         at = length + step - 1  # where this token stands in the cache
         t = batch["positions"][:, -1, 0] + step
         positions = jnp.stack([t, jnp.zeros_like(t), jnp.zeros_like(t)], -1)[:, None]
         attend = jnp.stack([first, jnp.full_like(first, at + 1)], -1)[:, None]
         x = backbone.embedding[...].at[token[:, None]].get(out_sharding=spec("batch", "length", None)).astype(dtype)
         x, caches, _ = backbone.decode(x, positions, attend, caches=caches, start=at)
-        stopped = (answer == stop).any(1) if stop >= 0 else jnp.zeros(b, bool)
         token = jnp.where(stopped, stop, _choose(backbone, x, never))
-        return step + 1, token, answer.at[:, step].set(token), caches
+        return step + 1, token, stopped | (token == stop), answer.at[:, step].set(token), caches
 
-    return jax.lax.while_loop(unfinished, next_token, (1, token, answer, caches))[2]
+    return jax.lax.while_loop(unfinished, next_token, (1, token, token == stop, answer, caches))[3]
 
 
 def _empty_cache(backbone: Backbone, stack: str, rows: int, length: int, dtype: str) -> tuple[jax.Array, jax.Array]:

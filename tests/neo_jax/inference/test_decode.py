@@ -1,0 +1,117 @@
+"""Greedy decoding with a cache equals greedy decoding that reads the whole row again for every token."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipelines.rows import layout
+from neo_jax.inference.decode import greedy, prompt_batch
+from neo_jax.model.backbone import build, initialise
+from neo_jax.sharding import make_mesh, to_devices
+from tests.neo_jax.tiny_model import IMAGE, document, model
+
+MODEL = model(pre_buffer_layers=0)  # the golden continuations have a pre-buffer
+ANSWER = 8
+LENGTH, VISUAL = 24, 12  # of the prompts
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])), jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def parameters():
+    # Larger than a fresh model's, whose next token would hardly depend on what it reads.
+    return {name: value if "norm" in name else 12 * value for name, value in initialise(MODEL, "neo", 5).items()}
+
+
+@functools.cache
+def prompts():
+    rng = np.random.default_rng(1)
+    return [document(rng, pieces) for pieces in ([3, (2, 3), 4, (2, 2), 3], [2, (2, 5), 5], [9], [2], [6, (1, 3), 1])]
+
+
+@functools.cache
+def next_token_scores():
+    @jax.jit
+    def scores(parameters, batch, last):
+        backbone = build(MODEL, "neo", parameters)
+        x, _, _ = backbone.decode(backbone.embed(batch, jnp.float32), batch["positions"], batch["attend"])
+        return backbone.logits(x)[0, last]
+
+    return scores
+
+
+def by_reading_everything_again(parameters, prompt, stop, never):
+    """The same rule, one row at a time, without cache and without a prompt's distance from the row's end."""
+    tokens, length = list(prompt.tokens), LENGTH + ANSWER
+    for _ in range(ANSWER):
+        place = layout(np.array(tokens, np.int32), prompt.grids, IMAGE)
+        n, v = len(tokens), len(prompt.visual)
+        own = np.arange(length, dtype=np.int32)
+        row = {
+            "tokens": np.pad(np.array(tokens, np.int32), (0, length - n)),
+            "positions": np.pad(place.positions, ((0, length - n), (0, 0))),
+            "attend": np.concatenate([place.attend, np.stack([own, own + 1], -1)[n:]]),
+            "visual_slot": np.pad(place.visual_slot, (0, length - n), constant_values=-1),
+            "visual": np.pad(prompt.visual, ((0, VISUAL - v), (0, 0))),
+            "visual_position": np.pad(place.visual_position, ((0, VISUAL - v), (0, 0))),
+        }
+        scores = np.array(next_token_scores()(parameters, to_devices({name: value[None] for name, value in row.items()}), n - 1))
+        scores[list(never)] = -np.inf
+        tokens.append(int(scores.argmax()))
+        if tokens[-1] == stop:
+            break
+    answer = tokens[len(prompt.tokens) :]
+    return answer + [stop] * (ANSWER - len(answer))
+
+
+def cached(parameters, stop, never):
+    batch = prompt_batch(prompts(), LENGTH, VISUAL, IMAGE)
+    return np.asarray(greedy(MODEL, "neo", parameters, to_devices(batch), ANSWER, stop, never)).tolist()
+
+
+@pytest.fixture(scope="module")
+def answers(parameters):
+    return cached(parameters, -1, (IMAGE,))
+
+
+def test_equals_reading_everything_again(parameters, answers):
+    assert len({len(prompt.tokens) for prompt in prompts()}) == len(prompts())
+    assert answers == [by_reading_everything_again(parameters, prompt, -1, (IMAGE,)) for prompt in prompts()]
+    assert len({tuple(answer) for answer in answers}) == len(prompts()) and len(set(sum(answers, []))) > 10
+
+
+def test_stop_and_never(parameters, answers):
+    stop, forbidden = answers[0][3], answers[1][2]
+    assert stop not in answers[0][:3] and forbidden not in answers[0][:4]
+    ours = cached(parameters, stop, (IMAGE, forbidden))
+    assert ours == [by_reading_everything_again(parameters, prompt, stop, (IMAGE, forbidden)) for prompt in prompts()]
+    assert ours[0] == answers[0][:4] + [stop] * (ANSWER - 4)  # the stop is kept, and repeated
+    assert forbidden not in sum(ours, []) and ours[1] != answers[1]
+    assert any(stop not in answer for answer in ours)  # rows go on when others have stopped
+
+
+def test_prompts_stand_at_the_right_end():
+    batch = prompt_batch(prompts(), LENGTH, VISUAL, IMAGE)
+    for row, prompt in enumerate(prompts()):
+        n, alone = len(prompt.tokens), layout(prompt.tokens, prompt.grids, IMAGE)
+        np.testing.assert_array_equal(batch["tokens"][row, LENGTH - n :], prompt.tokens)
+        np.testing.assert_array_equal(batch["positions"][row, LENGTH - n :], alone.positions)
+        np.testing.assert_array_equal(batch["attend"][row, LENGTH - n :], alone.attend + LENGTH - n)
+        padding = np.arange(LENGTH - n)
+        np.testing.assert_array_equal(batch["attend"][row, : LENGTH - n], np.stack([padding, padding + 1], -1))  # sees itself alone
+        assert (batch["visual_slot"][row, : LENGTH - n] == -1).all()
+        np.testing.assert_array_equal(batch["visual"][row, : len(prompt.visual)], prompt.visual)
+
+
+def test_a_prompt_that_does_not_fit():
+    with pytest.raises(ValueError, match="prompt 0 has 20 tokens and 10 visual tokens, the batch holds 19 and 12"):
+        prompt_batch(prompts(), 19, VISUAL, IMAGE)
+    with pytest.raises(ValueError, match="prompt 0"):
+        prompt_batch(prompts(), LENGTH, 9, IMAGE)
