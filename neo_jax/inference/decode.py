@@ -1,6 +1,7 @@
 """Greedy decoding with a cache of keys and values.
 
-Prompts stand at the right end of their rows, so that every row's answer begins at the same cache position and each token still sees one interval.
+Prompts stand at the right end of their rows, so that every row's answer begins at the same cache position and each token still sees one
+interval.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ NEVER = -1e30  # the score of a token that may not be chosen
 
 
 def prompt_batch(documents: Sequence[Document], length: int, visual_tokens: int, image_token: int) -> dict[str, np.ndarray]:
-    """Right-aligned prompts as a batch for `greedy`: tokens, positions, attend, visual_slot, visual, visual_position of schema.batch_fields.
+    """Right-aligned prompts as a batch for `greedy`: those arrays of schema.batch_fields that have no label in them.
 
     Args:
       documents: one prompt a row, each at most `length` tokens and `visual_tokens` visual tokens.
