@@ -141,7 +141,7 @@ def reading(random: Random, grids: tuple[tuple[int, int], ...]) -> Example:
 
 def ground(random: Random, grids: tuple[tuple[int, int], ...]) -> Example:
     """A plane seen from above: what is nearer stands lower and is larger."""
-    grid = random.choice(grids)
+    grid = random.choice([grid for grid in grids if grid[0] > 1])
     count = random.randint(2, min(3, grid[0]))
     rows = sorted(random.sample(range(grid[0]), count))
     things = []

@@ -15,7 +15,7 @@ COLOURS = {"red": (215, 38, 38), "green": (30, 150, 62), "blue": (38, 82, 214), 
 SHAPES = ("circle", "square", "triangle", "cross")
 LETTERS = ("A", "C", "E", "H", "K", "T", "X", "Z")
 PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses"}
-SMALL_GRIDS = ((2, 2), (2, 3), (3, 2), (3, 3), (2, 4), (4, 2))
+SMALL_GRIDS = ((2, 2), (2, 3), (3, 2), (1, 4), (4, 1))
 LARGE_GRIDS = ((3, 4), (4, 3), (4, 4), (3, 5), (5, 3), (4, 5), (5, 4), (5, 5))
 HELD_OUT_SHARE = 8  # one layout of so many belongs to the held-out split
 
@@ -107,7 +107,7 @@ def scene_layout(scene: Scene) -> str:
 
 def thing_at(random: Random, shape: str, colour: str, cell: tuple[float, float], size: float | None = None) -> Thing:
     offset = (random.uniform(-1, 1), random.uniform(-1, 1))
-    return Thing(shape, colour, *cell, random.uniform(0.52, 0.82) if size is None else size, offset)
+    return Thing(shape, colour, *cell, random.uniform(0.62, 0.9) if size is None else size, offset)
 
 
 def cells(random: Random, grid: tuple[int, int], count: int) -> list[tuple[int, int]]:

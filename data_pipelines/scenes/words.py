@@ -17,9 +17,9 @@ SIDES = {
 }
 
 
-def _example(preamble: str, questions: list[Question]) -> Example:
+def _example(preamble: str, questions: list[Question], caption: str = "") -> Example:
     asked = tuple(dataclasses.replace(question, family="text") for question in questions)
-    return Example(f"text {preamble}", asked, preamble=preamble)
+    return Example(f"text {preamble}", asked, preamble=preamble, caption=caption)
 
 
 def _names(random: Random, count: int) -> list[tuple[str, str]]:
@@ -42,7 +42,8 @@ def _moments(random: Random, seconds: int) -> list[float]:
 
 def told(random: Random) -> Example:
     scene: Scene = random.choice((crowd, distinct))(random, SMALL_GRIDS).images[0]
-    return _example(describe(scene.things), count_questions(random, scene.things) + name_questions(random, scene.things))
+    preamble = "The image: " + ", ".join(thing.name for thing in scene.things) + "."
+    return _example(preamble, count_questions(random, scene.things) + name_questions(random, scene.things), describe(scene.things))
 
 
 def in_a_row(random: Random) -> Example:
@@ -148,4 +149,4 @@ def appearing(random: Random) -> Example:
 
 def text(random: Random) -> Example:
     kinds = (told, in_a_row, from_far, on_a_track, letters, pictures, moving, one_by_one, appearing)
-    return random.choices(kinds, (4, 2, 1, 1, 2, 1, 1, 1, 1))[0](random)
+    return random.choices(kinds, (8, 3, 2, 2, 2, 2, 1, 1, 1))[0](random)

@@ -31,12 +31,13 @@ from data_pipelines.scenes.drawing import render
 from data_pipelines.scenes.layout import LARGE_GRIDS, SMALL_GRIDS, Example, Question, Scene, is_held_out
 from data_pipelines.schema import DataError
 
-VERSION = 1  # raise when the same settings would write other bytes
+VERSION = 2  # raise when the same settings would write other bytes
 JPEG_QUALITY = 92
 CHUNK = 1000  # rows one task writes
 PROMPTS = ("Describe the image.", "What is in the image?")
 SEVERAL_PROMPTS = ("Describe the images.", "What is in the images?")
-CAPTION_SHARE = 0.4  # of the training rows with a caption: the last turn asks for it
+CAPTION_SHARE = 0.5  # of the training rows that have a caption: they ask for it alone, since it would give answers away
+MOST_QUESTIONS = 4  # of a training row
 
 # Training sources and what makes their scenes.
 MAKERS: dict[str, Callable[[Random], Example]] = {
@@ -81,11 +82,11 @@ class ScenesSettings:
     """
 
     seed: int = 0
-    text: int = 24_000
-    image: int = 24_000
-    large: int = 8_000
+    text: int = 16_000
+    image: int = 20_000
+    large: int = 5_000
     multi: int = 6_000
-    video: int = 6_000
+    video: int = 5_000
     held_out: int = 250
 
     def __post_init__(self) -> None:
@@ -130,14 +131,13 @@ def _row(identity: str, family: str, example: Example, turns: list[tuple[str, st
 
 
 def _turns(random: Random, example: Example) -> list[tuple[str, str]]:
-    """Up to six questions in random order, none of which gives another away, and sometimes the caption."""
+    """The caption, or a few questions in random order, none of which gives another away."""
+    if example.caption and random.random() < CAPTION_SHARE:
+        return [(random.choice(SEVERAL_PROMPTS if len(example.images) > 1 else PROMPTS), example.caption)]
     asked: dict[str, Question] = {}
     for question in random.sample(example.questions, len(example.questions)):
         asked.setdefault(question.fact, question)
-    turns = [(question.text, question.answer) for question in list(asked.values())[:6]]
-    if example.caption and random.random() < CAPTION_SHARE:
-        turns.append((random.choice(PROMPTS if len(example.images) == 1 else SEVERAL_PROMPTS), example.caption))
-    return turns
+    return [(question.text, question.answer) for question in list(asked.values())[:MOST_QUESTIONS]]
 
 
 def _train_chunk(root: pathlib.Path, seed: int, source: str, first: int, last: int) -> tuple[list[str], list[str]]:

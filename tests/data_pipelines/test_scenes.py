@@ -89,11 +89,15 @@ def test_rows_have_the_format_of_users_and_their_files_decode(corpus):
     assert seen == on_disk
 
 
-def test_training_conversations_have_several_turns_and_held_out_one(corpus):
+def test_training_conversations_are_a_caption_or_questions_and_held_out_one_question(corpus):
     for path in corpus.glob("heldout/*.jsonl"):
         assert all(len(row["conversations"]) == 2 for row in rows(path))
-    turns = [len(row["conversations"]) // 2 for row in rows(corpus / "train" / "image.jsonl")]
-    assert 3 <= np.mean(turns) <= 6 and max(turns) <= 7
+    conversations = [row["conversations"] for row in rows(corpus / "train" / "image.jsonl")]
+    captions = ["image." in turns[0]["value"] or "in the image" in turns[0]["value"] for turns in conversations]
+    assert 0.35 < np.mean(captions) < 0.65
+    assert all(len(turns) == 2 for turns, caption in zip(conversations, captions, strict=True) if caption)
+    asked = [len(turns) // 2 for turns, caption in zip(conversations, captions, strict=True) if not caption]
+    assert 2 <= np.mean(asked) <= 4 and max(asked) == 4
 
 
 def test_splits_share_no_scene():
@@ -263,7 +267,7 @@ def test_questions_of_a_conversation_do_not_answer_each_other():
         example = images.small_image(random)
         facts = {question.text: question.fact for question in example.questions}
         asked = [facts[text] for text, _ in writing._turns(random, example) if text in facts]
-        assert len(asked) == len(set(asked)) <= 6
+        assert len(asked) == len(set(asked)) <= 4
 
 
 def test_vocabulary_is_small():
