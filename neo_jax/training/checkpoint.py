@@ -6,9 +6,11 @@ Orbax itself loads a flipped bit without a word.
 
 from __future__ import annotations
 
+import json
 import logging
 import pathlib
 import shutil
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +22,16 @@ SAVE_TIMEOUT = 600  # seconds; Orbax's own default would let a full disk hang se
 FREE_SPACE = 1.2  # times the size of a checkpoint that must be free before one is written
 
 
+UNREADABLE = (ValueError, KeyError, OSError, TypeError)  # what Orbax raises where files are damaged or missing
+
+
 class CheckpointError(RuntimeError):
     """A run directory whose checkpoints cannot be written or read; the message says which and why."""
 
 
 @jax.jit
 def checksum(tree: Any) -> jax.Array:
-    """A uint32 over the bits of all arrays, the same on every mesh: each element's bits, weighted by an odd number from its position, summed."""
+    """A uint32 over the bits of all arrays, the same on every mesh: each element's bits times an odd number from its place, summed."""
     total = jnp.uint32(0)
     for i, leaf in enumerate(jax.tree.leaves(tree)):
         bits = jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]).astype(jnp.uint32)
@@ -37,12 +42,23 @@ def checksum(tree: Any) -> jax.Array:
     return total
 
 
+def record_checksum(record: dict[str, Any]) -> int:
+    """A CRC-32 over a record's canonical JSON."""
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
 class Checkpoints:
     """The checkpoints of one run, by step."""
 
     def __init__(self, directory: pathlib.Path, keep: int):
         """Opens or creates `directory`; keeps the `keep` newest checkpoints."""
         self.directory = directory.absolute()
+        for folder in sorted(self.directory.glob("*")):
+            if folder.name.isdigit():
+                try:
+                    ocp.metadata(folder)
+                except UNREADABLE as error:  # one such folder would keep Orbax from opening any
+                    self._quarantine(int(folder.name), f"{type(error).__name__}: {error}")
         context = ocp.Context()
         context.asynchronous.timeout_secs = SAVE_TIMEOUT
         self._checkpointer = ocp.training.Checkpointer(
@@ -71,9 +87,8 @@ class Checkpoints:
                 f"{self.directory}: a checkpoint needs {need / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free; "
                 "the last checkpoint is untouched. Make room and start the same command again"
             )
-        self._pending = self._checkpointer.save_async(
-            step, state, overwrite=True, custom_metadata=record | {"checksum": int(checksum(state))}
-        )
+        sums = {"checksum": int(checksum(state)), "record_checksum": record_checksum(record)}
+        self._pending = self._checkpointer.save_async(step, state, overwrite=True, custom_metadata=record | sums)
 
     def wait(self) -> None:
         """Returns when the checkpoint under way is on disk; raises what its writing raised."""
@@ -97,21 +112,26 @@ class Checkpoints:
           (step, state, record), or None where there is no checkpoint.
 
         Raises:
-          CheckpointError: there are checkpoints, and none can be read.
+          CheckpointError: there are or were checkpoints, and none can be read.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        for step in reversed(self.steps()):
             try:
                 record = dict(self._checkpointer.metadata(step).custom_metadata)
-                state = self._checkpointer.load(step, template(record))
-                if int(checksum(state)) == record["checksum"]:
-                    return step, state, record
+                sums = record.pop("checksum"), record.pop("record_checksum")
+                if record_checksum(record) == sums[1]:
+                    state = self._checkpointer.load(step, template(record))
+                    if int(checksum(state)) == sums[0]:
+                        return step, state, record
                 reason = "its checksum differs"
-            except (ValueError, KeyError, OSError, TypeError) as error:
+            except UNREADABLE as error:
                 reason = f"{type(error).__name__}: {error.__context__ or error}"
             self._quarantine(step, reason)
-        if steps:
-            raise CheckpointError(f"{self.directory}: none of the checkpoints {steps} can be read; they are kept as quarantine-STEP")
+            self._checkpointer.reload()
+        if damaged := sorted(path.name for path in self.directory.parent.glob("quarantine-*")):
+            raise CheckpointError(
+                f"{self.directory}: no checkpoint can be read; the damaged ones are kept beside it as {', '.join(damaged)}. "
+                "Repair one and move it back, or delete them to begin the run anew"
+            )
         return None
 
     def _quarantine(self, step: int, reason: str) -> None:
@@ -119,7 +139,6 @@ class Checkpoints:
         logging.warning("checkpoint %d cannot be read (%s): moved to %s, trying an older one", step, reason, target)
         shutil.rmtree(target, ignore_errors=True)
         shutil.move(self.directory / str(step), target)
-        self._checkpointer.reload()
 
     def close(self) -> None:
         self.wait()
