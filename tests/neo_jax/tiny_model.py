@@ -1,10 +1,12 @@
 """A model of a few thousand parameters and packed rows with images of several tokens, for the tests of the model side."""
 
+import jax
 import numpy as np
 
 from data_pipelines.rows import pack
 from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, Document, PhaseSettings
 from neo_jax import config
+from neo_jax.model.backbone import abstract
 
 IMAGE = 90  # id of <IMG_CONTEXT>; text ids are below it
 SHAPE = dict(
@@ -14,6 +16,18 @@ SHAPE = dict(
 
 def model(**changes) -> config.Model:
     return config.Model(**(SHAPE | changes))
+
+
+def parameters(settings: config.Model, architecture: str, seed: int, scale: float = 0.02) -> dict[str, np.ndarray]:
+    """Random parameters on the host, norms near one and biases not zero; a mesh must be set. Quicker than compiling backbone.initialise."""
+    rng = np.random.default_rng(seed)
+    values = {name: rng.standard_normal(shape.shape, np.float32) for name, shape in sorted(abstract(settings, architecture).items())}
+    return {name: 1 + 0.1 * value if "norm" in name else scale * value for name, value in values.items()}
+
+
+def on_mesh(settings: config.Model, architecture: str, values: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """The same parameters, sharded over the mesh that is set."""
+    return {name: jax.device_put(values[name], shape.sharding) for name, shape in abstract(settings, architecture).items()}
 
 
 def document(rng: np.random.Generator, pieces: list[int | tuple[int, int]]) -> Document:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from neo_jax.config import Config
-from neo_jax.model.backbone import REMATERIALISATION, abstract, build, initialise
+from neo_jax.model.backbone import REMATERIALISATION, abstract, build
 from neo_jax.phase import REMAT_POLICIES
 from neo_jax.sharding import make_mesh, to_devices
 from neo_jax.training.step import Computation, weighted_losses
 from tests.neo_jax.programs import equations
-from tests.neo_jax.tiny_model import batch, model
+from tests.neo_jax.tiny_model import batch, model, on_mesh, parameters
 
 # Base layers alone: the pre-buffer is the same layer again, and twice the compile time. Eight heads of keys divide by every mesh.
 BASE_ALONE = model(pre_buffer_layers=0, heads=16, kv_heads=8, head_dim=4)
@@ -36,18 +36,11 @@ def loss_and_gradients(settings, remat):
 
 
 @functools.cache
-def parameters() -> dict[str, np.ndarray]:
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
-        return jax.tree.map(np.asarray, initialise(BASE_ALONE, "neo", 1))
-
-
-@functools.cache
-def on_mesh(remat="none", **axes) -> tuple[float, dict[str, np.ndarray]]:
+def results(remat="none", **axes) -> tuple[float, dict[str, np.ndarray]]:
     """Loss and gradients of eight packed rows on a mesh of these axes; of one device without any."""
     mesh = make_mesh(**axes) if axes else make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
-        shapes = abstract(BASE_ALONE, "neo")
-        placed = {name: jax.device_put(value, shapes[name].sharding) for name, value in parameters().items()}
+        placed = on_mesh(BASE_ALONE, "neo", parameters(BASE_ALONE, "neo", seed=1))
         loss, gradients = loss_and_gradients(BASE_ALONE, remat)(placed, to_devices(batch(8)))
         assert {name: value.sharding for name, value in gradients.items()} == {name: value.sharding for name, value in placed.items()}
         return float(loss), jax.tree.map(np.asarray, gradients)
@@ -130,8 +123,8 @@ def test_shards_cut_images():
 )
 def test_same_numbers_on_every_mesh_with_every_policy(axes, policy):
     """Against one device without rematerialisation."""
-    loss, gradients = on_mesh(policy, **axes)
-    expected_loss, expected = on_mesh()
+    loss, gradients = results(policy, **axes)
+    expected_loss, expected = results()
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     for name, value in expected.items():
         assert np.abs(value).max() > 0, name

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from neo_jax import config
-from neo_jax.model.backbone import abstract, build, initialise
+from neo_jax.model.backbone import build
 from neo_jax.sharding import make_mesh, to_devices
 from neo_jax.training.optimizer import initial_moments
 from neo_jax.training.step import Computation, TrainState, make_heldout_step, make_train_step
-from tests.neo_jax.tiny_model import batch, model
+from tests.neo_jax.tiny_model import batch, model, on_mesh, parameters
 
 MODEL = model()
 COMPUTATION = Computation("qwen3", "float32", "none")  # the base alone on text: the quickest to compile
@@ -33,24 +33,19 @@ def rows() -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def parameters() -> dict[str, np.ndarray]:
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
-        return jax.device_get(initialise(MODEL, "qwen3", 2))
+def before() -> dict[str, np.ndarray]:
+    return parameters(MODEL, "qwen3", seed=2)
 
 
 def mesh_of(axes: dict[str, int]) -> jax.sharding.Mesh:
     return make_mesh(**axes) if axes else make_mesh(devices=jax.devices()[:1])
 
 
-def placed() -> dict[str, jax.Array]:
-    return {name: jax.device_put(parameters()[name], shape.sharding) for name, shape in abstract(MODEL, "qwen3").items()}
-
-
 @functools.cache
 def after_one_step(accumulate: int, **axes: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Metrics and parameters after one step over all rows."""
     with jax.set_mesh(mesh_of(axes)), jax.default_matmul_precision("highest"):
-        trainable = placed()
+        trainable = on_mesh(MODEL, "qwen3", before())
         state = TrainState(trainable, {}, jax.jit(lambda x: initial_moments(OPTIMIZER, x))(trainable))
         passes = {name: value.reshape(accumulate, 8 // accumulate, *value.shape[1:]) for name, value in rows().items()}
         step = make_train_step(MODEL, COMPUTATION, OPTIMIZER, SOURCES)
@@ -70,7 +65,7 @@ def expected_losses() -> np.ndarray:
             scores = jax.nn.log_softmax(backbone.logits(x))
             return -(scores * jax.nn.one_hot(data["targets"], MODEL.vocabulary)).sum(-1)
 
-        return np.asarray(losses(placed(), to_devices(rows())), np.float64)
+        return np.asarray(losses(on_mesh(MODEL, "qwen3", before()), to_devices(rows())), np.float64)
 
 
 def test_labels_are_unequal():
@@ -96,7 +91,7 @@ def test_accumulation_and_devices_change_nothing(accumulate, axes):
         np.testing.assert_allclose(metrics[name], expected_metrics[name], rtol=1e-5, err_msg=name)
     assert expected_metrics["gradient_norm"] > OPTIMIZER.clip_norm  # clipping acts on the whole batch's gradient
     for name, value in expected.items():
-        moved = np.abs(value - parameters()[name]).max()
+        moved = np.abs(value - before()[name]).max()
         assert moved > 0.5 * RATE, name
         # Adam's first step divides a gradient by its own size: where it is almost zero, rounding decides.
         differs = np.abs(updated[name] - value) > 1e-3 * moved
@@ -117,7 +112,7 @@ def test_sums_of_each_source():
 def test_heldout_sums():
     with jax.set_mesh(mesh_of({})), jax.default_matmul_precision("highest"):
         one_pass = to_devices({name: value[None] for name, value in rows().items()}, accumulation_axis=True)
-        sums = jax.device_get(make_heldout_step(MODEL, COMPUTATION, SOURCES)(placed(), one_pass))
+        sums = jax.device_get(make_heldout_step(MODEL, COMPUTATION, SOURCES)(on_mesh(MODEL, "qwen3", before()), one_pass))
     metrics, _ = after_one_step(1)
     assert sums["loss"] / sums["weight"] == pytest.approx(metrics["loss"], rel=1e-6)
     np.testing.assert_allclose(sums["source_loss"], metrics["source_loss"], rtol=1e-5)
