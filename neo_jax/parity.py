@@ -67,14 +67,15 @@ def compare(folder: pathlib.Path) -> list[Comparison]:
     mesh = make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
         parameters = {name: jnp.asarray(value) for name, value in neo_parameters(model, tensors).items()}
-        batch = to_devices(batch)
+        row = to_devices(batch)
         forward = functools.partial(_forward, model)
         if (folder / "grads.npz").exists():
             expected = neo_parameters(model, _load(folder / "grads.npz"))  # gradients have their parameters' names and shapes
-            (loss, outputs), gradients = jax.jit(jax.value_and_grad(forward, has_aux=True))(parameters, batch)
+            (loss, outputs), gradients = jax.jit(jax.value_and_grad(forward, has_aux=True))(parameters, row)
             results = layout_errors + _activations(loss, outputs, recorded) + _gradients(gradients, expected)
         else:
-            results = layout_errors + _activations(*jax.jit(forward)(parameters, batch), recorded)
+            loss, outputs = jax.jit(forward)(parameters, row)
+            results = layout_errors + _activations(loss, outputs, recorded)
         if (folder / "greedy.npz").exists():
             results.append(_greedy(model, parameters, _load(folder / "greedy.npz"), values))
     return results
@@ -139,11 +140,11 @@ def _phase(context: int, visual: int, images: int, segments: int) -> PhaseSettin
 
 def _forward(model: config.Model, parameters: Parameters, batch: dict) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """The loss; and visual tokens [V, D], the hidden states after each layer [layers, L, D], and logits [L, vocabulary] of the one row."""
-    backbone = build(model, "neo", parameters)
-    x = backbone.embed(batch, jnp.float32)
+    backbone, float32 = build(model, "neo", parameters), jnp.dtype("float32")
+    x = backbone.embed(batch, float32)
     vision = x[:, :0]
     if batch["visual"].shape[1]:
-        vision = backbone.patch_embedding(normalise(batch["visual"]), batch["visual_position"], jnp.float32)
+        vision = backbone.patch_embedding(normalise(batch["visual"]), batch["visual_position"], float32)
     x, _, states = backbone.decode(x, batch["positions"], batch["attend"], every_layer=True)
     losses = token_losses(backbone.normed(x), backbone.output_matrix(), batch["targets"])
     loss = (losses * batch["loss_weights"]).sum() / batch["loss_weights"].sum()

@@ -141,18 +141,18 @@ def abstract(model: config.Model, architecture: str) -> dict[str, jax.ShapeDtype
 
 def build(model: config.Model, architecture: str, parameters: Parameters) -> Backbone:
     """The module around these arrays; cheap, and meant to be called inside a jitted function."""
-    graph = None
+    graphs: list[nnx.GraphDef] = []
 
-    def structure():
-        nonlocal graph
+    def structure() -> Parameters:
         graph, values = _create(model, architecture, 0)
+        graphs.append(graph)
         return values
 
     jax.eval_shape(structure)
-    nested = nnx.from_flat_state({tuple(name.split(".")): nnx.Param(value) for name, value in parameters.items()})
-    return nnx.merge(graph, nested)
+    paths: dict[Any, Any] = {tuple(name.split(".")): nnx.Param(value) for name, value in parameters.items()}
+    return nnx.merge(graphs[0], nnx.from_flat_state(paths))
 
 
 def _create(model: config.Model, architecture: str, seed: int) -> tuple[nnx.GraphDef, Parameters]:
     graph, state = nnx.split(Backbone(model, architecture, nnx.Rngs(seed)))
-    return graph, {".".join(path): value[...] for path, value in nnx.to_flat_state(state)}
+    return graph, {".".join(map(str, path)): value[...] for path, value in nnx.to_flat_state(state)}
