@@ -197,7 +197,14 @@ def _shrink(config: ConfigDict) -> None:
     config.data.heldout = small.data.heldout
     config.data.update({"index_folder": f"{config.run.directory}_laptop/index", "threads": 1, "minimum_samples": 100})
     config.run.update(
-        {"directory": f"{config.run.directory}_laptop", "initial": "", "log_every": 1, "checkpoint_every": 5, "heldout_every": 5, "heldout_rows": 1}
+        {
+            "directory": f"{config.run.directory}_laptop",
+            "initial": "",
+            "log_every": 1,
+            "checkpoint_every": 5,
+            "heldout_every": 5,
+            "heldout_rows": 1,
+        }
     )
     for phase in config.phases.values():
         context = phase.context // LAPTOP_SHRINK

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, from anywhere
 
-from neo_jax.config import ConfigError, parse_command_line  # noqa: E402
-from neo_jax.train import CONFIGURATION, DATA, DONE, NOT_FINITE, PREEMPTED  # noqa: E402
+from neo_jax.config import ConfigError, parse_command_line
+from neo_jax.train import CONFIGURATION, DATA, DONE, NOT_FINITE, PREEMPTED
 
 FINAL = (DONE, DATA, NOT_FINITE, CONFIGURATION)
 RETRIES = 3

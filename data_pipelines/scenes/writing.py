@@ -31,13 +31,14 @@ from data_pipelines.scenes.drawing import render
 from data_pipelines.scenes.layout import LARGE_GRIDS, SMALL_GRIDS, Example, Question, Scene, is_held_out
 from data_pipelines.schema import DataError
 
-VERSION = 2  # raise when the same settings would write other bytes
+VERSION = 3  # raise when the same settings would write other bytes
 JPEG_QUALITY = 92
 CHUNK = 1000  # rows one task writes
 PROMPTS = ("Describe the image.", "What is in the image?")
 SEVERAL_PROMPTS = ("Describe the images.", "What is in the images?")
-CAPTION_SHARE = 0.5  # of the training rows that have a caption: they ask for it alone, since it would give answers away
-MOST_QUESTIONS = 4  # of a training row
+CAPTION_SHARE = 0.4  # of the scenes that have a caption: a row asks for it alone, since it would give answers away
+ROWS = 3  # of a training scene: as many conversations about the same files
+SECOND_TURN = 0.15  # of the questions are followed by another one
 
 # Training sources and what makes their scenes.
 MAKERS: dict[str, Callable[[Random], Example]] = {
@@ -77,15 +78,15 @@ class ScenesSettings:
 
     Attributes:
       seed: of everything random.
-      text, image, large, multi, video: training conversations of each source.
+      text, image, large, multi, video: training scenes of each source; each gives up to ROWS conversations.
       held_out: questions of each held-out family.
     """
 
     seed: int = 0
-    text: int = 16_000
-    image: int = 20_000
-    large: int = 5_000
-    multi: int = 6_000
+    text: int = 8_000
+    image: int = 14_000
+    large: int = 3_000
+    multi: int = 5_000
     video: int = 5_000
     held_out: int = 250
 
@@ -130,14 +131,20 @@ def _row(identity: str, family: str, example: Example, turns: list[tuple[str, st
     return json.dumps({"id": identity, **media, "conversations": conversations, "family": family})
 
 
-def _turns(random: Random, example: Example) -> list[tuple[str, str]]:
-    """The caption, or a few questions in random order, none of which gives another away."""
-    if example.caption and random.random() < CAPTION_SHARE:
-        return [(random.choice(SEVERAL_PROMPTS if len(example.images) > 1 else PROMPTS), example.caption)]
+def _conversations(random: Random, example: Example) -> list[list[tuple[str, str]]]:
+    """Up to ROWS conversations about a scene: its caption, or a question or two; no question of a scene gives another away."""
     asked: dict[str, Question] = {}
     for question in random.sample(example.questions, len(example.questions)):
         asked.setdefault(question.fact, question)
-    return [(question.text, question.answer) for question in list(asked.values())[:MOST_QUESTIONS]]
+    left = [(question.text, question.answer) for question in asked.values()]
+    conversations = []
+    if example.caption and random.random() < CAPTION_SHARE:
+        conversations.append([(random.choice(SEVERAL_PROMPTS if len(example.images) > 1 else PROMPTS), example.caption)])
+    while left and len(conversations) < ROWS:
+        turns = 2 if random.random() < SECOND_TURN else 1
+        conversations.append(left[:turns])
+        left = left[turns:]
+    return conversations
 
 
 def _train_chunk(root: pathlib.Path, seed: int, source: str, first: int, last: int) -> tuple[list[str], list[str]]:
@@ -152,7 +159,8 @@ def _train_chunk(root: pathlib.Path, seed: int, source: str, first: int, last: i
         while is_held_out(example.layout):
             example = MAKERS[source](random)
         media = _media(example, root, f"{folder}/{place:06d}")
-        rows.append(_row(f"{source}-{place:06d}", source, example, _turns(random, example), media))
+        for number, turns in enumerate(_conversations(random, example)):
+            rows.append(_row(f"{source}-{place:06d}-{number}", source, example, turns, media))
         layouts.append(example.layout)
     return rows, layouts
 

@@ -95,11 +95,11 @@ chunked_attention.defvjp(_forward, _backward)
 
 def _split(q, k, v, lo, hi, chunk):
     """Queries in chunks, heads before positions, padded to whole chunks; and the inverse for what has the queries' layout."""
-    b, l, hq, _ = q.shape
+    b, length, hq, _ = q.shape
     s, hkv = k.shape[1:3]
-    groups, query_size, key_size = hq // hkv, min(chunk, l), min(chunk, s)
-    chunks = math.ceil(l / query_size)
-    pad_l, pad_s = chunks * query_size - l, -s % key_size
+    groups, query_size, key_size = hq // hkv, min(chunk, length), min(chunk, s)
+    chunks = math.ceil(length / query_size)
+    pad_l, pad_s = chunks * query_size - length, -s % key_size
     # Padded queries have an empty interval that leaves the chunk's smallest lo and largest hi as they are.
     lo = jnp.pad(lo, ((0, 0), (0, pad_l)), constant_values=jnp.iinfo(jnp.int32).max).reshape(b, chunks, query_size).swapaxes(0, 1)
     hi = jnp.pad(hi, ((0, 0), (0, pad_l))).reshape(b, chunks, query_size).swapaxes(0, 1)
@@ -107,15 +107,15 @@ def _split(q, k, v, lo, hi, chunk):
 
     def unsplit(x_nBKCD):
         x = x_nBKCD.reshape(chunks, b, hkv, groups, query_size, -1).transpose(1, 0, 4, 2, 3, 5)
-        return x.reshape(b, chunks * query_size, hq, -1)[:, :l]
+        return x.reshape(b, chunks * query_size, hq, -1)[:, :length]
 
     return (_split_queries(q, chunks, query_size, groups), k, v, lo, hi, key_size), unsplit
 
 
 def _split_queries(x, chunks, size, groups):
     """[B, L, Hq, D] -> [n, B, K, G * C, D]."""
-    b, l, hq, d = x.shape
-    x = jnp.pad(x, ((0, 0), (0, chunks * size - l), (0, 0), (0, 0)))
+    b, length, hq, d = x.shape
+    x = jnp.pad(x, ((0, 0), (0, chunks * size - length), (0, 0), (0, 0)))
     x = x.reshape(b, chunks, size, hq // groups, groups, d).transpose(1, 0, 3, 4, 2, 5)
     return x.reshape(chunks, b, hq // groups, groups * size, d)
 

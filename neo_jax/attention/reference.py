@@ -19,11 +19,11 @@ def dense_attention(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi:
     Returns:
       [B, L, Hq, Dv] in the type of `q`; computed in the type of `q`, softmax included.
     """
-    b, l, hq, dk = q.shape
+    b, length, hq, dk = q.shape
     s, hkv = k.shape[1:3]
-    grouped = q.reshape(b, l, hkv, hq // hkv, dk)
+    grouped = q.reshape(b, length, hkv, hq // hkv, dk)
     scores = jnp.einsum("blkgd,bskd->bkgls", grouped, k) * scale
     position = jnp.arange(s)
     mask = (position >= lo[..., None]) & (position < hi[..., None])
     weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, -jnp.inf), axis=-1)
-    return jnp.einsum("bkgls,bskd->blkgd", weights, v).reshape(b, l, hq, v.shape[-1])
+    return jnp.einsum("bkgls,bskd->blkgd", weights, v).reshape(b, length, hq, v.shape[-1])

@@ -78,7 +78,9 @@ VISION = {
 }
 
 
-def neo_parameters(model: config.Model, tensors: Mapping[str, np.ndarray], prefix: str = "language_model.", vision: bool = True) -> dict[str, np.ndarray]:
+def neo_parameters(
+    model: config.Model, tensors: Mapping[str, np.ndarray], prefix: str = "language_model.", vision: bool = True
+) -> dict[str, np.ndarray]:
     """Our parameters of a NEO from official tensors, layers stacked.
 
     Args:
@@ -94,7 +96,10 @@ def neo_parameters(model: config.Model, tensors: Mapping[str, np.ndarray], prefi
     parameters = {ours: reader.take(prefix + rule.name, rule) for ours, rule in single.items()}
     if vision:
         parameters |= {ours: reader.take(rule.name, rule) for ours, rule in VISION.items()}
-    ranges = {"pre_buffer": range(model.pre_buffer_layers), "base": range(model.pre_buffer_layers, model.pre_buffer_layers + model.base_layers)}
+    ranges = {
+        "pre_buffer": range(model.pre_buffer_layers),
+        "base": range(model.pre_buffer_layers, model.pre_buffer_layers + model.base_layers),
+    }
     for stack, indices in ranges.items():
         parameters |= _stacked(reader, stack, indices, layer, prefix) if len(indices) else {}
     reader.finish()
@@ -113,7 +118,8 @@ def qwen3_parameters(model: config.Model, tensors: Mapping[str, np.ndarray]) -> 
 
 def _stacked(reader, stack, indices, layer, prefix):
     return {
-        f"{stack}.{ours}": np.stack([reader.take(prefix + rule.name.format(layer=i), rule) for i in indices]) for ours, rule in layer.items()
+        f"{stack}.{ours}": np.stack([reader.take(prefix + rule.name.format(layer=i), rule) for i in indices])
+        for ours, rule in layer.items()
     }
 
 
@@ -173,7 +179,9 @@ def qwen3_model(values: dict, pre_buffer_layers: int, patch_channels: int) -> co
     """Settings of the NEO that a Qwen3 checkpoint's config.json becomes."""
     try:
         fields = _language_model(values)
-        return config.Model(base_layers=values["num_hidden_layers"], pre_buffer_layers=pre_buffer_layers, patch_channels=patch_channels, **fields)
+        return config.Model(
+            base_layers=values["num_hidden_layers"], pre_buffer_layers=pre_buffer_layers, patch_channels=patch_channels, **fields
+        )
     except KeyError as error:
         raise CheckpointError(f"config.json has no field {error.args[0]!r}: is it a Qwen3 checkpoint's?") from None
 

@@ -20,7 +20,6 @@ MEAN = (0.485, 0.456, 0.406)  # ImageNet, as in the reference's preprocessing
 STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 
 
-
 def normalise(visual: jax.Array) -> jax.Array:
     """uint8 pixels to normalised float32; float32 is taken as normalised already.
 

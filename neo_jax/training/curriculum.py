@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from neo_jax import config
-from neo_jax.model.backbone import abstract, initialise
+from neo_jax.model.backbone import Parameters, abstract, initialise
 from neo_jax.model.initialise import neo_from_qwen3
 from neo_jax.sharding import make_mesh
 from neo_jax.training.optimizer import initial_moments, split
@@ -61,6 +63,6 @@ def abstract_state(settings: config.Config, phase: config.Phase, mesh: Mesh) -> 
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, partition))
 
     with jax.set_mesh(mesh):
-        trainable, frozen = split(abstract(settings.model, phase.architecture), phase.trains)
+        trainable, frozen = split(cast(Parameters, abstract(settings.model, phase.architecture)), phase.trains)
         moments = jax.eval_shape(lambda x: initial_moments(settings.optimizer, x), trainable)
     return TrainState(trainable, frozen, jax.tree.map(concrete, moments))

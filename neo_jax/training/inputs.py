@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import numpy as np
 
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.lengths import LengthIndex
 from data_pipelines.loader import Batch, Input
-from data_pipelines.planner import budgets
+from data_pipelines.planner import InputState, budgets
 from data_pipelines.schema import DataError, PhaseSettings, SourceSettings
 from data_pipelines.sources import Source, open_source
 from data_pipelines.tokenizers import Tokenizer, load_tokenizer
@@ -96,10 +97,11 @@ def _policy(data: config.Data) -> FailurePolicy:
     return FailurePolicy(data.max_failure_rate, data.max_failure_run, data.minimum_samples)
 
 
-def accumulated(batches: Iterator[tuple[Batch, object]], accumulate: int) -> Iterator[tuple[Batch, object]]:
+def accumulated(batches: Generator[tuple[Batch, InputState]], accumulate: int) -> Generator[tuple[Batch, InputState]]:
     """Adds the axis of gradient accumulation: [rows, ...] -> [accumulate, rows / accumulate, ...]."""
-    for batch, state in batches:
-        yield {name: array.reshape(accumulate, len(array) // accumulate, *array.shape[1:]) for name, array in batch.items()}, state
+    with contextlib.closing(batches):
+        for batch, state in batches:
+            yield {name: array.reshape(accumulate, len(array) // accumulate, *array.shape[1:]) for name, array in batch.items()}, state
 
 
 def local_rows(rows: int, accumulate: int, own: Sequence[range]) -> list[int]:

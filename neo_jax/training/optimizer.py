@@ -30,7 +30,7 @@ def trains(name: str, what: str) -> bool:
     return name.startswith(("patch_embedding.", "pre_buffer.")) or name.split(".")[-1] in NEW_ATTENTION
 
 
-def split(parameters: Mapping[str, jax.Array], what: str) -> tuple[Parameters, Parameters]:
+def split[Leaf](parameters: Mapping[str, Leaf], what: str) -> tuple[dict[str, Leaf], dict[str, Leaf]]:
     """(trainable, frozen) parameters of a phase."""
     trainable = {name: value for name, value in parameters.items() if trains(name, what)}
     return trainable, {name: value for name, value in parameters.items() if name not in trainable}

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from neo_jax import config
 from neo_jax.model.backbone import Parameters, build
@@ -79,7 +80,7 @@ def weighted_losses(
 @functools.cache
 def make_train_step(
     model: config.Model, computation: Computation, optimizer: config.Optimizer, sources: int
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, Any]]]:
+) -> Callable[[TrainState, Batch, np.float32], tuple[TrainState, dict[str, Any]]]:
     """The jitted step: (state, batch, learning rate) -> (state, metrics). The given state is consumed.
 
     The loss is the weighted sum over the whole global batch, accumulation included, divided by the sum of all its weights.

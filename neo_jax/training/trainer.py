@@ -10,12 +10,13 @@ import os
 import pathlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, TextIO
 
 import jax
 import numpy as np
 
+from data_pipelines.loader import Batch
 from data_pipelines.planner import InputState
 from neo_jax import config
 from neo_jax.evaluation.runner import Answer, answer_questions, read_questions, score
@@ -166,7 +167,7 @@ class Trainer:
                 if peak is not None:
                     values["mfu"] = done.values["useful_flops"] * (len(times) - 1) / elapsed / (peak * jax.device_count())
             at = done.position.phase_step
-            if every and at % every == 0 or at == phase.steps:
+            if (every and at % every == 0) or at == phase.steps:
                 values["heldout_loss"] = heldout.losses(state.parameters)
             if done.position.step % self.settings.run.log_every == 0 or "heldout_loss" in values:
                 self.metrics.write(done.position.step, values)
@@ -213,7 +214,7 @@ class Trainer:
             or bool(every and position.phase_step % every == 0)
         )
 
-    def _batches(self, phase: config.Phase, position: Position) -> Iterator[tuple[dict[str, np.ndarray], Any]]:
+    def _batches(self, phase: config.Phase, position: Position) -> Generator[tuple[Batch, InputState]]:
         rows = local_rows(phase.rows_per_step, phase.accumulate, own_rows(phase.rows_per_step // phase.accumulate))
         return accumulated(self.inputs.train.batches(position.input, phase.rows_per_step, rows), phase.accumulate)
 
@@ -242,7 +243,7 @@ class Trainer:
             text += f"  {values['tokens_per_second']:,.0f} tokens/s"
             text += f"  MFU {values['mfu']:.1%}" if "mfu" in values else ""
             text += f"  {int(seconds) // 60}:{int(seconds) % 60:02d} left"
-        if "heldout_loss" in values and values["heldout_loss"]:
+        if values.get("heldout_loss"):
             text += f"  held-out {np.mean(list(values['heldout_loss'].values())):.3f}"
         self.progress.show(text)
 
