@@ -121,6 +121,13 @@ def distinct(random: Random, grids: tuple[tuple[int, int], ...]) -> Example:
     return image_example(scene, questions, describe(scene.things))
 
 
+def named(random: Random, grids: tuple[tuple[int, int], ...]) -> Example:
+    """Two or three things, no two alike, asked for by colour and shape alone: what pre-training begins with."""
+    grid = random.choice(grids)
+    scene = make_scene(random, grid, distinct_things(random, grid, random.randint(2, 3)))
+    return image_example(scene, name_questions(random, scene.things), describe(scene.things))
+
+
 def reading(random: Random, grids: tuple[tuple[int, int], ...]) -> Example:
     """One to three printed letters in a row, each with its colour."""
     count = random.choice((1, 1, 2, 2, 2, 3))
@@ -175,6 +182,10 @@ def track(random: Random, grids: tuple[tuple[int, int], ...]) -> Example:
         text = random.choice(("How many steps from the wall to the {}?", "How far is the {} from the wall?")).format(thing.shape)
         questions.append(Question("distance", text, str(step), f"step {thing.shape}"))
     return image_example(scene, questions, describe(objects))
+
+
+def caption_image(random: Random) -> Example:
+    return named(random, SMALL_GRIDS)
 
 
 def small_image(random: Random) -> Example:

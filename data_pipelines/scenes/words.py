@@ -149,4 +149,4 @@ def appearing(random: Random) -> Example:
 
 def text(random: Random) -> Example:
     kinds = (told, in_a_row, from_far, on_a_track, letters, pictures, moving, one_by_one, appearing)
-    return random.choices(kinds, (8, 3, 2, 2, 2, 2, 1, 1, 1))[0](random)
+    return random.choices(kinds, (16, 3, 2, 2, 2, 2, 1, 1, 1))[0](random)

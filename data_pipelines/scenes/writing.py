@@ -1,7 +1,7 @@
 """The corpus on disk: LLaVA-style JSONL with JPEG and MP4 files, written in a temporary folder and renamed once when complete.
 
 FOLDER/scenes.json                     settings, their hash, counts: present only in a complete corpus
-FOLDER/train/{text,image,large,multi,video}.jsonl
+FOLDER/train/{text,caption,image,large,multi,video}.jsonl
 FOLDER/heldout/FAMILY.jsonl            one question a row
 FOLDER/media/...                       paths in the rows are relative to FOLDER
 """
@@ -31,7 +31,7 @@ from data_pipelines.scenes.drawing import render
 from data_pipelines.scenes.layout import LARGE_GRIDS, SMALL_GRIDS, Example, Question, Scene, is_held_out
 from data_pipelines.schema import DataError
 
-VERSION = 3  # raise when the same settings would write other bytes
+VERSION = 4  # raise when the same settings would write other bytes
 JPEG_QUALITY = 92
 CHUNK = 1000  # rows one task writes
 PROMPTS = ("Describe the image.", "What is in the image?")
@@ -43,6 +43,7 @@ SECOND_TURN = 0.15  # of the questions are followed by another one
 # Training sources and what makes their scenes.
 MAKERS: dict[str, Callable[[Random], Example]] = {
     "text": words.text,
+    "caption": images.caption_image,
     "image": images.small_image,
     "large": images.large_image,
     "multi": several.several_images,
@@ -78,16 +79,17 @@ class ScenesSettings:
 
     Attributes:
       seed: of everything random.
-      text, image, large, multi, video: training scenes of each source; each gives up to ROWS conversations.
+      text, caption, image, large, multi, video: training scenes of each source; each gives up to ROWS conversations.
       held_out: questions of each held-out family.
     """
 
     seed: int = 0
-    text: int = 8_000
-    image: int = 14_000
-    large: int = 3_000
-    multi: int = 5_000
-    video: int = 5_000
+    text: int = 6_000
+    caption: int = 5_000
+    image: int = 8_000
+    large: int = 2_000
+    multi: int = 3_500
+    video: int = 3_500
     held_out: int = 250
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ from data_pipelines.scenes.drawing import render
 from data_pipelines.scenes.layout import COLOURS, LARGE_GRIDS, PLURALS, SMALL_GRIDS, is_held_out
 from data_pipelines.schema import DataError
 
-SETTINGS = ScenesSettings(seed=3, text=60, image=60, large=12, multi=12, video=12, held_out=10)
+SETTINGS = ScenesSettings(seed=3, text=60, caption=12, image=60, large=12, multi=12, video=12, held_out=10)
 VISUAL = [family for family in FAMILIES if family != "text"]
 
 

@@ -6,7 +6,7 @@ from configs.demo import get_config
 from data_pipelines.scenes import ScenesSettings
 from neo_jax.config import Config
 
-SCENES = ScenesSettings(seed=1, text=120, image=120, large=20, multi=20, video=12, held_out=3)
+SCENES = ScenesSettings(seed=1, text=120, caption=20, image=120, large=20, multi=20, video=12, held_out=3)
 STEPS = {"text": 3, "pretrain": 3, "mid": 4}
 
 
