@@ -79,9 +79,8 @@ def main() -> None:
             for part, function in (("forward", forward), ("forward and backward", both)):
                 took = seconds(function, q, k, v, lo, hi)
                 dense.setdefault(part, took)
-                print(
-                    f"{kind:<26}{name:<10}{part:<22}{took * 1e3:9.1f} ms {flops[part] / took / 1e9:8.1f} GFLOP/s  dense / this {dense[part] / took:6.2f}"
-                )
+                rate, ratio = flops[part] / took / 1e9, dense[part] / took
+                print(f"{kind:<26}{name:<10}{part:<22}{took * 1e3:9.1f} ms {rate:8.1f} GFLOP/s  dense / this {ratio:6.2f}")
 
 
 if __name__ == "__main__":
