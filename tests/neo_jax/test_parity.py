@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from neo_jax.parity import compare, main
+from neo_jax.parity import Comparison, compare, main
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -25,7 +25,14 @@ def test_golden_model(name):
     assert {result.tolerance for result in gradients} == {1e-4}
     assert len(results) == len(TOLERANCES) + len(gradients) + (name == "model_tied")
     assert name != "model_tied" or results["greedy tokens that differ"].tolerance == 0
-    assert [result for result in results.values() if not result.passed] == []
+    assert [result for result in results.values() if not result.error <= result.tolerance] == []
+    assert all(result.passed for result in results.values())
+
+
+def test_what_passes():
+    assert Comparison("loss", 1e-6, 1e-6).passed and Comparison("lo", 0, 0).passed
+    assert not Comparison("loss", 1.1e-6, 1e-6).passed and not Comparison("lo", 1, 0).passed
+    assert not Comparison("logits", float("nan"), 2e-4).passed
 
 
 @pytest.fixture
