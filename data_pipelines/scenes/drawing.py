@@ -15,7 +15,7 @@ WALL = (120, 120, 126)
 OVERSAMPLING = 4
 NOISE_SIDE = 512
 MOST_SIDE = 200  # pixels: no scene is larger
-NOISE_AMPLITUDE = 5  # standard deviation, in steps of 255
+NOISE_AMPLITUDE = 3  # standard deviation, in steps of 255
 
 
 @functools.cache

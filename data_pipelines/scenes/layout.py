@@ -107,7 +107,7 @@ def scene_layout(scene: Scene) -> str:
 
 def thing_at(random: Random, shape: str, colour: str, cell: tuple[float, float], size: float | None = None) -> Thing:
     offset = (random.uniform(-1, 1), random.uniform(-1, 1))
-    return Thing(shape, colour, *cell, random.uniform(0.62, 0.9) if size is None else size, offset)
+    return Thing(shape, colour, *cell, random.uniform(0.7, 0.95) if size is None else size, offset)
 
 
 def cells(random: Random, grid: tuple[int, int], count: int) -> list[tuple[int, int]]:

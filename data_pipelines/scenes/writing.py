@@ -31,7 +31,7 @@ from data_pipelines.scenes.drawing import render
 from data_pipelines.scenes.layout import LARGE_GRIDS, SMALL_GRIDS, Example, Question, Scene, is_held_out
 from data_pipelines.schema import DataError
 
-VERSION = 4  # raise when the same settings would write other bytes
+VERSION = 5  # raise when the same settings would write other bytes
 JPEG_QUALITY = 92
 CHUNK = 1000  # rows one task writes
 PROMPTS = ("Describe the image.", "What is in the image?")
