@@ -81,11 +81,14 @@ def answer_questions(
     image_token = special["<IMG_CONTEXT>"]
     never = tuple(special[name] for name in ("<img>", "</img>", "<IMG_CONTEXT>"))
     never += tuple(range(tokenizer.vocabulary, model.vocabulary))  # rows of the embedding that no token has
+    mesh = jax.sharding.get_abstract_mesh().shape
+    shards = mesh["data"] * mesh["fsdp"]
+    size = -(-evaluation.rows // shards) * shards  # every device answers as many
     answers: dict[int, Answer] = {}
-    for start in range(0, len(order), evaluation.rows):
-        numbers = order[start : start + evaluation.rows]
+    for start in range(0, len(order), size):
+        numbers = order[start : start + size]
         documents = [questions[i].document for i in numbers]
-        documents += documents[-1:] * (evaluation.rows - len(documents))  # whole batches: one shape
+        documents += documents[-1:] * (size - len(documents))  # whole batches: one shape
         length = -(-max(len(document.tokens) for document in documents) // LENGTHS) * LENGTHS
         batch = prompt_batch(documents, length, length, image_token)
 
@@ -100,7 +103,7 @@ def answer_questions(
         blank = decode(batch | {"visual": np.full_like(batch["visual"], BLANK)}) if any(len(d.visual) for d in documents) else seen
         for number, answer, blank_answer in zip(numbers, seen, blank, strict=False):
             answers[number] = Answer(questions[number], answer, blank_answer)
-        progress(min(start + evaluation.rows, len(order)), len(order))
+        progress(min(start + size, len(order)), len(order))
     return [answers[i] for i in range(len(questions))]
 
 
