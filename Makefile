@@ -2,7 +2,7 @@
 PYTHON_JAX ?=
 ENVIRONMENT := .venv$(if $(PYTHON_JAX),-jax-$(PYTHON_JAX))
 RUN := $(ENVIRONMENT)/bin/python -m
-PYTEST ?= -q
+PYTEST ?= -q -n 2 --dist loadgroup
 
 .PHONY: demo test lint clean
 

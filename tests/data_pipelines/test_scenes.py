@@ -76,7 +76,10 @@ def test_rows_have_the_format_of_users_and_their_files_decode(corpus):
             assert marks.count("<video>") == ("video" in row)
             assert all(turn["value"] == turn["value"].strip() for turn in turns)
             for name in files_of(row):
-                assert name not in seen and not name.startswith("/") and ".." not in name
+                if name in seen:
+                    assert path.parent.name == "train", "only the rows of a training scene share files"
+                    continue
+                assert not name.startswith("/") and ".." not in name
                 seen.add(name)
                 if name.endswith(".jpg"):
                     image = Image.open(corpus / name)
