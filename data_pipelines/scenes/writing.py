@@ -70,6 +70,7 @@ FAMILIES: dict[str, Callable[[Random], Example]] = {
     "order": clips.order,
     "time": clips.time,
 }
+MOST_TRIES = 2000  # scenes drawn for each held-out question before its family is given up
 MAJORITY_LIMIT = 0.3  # no answer of a held-out family is the truth more often than this
 
 
@@ -177,7 +178,13 @@ def _held_out_family(root: pathlib.Path, seed: int, family: str, count: int) -> 
     answers: Counter[str] = Counter()
     rows: list[str] = []
     layouts: dict[str, None] = {}
+    tries = 0
     while len(rows) < count:
+        tries += 1
+        if tries > MOST_TRIES * count:
+            raise DataError(
+                f"scenes: {family} has too few different answers for {count} questions, at most {limit} with the same: change held_out"
+            )
         example = FAMILIES[family](random)
         if not is_held_out(example.layout) or example.layout in layouts:
             continue

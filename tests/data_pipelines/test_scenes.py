@@ -333,3 +333,9 @@ def test_command_reports_refusals(corpus, capsys):
 
     assert main(["--output", str(corpus), "--seed", "99"]) == 1
     assert "other settings" in capsys.readouterr().err
+
+
+def test_a_number_of_questions_that_no_balance_allows_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "MOST_TRIES", 50)
+    with pytest.raises(DataError, match="motion has too few different answers for 5 questions"):
+        writing._held_out_family(tmp_path, 0, "motion", 5)
