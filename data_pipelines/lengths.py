@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import pathlib
 import zipfile
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import numpy as np
 from data_pipelines import chat
 from data_pipelines.documents import image_grids, measure
 from data_pipelines.failures import failure_line
+from data_pipelines.files import write_whole
 from data_pipelines.media import images, video
 from data_pipelines.progress import progress
 from data_pipelines.randomness import stable_seed
@@ -108,7 +108,7 @@ class LengthIndex:
         if columns is None:
             columns, lines = _build(source, tokenizer, threads)
             folder.mkdir(parents=True, exist_ok=True)
-            _replace(log, "".join(lines).encode())
+            write_whole(log, "".join(lines).encode())
             _save(path, columns | {"fingerprint": np.array(fingerprint)})
         index = cls(source.name, columns, tokenizer, log, fingerprint)
         if not len(index.usable):
@@ -157,7 +157,7 @@ class LengthIndex:
         if len(result):
             content = io.BytesIO()
             np.save(content, result, allow_pickle=False)
-            _replace(path, content.getbuffer())
+            write_whole(path, content.getbuffer())
         return result
 
     def _videos(self) -> Iterator[tuple[int, list[Turn], video.VideoInfo]]:
@@ -236,14 +236,4 @@ def _load(path: pathlib.Path, fingerprint: str) -> dict[str, np.ndarray] | None:
 def _save(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
     content = io.BytesIO()
     np.savez(content, **columns)  # type: ignore[arg-type]
-    _replace(path, content.getbuffer())
-
-
-def _replace(path: pathlib.Path, content: bytes | memoryview) -> None:
-    """Writes a file whole or not at all, also where several processes write it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_whole(path, content.getbuffer())

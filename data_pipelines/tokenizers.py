@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import sentencepiece
 import tokenizers
 
+from data_pipelines.files import write_whole
 from data_pipelines.schema import DataError, SampleError
 
 # The reference's order: ids of missing ones are given out in it.
@@ -136,7 +137,6 @@ def train_sentencepiece(texts: Iterable[str], path: str | pathlib.Path, vocabula
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             add_dummy_prefix=False,
-            split_digits=True,
             bos_id=-1,
             eos_id=-1,
             num_threads=1,
@@ -146,9 +146,7 @@ def train_sentencepiece(texts: Iterable[str], path: str | pathlib.Path, vocabula
         raise DataError(
             f"{file}: no tokenizer could be trained with {vocabulary} pieces ({error}); give more text or more pieces"
         ) from error
-    partial = file.with_name(file.name + ".partial")
-    partial.write_bytes(model.getvalue())
-    partial.replace(file)
+    write_whole(file, model.getvalue())
 
 
 class _HuggingFace:

@@ -86,6 +86,7 @@ class Model:
       rope_theta, rope_theta_hw, patch_rope_theta: rotary bases of t, of h and w, and of the patch embedding.
       patch_channels: channels between the two convolutions of the patch embedding.
       norm_epsilon: of every RMSNorm.
+      initializer_range: standard deviation of random matrices. 0.02, Qwen3's, suits a width of thousands; 1 / sqrt(hidden) a narrow model.
     """
 
     hidden: Positive
@@ -102,6 +103,7 @@ class Model:
     patch_channels: Positive = 1024
     patch_rope_theta: AboveZero = 1e4
     norm_epsilon: AboveZero = 1e-6
+    initializer_range: AboveZero = 0.02
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.heads % self.kv_heads:
@@ -196,9 +198,17 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Held-out questions answered at the end of a phase: at most `questions` a family, of `answer_tokens` each, `rows` at a time."""
+    """Held-out questions answered at the end of each phase.
+
+    Attributes:
+      questions: at most so many of a family after the last phase.
+      interim_questions: the same after each phase before it.
+      answer_tokens: most tokens of an answer.
+      rows: questions answered at a time.
+    """
 
     questions: Positive = 200
+    interim_questions: Positive = 100
     answer_tokens: Positive = 32
     rows: Positive = 32
 

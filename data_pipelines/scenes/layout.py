@@ -13,10 +13,11 @@ from random import Random
 CELL = 32  # pixels: a cell is about one visual token
 COLOURS = {"red": (215, 38, 38), "green": (30, 150, 62), "blue": (38, 82, 214), "yellow": (246, 196, 20), "black": (24, 24, 28)}
 SHAPES = ("circle", "square", "triangle", "cross")
-LETTERS = ("A", "C", "E", "H", "K", "T", "X", "Z")
+LETTERS = ("A", "E", "H", "L", "T", "X")
 PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses"}
 SMALL_GRIDS = ((2, 2), (2, 3), (3, 2), (1, 4), (4, 1))
-LARGE_GRIDS = ((3, 4), (4, 3), (4, 4), (3, 5), (5, 3), (4, 5), (5, 4), (5, 5))
+LARGE_GRIDS = ((3, 3), (3, 4), (4, 3), (4, 4), (3, 5), (5, 3))
+OFF_CENTRE = 0.35  # of the free space around a thing: a visual token sees most of it
 HELD_OUT_SHARE = 8  # one layout of so many belongs to the held-out split
 
 
@@ -84,7 +85,7 @@ class Example:
       questions: all of the same media.
       images: the pictures, for image examples.
       frames: the pictures of a clip, for video examples.
-      caption: the truth in a sentence, or "".
+      captions: prompts with the truth about everything that is shown.
       preamble: text in front of the first question (for scenes told in words), or "".
     """
 
@@ -92,7 +93,7 @@ class Example:
     questions: tuple[Question, ...]
     images: tuple[Scene, ...] = ()
     frames: tuple[Scene, ...] = ()
-    caption: str = ""
+    captions: tuple[tuple[str, str], ...] = ()
     preamble: str = ""
 
 
@@ -106,8 +107,8 @@ def scene_layout(scene: Scene) -> str:
 
 
 def thing_at(random: Random, shape: str, colour: str, cell: tuple[float, float], size: float | None = None) -> Thing:
-    offset = (random.uniform(-1, 1), random.uniform(-1, 1))
-    return Thing(shape, colour, *cell, random.uniform(0.7, 0.95) if size is None else size, offset)
+    offset = (random.uniform(-OFF_CENTRE, OFF_CENTRE), random.uniform(-OFF_CENTRE, OFF_CENTRE))
+    return Thing(shape, colour, *cell, random.uniform(0.74, 0.92) if size is None else size, offset)
 
 
 def cells(random: Random, grid: tuple[int, int], count: int) -> list[tuple[int, int]]:

@@ -4,10 +4,12 @@ question and answer, counting and comparing before it sees a pixel."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from random import Random
 
-from data_pipelines.scenes.images import count_questions, crowd, describe, distinct, name_questions
-from data_pipelines.scenes.layout import COLOURS, LETTERS, SHAPES, SMALL_GRIDS, Example, Question, Scene
+from data_pipelines.scenes.clips import SECONDS
+from data_pipelines.scenes.images import captions, count_questions, crowd, distinct, name_questions
+from data_pipelines.scenes.layout import COLOURS, LETTERS, SHAPES, SMALL_GRIDS, Example, Question, Scene, Thing
 
 SIDES = {
     "left": ("right", "middle", "left"),
@@ -17,33 +19,40 @@ SIDES = {
 }
 
 
-def _example(preamble: str, questions: list[Question], caption: str = "") -> Example:
+def _example(preamble: str, questions: list[Question], prompts: tuple[tuple[str, str], ...] = ()) -> Example:
     asked = tuple(dataclasses.replace(question, family="text") for question in questions)
-    return Example(f"text {preamble}", asked, preamble=preamble, caption=caption)
+    return Example(f"text {preamble}", asked, preamble=preamble, captions=prompts)
 
 
 def _names(random: Random, count: int) -> list[tuple[str, str]]:
     return list(zip(random.sample(SHAPES, count), random.sample(tuple(COLOURS), count), strict=True))
 
 
-def _clip_text(seconds: int, frames: list[tuple[float, str]]) -> str:
+def _clip_text(frames: list[tuple[float, str]]) -> str:
     """Frames in words, with the sentence and the time marks that a video's frames carry."""
     opening = (
-        f"The time range of this video is [00:00-00:{seconds:02d}], and the following is a series of {len(frames)} frames"
-        f" sampled at {len(frames) / seconds:.1f} FPS.\n"
+        f"The time range of this video is [00:00-00:{SECONDS:02d}], and the following is a series of {len(frames)} frames"
+        f" sampled at {len(frames) / SECONDS:.1f} FPS.\n"
     )
     return opening + "\n".join(f"[00:{moment:05.2f}]:{text}" for moment, text in frames)
 
 
-def _moments(random: Random, seconds: int) -> list[float]:
-    count = random.randint(seconds, 2 * seconds)
-    return [seconds * (place + 1) / (count + 1) for place in range(count)]
+def _moments(random: Random) -> list[float]:
+    count = random.randint(SECONDS, SECONDS + 2)
+    return [SECONDS * (place + 1) / (count + 1) for place in range(count)]
+
+
+def _told(random: Random, scene: Scene, ask: Callable[[Random, tuple[Thing, ...]], list[Question]]) -> Example:
+    preamble = "The image: " + ", ".join(thing.name for thing in scene.things) + "."
+    return _example(preamble, ask(random, scene.things), captions(random, scene.things))
 
 
 def told(random: Random) -> Example:
-    scene: Scene = random.choice((crowd, distinct))(random, SMALL_GRIDS).images[0]
-    preamble = "The image: " + ", ".join(thing.name for thing in scene.things) + "."
-    return _example(preamble, count_questions(random, scene.things) + name_questions(random, scene.things), describe(scene.things))
+    return _told(random, distinct(random, SMALL_GRIDS, (1, 1, 2, 3, 4)).images[0], name_questions)
+
+
+def told_crowd(random: Random) -> Example:
+    return _told(random, crowd(random, SMALL_GRIDS).images[0], count_questions)
 
 
 def in_a_row(random: Random) -> Example:
@@ -86,7 +95,7 @@ def letters(random: Random) -> Example:
     names = random.sample(LETTERS, random.randint(1, 3))
     colours = random.sample(tuple(COLOURS), len(names))
     preamble = "The letters: " + ", ".join(f"{colour} {letter}" for letter, colour in zip(names, colours, strict=True)) + "."
-    questions = [Question("", random.choice(("What is written?", "Read the letters.", "What does it say?")), " ".join(names), "text")]
+    questions = [Question("", random.choice(("What is written?", "Read the letters.")), " ".join(names), "text")]
     for letter, colour in zip(names, colours, strict=True):
         questions.append(Question("", random.choice(("Which letter is {}?", "What is the {} letter?")).format(colour), letter, letter))
         questions.append(Question("", f"What colour is the letter {letter}?", colour, letter))
@@ -95,58 +104,54 @@ def letters(random: Random) -> Example:
 
 def pictures(random: Random) -> Example:
     names = _names(random, 3)
-    ordinals = ("first", "second", "third")
-    preamble = " ".join(
-        f"{ordinal.capitalize()} image: {colour} {shape}." for ordinal, (shape, colour) in zip(ordinals, names, strict=True)
-    )
+    preamble = " ".join(f"Image {number}: {colour} {shape}." for number, (shape, colour) in enumerate(names, 1))
     questions = []
-    for ordinal, (shape, colour) in zip(ordinals, names, strict=True):
+    for number, (shape, colour) in enumerate(names, 1):
         text = random.choice(("Which image has the {}?", "In which image is the {}?")).format(random.choice((shape, f"{colour} {shape}")))
-        questions.append(Question("", text, ordinal, ordinal))
-        questions.append(Question("", f"Which shape is in the {ordinal} image?", shape, ordinal))
+        questions.append(Question("", text, str(number), f"image {number}"))
+        questions.append(Question("", f"Which shape is in image {number}?", shape, f"image {number}"))
     return _example(preamble, questions)
 
 
 def moving(random: Random) -> Example:
     shape, colour = random.choice(SHAPES), random.choice(tuple(COLOURS))
     direction = random.choice(tuple(SIDES))
-    moments = _moments(random, random.choice((3, 4)))
-    seconds = round(moments[0] + moments[-1])
-    frames = [(moment, SIDES[direction][min(2, int(3 * moment / seconds))]) for moment in moments]
+    moments = _moments(random)
+    frames = [(moment, SIDES[direction][min(2, int(3 * moment / SECONDS))]) for moment in moments]
     text = random.choice(("Which way does the {} move?", "In which direction does the {} move?", "Where does the {} go?"))
     questions = [
         Question("", text.format(shape), direction, "direction"),
         Question("", f"What colour is the {shape}?", colour, "colour"),
     ]
-    return _example(f"A {colour} {shape} moves.\n{_clip_text(seconds, frames)}", questions)
+    return _example(f"A {colour} {shape} moves.\n{_clip_text(frames)}", questions)
 
 
 def one_by_one(random: Random) -> Example:
     names = _names(random, random.randint(2, 3))
-    moments = _moments(random, 4)
-    frames = [(moment, " ".join(reversed(names[int(moment / 4 * len(names))]))) for moment in moments]
+    moments = _moments(random)
+    frames = [(moment, " ".join(reversed(names[int(moment / SECONDS * len(names))]))) for moment in moments]
     questions = []
     for word, place in (("first", 0), ("last", -1), *((("second", 1),) if len(names) == 3 else ())):
         kind = random.choice((0, 1))
         text = random.choice(("Which {} appears {}?", "What {} comes {}?")).format(("shape", "colour")[kind], word)
         questions.append(Question("", text, names[place][kind], word))
-    return _example(_clip_text(4, frames), questions)
+    return _example(_clip_text(frames), questions)
 
 
 def appearing(random: Random) -> Example:
     names = _names(random, random.randint(1, 2))
-    starts = random.sample(range(1, 5), len(names))
+    starts = random.sample(range(SECONDS), len(names))
     frames = []
-    for moment in _moments(random, 5):
+    for moment in _moments(random):
         seen = [f"{colour} {shape}" for (shape, colour), start in zip(names, starts, strict=True) if moment >= start]
         frames.append((moment, ", ".join(seen) or "nothing"))
-    templates = ("At which second does the {} appear?", "When does the {} appear?", "In which second does the {} come?")
+    templates = ("At which second does the {} appear?", "When does the {} appear?")
     questions = [
         Question("", random.choice(templates).format(shape), str(start), shape) for (shape, _), start in zip(names, starts, strict=True)
     ]
-    return _example(_clip_text(5, frames), questions)
+    return _example(_clip_text(frames), questions)
 
 
 def text(random: Random) -> Example:
-    kinds = (told, in_a_row, from_far, on_a_track, letters, pictures, moving, one_by_one, appearing)
-    return random.choices(kinds, (16, 3, 2, 2, 2, 2, 1, 1, 1))[0](random)
+    kinds = (told, told_crowd, in_a_row, from_far, on_a_track, letters, pictures, moving, one_by_one, appearing)
+    return random.choices(kinds, (12, 2, 1, 1, 1, 2, 2, 1, 1, 1))[0](random)

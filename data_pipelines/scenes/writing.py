@@ -19,6 +19,7 @@ import os
 import pathlib
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
@@ -31,14 +32,13 @@ from data_pipelines.scenes.drawing import render
 from data_pipelines.scenes.layout import LARGE_GRIDS, SMALL_GRIDS, Example, Question, Scene, is_held_out
 from data_pipelines.schema import DataError
 
-VERSION = 5  # raise when the same settings would write other bytes
+VERSION = 6  # raise when the same settings would write other bytes
 JPEG_QUALITY = 92
 CHUNK = 1000  # rows one task writes
-PROMPTS = ("Describe the image.", "What is in the image?")
-SEVERAL_PROMPTS = ("Describe the images.", "What is in the images?")
-CAPTION_SHARE = 0.4  # of the scenes that have a caption: a row asks for it alone, since it would give answers away
+CAPTION_SHARE = 0.15  # of the scenes that have a caption: a row asks for it alone, since it would give answers away
 ROWS = 3  # of a training scene: as many conversations about the same files
-SECOND_TURN = 0.15  # of the questions are followed by another one
+SECOND_TURN = 0.15  # of the questions about one picture are followed by another one
+SECOND_TURN_SEVERAL = 0.6  # the same about several pictures or a clip, which take many tokens
 
 # Training sources and what makes their scenes.
 MAKERS: dict[str, Callable[[Random], Example]] = {
@@ -62,7 +62,7 @@ FAMILIES: dict[str, Callable[[Random], Example]] = {
     "colour": _small_or_large(images.distinct),
     "shape": _small_or_large(images.distinct),
     "reading": _small_or_large(images.reading),
-    "left_right": _small_or_large(images.distinct),
+    "left_right": _small_or_large(images.sides),
     "nearer": _small_or_large(images.ground),
     "distance": _small_or_large(images.track),
     "difference": several.several_images,
@@ -71,6 +71,7 @@ FAMILIES: dict[str, Callable[[Random], Example]] = {
     "time": clips.time,
 }
 MOST_TRIES = 2000  # scenes drawn for each held-out question before its family is given up
+REMOVAL_TRIES = 50
 MAJORITY_LIMIT = 0.3  # no answer of a held-out family is the truth more often than this
 
 
@@ -89,7 +90,7 @@ class ScenesSettings:
     caption: int = 5_000
     image: int = 8_000
     large: int = 2_000
-    multi: int = 3_500
+    multi: int = 2_500
     video: int = 3_500
     held_out: int = 250
 
@@ -125,6 +126,8 @@ def _media(example: Example, root: pathlib.Path, stem: str) -> dict[str, str | l
 
 def _row(identity: str, family: str, example: Example, turns: list[tuple[str, str]], media: dict[str, str | list[str]]) -> str:
     opening = "<video>\n" if example.frames else "<image>\n" * len(example.images)
+    if len(example.images) > 1:
+        opening = "".join(f"Image {place}: <image>\n" for place, _ in enumerate(example.images, 1))
     if example.preamble:
         opening = f"{example.preamble}\n"
     conversations = []
@@ -140,11 +143,12 @@ def _conversations(random: Random, example: Example) -> list[list[tuple[str, str
     for question in random.sample(example.questions, len(example.questions)):
         asked.setdefault(question.fact, question)
     left = [(question.text, question.answer) for question in asked.values()]
+    second_turn = SECOND_TURN_SEVERAL if len(example.images) + len(example.frames) > 1 else SECOND_TURN
     conversations = []
-    if example.caption and random.random() < CAPTION_SHARE:
-        conversations.append([(random.choice(SEVERAL_PROMPTS if len(example.images) > 1 else PROMPTS), example.caption)])
+    if example.captions and random.random() < CAPTION_SHARE:
+        conversations.append([random.choice(example.captions)])
     while left and len(conversations) < ROWS:
-        turns = 2 if random.random() < SECOND_TURN else 1
+        turns = 2 if random.random() < second_turn else 1
         conversations.append(left[:turns])
         left = left[turns:]
     return conversations
@@ -254,6 +258,16 @@ def _is_complete(folder: pathlib.Path, settings: ScenesSettings) -> bool:
     return True
 
 
+def _remove(left_over: pathlib.Path) -> None:
+    """Removes a killed call's folder, into which its orphaned workers may write for a moment longer."""
+    for _ in range(REMOVAL_TRIES):
+        shutil.rmtree(left_over, ignore_errors=True)
+        time.sleep(0.1)
+        if not left_over.exists():
+            return
+    shutil.rmtree(left_over)
+
+
 def write_scenes(folder: str | os.PathLike[str], settings: ScenesSettings, workers: int = 2) -> pathlib.Path:
     """Writes the corpus into `folder`, or returns at once where it already is.
 
@@ -280,7 +294,7 @@ def write_scenes(folder: str | os.PathLike[str], settings: ScenesSettings, worke
         if _is_complete(folder, settings):
             return folder
         for left_over in folder.parent.glob(f".{folder.name}.partial-*"):
-            shutil.rmtree(left_over)
+            _remove(left_over)
         partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
         partial.mkdir()
         _build(partial, settings, workers)
@@ -294,4 +308,4 @@ def texts(folder: str | os.PathLike[str]) -> Iterator[str]:
         with open(path, encoding="utf-8") as file:
             for line in file:
                 for turn in json.loads(line)["conversations"]:
-                    yield turn["value"].replace("<image>\n", "").replace("<video>\n", "")
+                    yield turn["value"].replace("<image>", "").replace("<video>\n", "")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import tempfile
 
+from data_pipelines.files import write_whole
 from neo_jax.evaluation.page import page
 from neo_jax.evaluation.results import (
     FamilyResult,
@@ -38,26 +38,11 @@ __all__ = [
 ]
 
 
-def _write(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def write_report(folder: str | os.PathLike[str], report: RunReport) -> pathlib.Path:
     """Writes report.json and report.html into an existing or new folder, each atomically; returns the page's path."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     contents = page(report)
-    _write(folder / "report.json", json.dumps(summary(report), indent=2, allow_nan=False) + "\n")
-    _write(folder / "report.html", contents)
+    write_whole(folder / "report.json", json.dumps(summary(report), indent=2, allow_nan=False) + "\n")
+    write_whole(folder / "report.html", contents)
     return folder / "report.html"

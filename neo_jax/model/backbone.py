@@ -33,7 +33,7 @@ class Backbone(nnx.Module):
 
     def __init__(self, model: config.Model, architecture: str, rngs: nnx.Rngs):
         self.model, self.spatial = model, architecture == "neo"
-        self.embedding = normal(rngs, (model.vocabulary, model.hidden), (None, "embed"))
+        self.embedding = normal(rngs, model, (model.vocabulary, model.hidden), (None, "embed"))
         if self.spatial:
             self.patch_embedding = PatchEmbedding(model, rngs)
             if model.pre_buffer_layers:
@@ -41,7 +41,7 @@ class Backbone(nnx.Module):
         self.base = self._stack(model.base_layers, rngs)
         self.final_norm = ones((model.hidden,), (None,))
         if not model.tied:
-            self.output = normal(rngs, (model.vocabulary, model.hidden), (None, "embed"))
+            self.output = normal(rngs, model, (model.vocabulary, model.hidden), (None, "embed"))
 
     def _stack(self, layers: int, rngs: nnx.Rngs) -> Layer:
         return jax.vmap(lambda split: Layer(self.model, self.spatial, split))(rngs.split(layers))
@@ -127,7 +127,7 @@ class Backbone(nnx.Module):
 
 
 def initialise(model: config.Model, architecture: str, seed: int) -> Parameters:
-    """Random parameters, created sharded on the mesh that is set: matrices normal(0, 0.02), norms one, biases zero."""
+    """Random parameters, created sharded on the mesh that is set: matrices normal(0, initializer_range), norms one, biases zero."""
     # Unoptimised: this program runs once, and optimising its random number generators takes five times as long as the rest (17 s and 3 s).
     return jax.jit(lambda: _create(model, architecture, seed)[1], compiler_options={"xla_backend_optimization_level": 0})()
 

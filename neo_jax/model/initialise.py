@@ -14,7 +14,7 @@ def neo_from_qwen3(model: config.Model, qwen3: Parameters, seed: int) -> Paramet
 
     The base takes over every parameter of the Qwen3. Its new height and width queries start from the first and third quarter of each temporal
     query head, once for height and once for width, its new keys from zero, its new norms from one. Patch embedding and pre-buffer are random
-    (normal(0, 0.02), norms one). As in the official conversion.
+    (normal(0, initializer_range), norms one). As in the official conversion.
 
     Args:
       qwen3: base layers stacked, as backbone.initialise(model, "qwen3", ...) or interop.huggingface.qwen3_parameters give them.

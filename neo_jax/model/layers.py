@@ -14,13 +14,11 @@ from neo_jax.attention.api import interval_attention
 from neo_jax.model.rope import Angles, angles, rotate_halves
 from neo_jax.sharding import spec
 
-INITIAL_SCALE = 0.02  # standard deviation of new matrices, Qwen3's initializer_range
-
 Cache = tuple[jax.Array, jax.Array]  # keys [B, S, K, 2H] and values [B, S, K, H]
 
 
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
-    return nnx.Param(INITIAL_SCALE * jax.random.normal(rngs.params(), shape, jnp.float32, out_sharding=spec(*axes)))
+def normal(rngs: nnx.Rngs, model: config.Model, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
+    return nnx.Param(model.initializer_range * jax.random.normal(rngs.params(), shape, jnp.float32, out_sharding=spec(*axes)))
 
 
 def zeros(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
@@ -56,14 +54,14 @@ class Attention(nnx.Module):
     def __init__(self, model: config.Model, spatial: bool, rngs: nnx.Rngs):
         d, n, k, h = model.hidden, model.heads, model.kv_heads, model.head_dim
         self.spatial, self.epsilon, self.scale = spatial, model.norm_epsilon, h**-0.5
-        self.q = normal(rngs, (d, n, h), ("embed", "heads", None))
-        self.k = normal(rngs, (d, k, h), ("embed", "heads", None))
-        self.v = normal(rngs, (d, k, h), ("embed", "heads", None))
-        self.o = normal(rngs, (n, h, d), ("heads", None, "embed"))
+        self.q = normal(rngs, model, (d, n, h), ("embed", "heads", None))
+        self.k = normal(rngs, model, (d, k, h), ("embed", "heads", None))
+        self.v = normal(rngs, model, (d, k, h), ("embed", "heads", None))
+        self.o = normal(rngs, model, (n, h, d), ("heads", None, "embed"))
         self.q_norm, self.k_norm = ones((h,), (None,)), ones((h,), (None,))
         if spatial:
-            self.q_hw = normal(rngs, (d, n, h), ("embed", "heads", None))  # the first half of a head is its height part
-            self.k_hw = normal(rngs, (d, k, h), ("embed", "heads", None))
+            self.q_hw = normal(rngs, model, (d, n, h), ("embed", "heads", None))  # the first half of a head is its height part
+            self.k_hw = normal(rngs, model, (d, k, h), ("embed", "heads", None))
             self.q_norm_h, self.q_norm_w = ones((h // 2,), (None,)), ones((h // 2,), (None,))
             self.k_norm_h, self.k_norm_w = ones((h // 2,), (None,)), ones((h // 2,), (None,))
 
@@ -95,9 +93,9 @@ class MLP(nnx.Module):
     """SwiGLU: down(silu(gate x) * up x)."""
 
     def __init__(self, model: config.Model, rngs: nnx.Rngs):
-        self.gate = normal(rngs, (model.hidden, model.mlp), ("embed", "mlp"))
-        self.up = normal(rngs, (model.hidden, model.mlp), ("embed", "mlp"))
-        self.down = normal(rngs, (model.mlp, model.hidden), ("mlp", "embed"))
+        self.gate = normal(rngs, model, (model.hidden, model.mlp), ("embed", "mlp"))
+        self.up = normal(rngs, model, (model.hidden, model.mlp), ("embed", "mlp"))
+        self.down = normal(rngs, model, (model.mlp, model.hidden), ("mlp", "embed"))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         gate, up, down = (weight[...].astype(x.dtype) for weight in (self.gate, self.up, self.down))

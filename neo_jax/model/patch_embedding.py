@@ -43,9 +43,9 @@ class PatchEmbedding(nnx.Module):
     def __init__(self, model: config.Model, rngs: nnx.Rngs):
         self.theta = model.patch_rope_theta
         self.channels = channels = model.patch_channels
-        self.patch = normal(rngs, (PATCH, PATCH, 3, channels), (None, None, None, "embed"))  # row, column, colour
+        self.patch = normal(rngs, model, (PATCH, PATCH, 3, channels), (None, None, None, "embed"))  # row, column, colour
         self.patch_bias = zeros((channels,), (None,))
-        self.merge = normal(rngs, (MERGE, MERGE, channels, model.hidden), (None, None, None, "embed"))  # patch row, patch column
+        self.merge = normal(rngs, model, (MERGE, MERGE, channels, model.hidden), (None, None, None, "embed"))  # patch row, patch column
         self.merge_bias = zeros((model.hidden,), (None,))
 
     def __call__(self, pixels: jax.Array, position: jax.Array, dtype: jnp.dtype) -> jax.Array:

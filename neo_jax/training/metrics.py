@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import sys
 import time
 from typing import Any, TextIO
 
 from tensorboardX import SummaryWriter
+
+from data_pipelines.files import write_whole
 
 
 class MetricsWriter:
@@ -21,9 +22,7 @@ class MetricsWriter:
     def __init__(self, directory: pathlib.Path, resumed_step: int):
         self.path = directory / "metrics.jsonl"
         kept = [line for line in read_lines(self.path) if line["step"] <= resumed_step]
-        temporary = self.path.with_suffix(".partial")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, self.path)
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self.path.open("a", buffering=1)
         self._tensorboard = SummaryWriter(str(directory / "tensorboard"), purge_step=resumed_step + 1, flush_secs=10)
 

@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import fcntl
 import json
-import os
 import pathlib
 import signal
 import time
@@ -16,6 +15,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
+from data_pipelines.files import write_whole
 from data_pipelines.loader import Batch
 from data_pipelines.planner import InputState
 from neo_jax import config
@@ -253,7 +253,9 @@ class Trainer:
         if path.exists():
             return
         run, evaluation = self.settings.run, self.settings.evaluation
-        questions = read_questions(self.inputs.heldout, phase.input(), self.inputs.tokenizer, run.seed, evaluation.questions)
+        last = number == len(self.settings.phases) - 1
+        most = evaluation.questions if last else evaluation.interim_questions
+        questions = read_questions(self.inputs.heldout, phase.input(), self.inputs.tokenizer, run.seed, most)
         with jax.set_mesh(make_mesh(data=-1)):
             shapes = abstract(self.settings.model, phase.architecture)
             parameters = {name: jax.device_put(value, shapes[name].sharding) for name, value in state.parameters.items()}
@@ -327,7 +329,7 @@ def prepare_directory(settings: config.Config, directory: pathlib.Path) -> TextI
         if allowed:
             with (directory / "config_changes.jsonl").open("a") as file:
                 file.write(json.dumps({"time": time.time(), "changed": allowed}) + "\n")
-    write_atomically(path, settings.to_json())
+    write_whole(path, settings.to_json())
     return lock
 
 
@@ -349,11 +351,4 @@ def write_evaluation(path: pathlib.Path, phase: str, answers: list[Answer], seco
         "scores": {family: dataclasses.asdict(each) for family, each in score(answers).items()},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(record, indent=1))
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that a kill at any moment leaves the old content or the new."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    write_whole(path, json.dumps(record, indent=1))

@@ -26,6 +26,7 @@ def demo_values() -> dict:
     """The demo's configuration as plain dictionaries, no section shared by two keys."""
     values = json.loads(json.dumps(demo.get_config().to_dict()))
     # The sizes that the messages below name, whatever the demo is tuned to.
+    values["model"].update({"heads": 4, "kv_heads": 2})
     values["phases"]["sft"].update({"visual_tokens": 512, "images": 128, "max_pixels": 25 * 1024, "rows_per_step": 4})
     return values
 
