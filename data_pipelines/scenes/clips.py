@@ -14,7 +14,7 @@ from data_pipelines.scenes.layout import COLOURS, SHAPES, Example, Question, Sce
 
 RATE = 4  # frames a second
 SECONDS = 4  # of every clip
-CROSSING = 2  # frames that a thing takes from one side to the other
+CROSSING = 6  # frames that a thing takes from one side to the other: some are sampled on its way
 STILL_SHARE = 0.2
 STEPS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 
@@ -88,4 +88,4 @@ def time(random: Random) -> Example:
 
 
 def clip(random: Random) -> Example:
-    return random.choices((motion, order, time), (3, 3, 2))[0](random)
+    return random.choices((motion, order, time), (5, 2, 2))[0](random)

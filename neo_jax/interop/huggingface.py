@@ -89,7 +89,7 @@ def neo_parameters(
       vision: whether the patch embedding is among them.
 
     Raises:
-      CheckpointError: a tensor is missing or left over.
+      CheckpointError: a tensor is missing, left over, or of a shape that config.json contradicts.
     """
     single, layer = _rules(model, spatial=True)
     reader = _Reader(tensors)
@@ -117,10 +117,15 @@ def qwen3_parameters(model: config.Model, tensors: Mapping[str, np.ndarray]) -> 
 
 
 def _stacked(reader, stack, indices, layer, prefix):
-    return {
-        f"{stack}.{ours}": np.stack([reader.take(prefix + rule.name.format(layer=i), rule) for i in indices])
-        for ours, rule in layer.items()
-    }
+    parameters = {}
+    for ours, rule in layer.items():
+        names = [prefix + rule.name.format(layer=i) for i in indices]
+        arrays = [reader.take(name, rule) for name in names]
+        for name, array in zip(names, arrays, strict=True):
+            if array.shape != arrays[0].shape:
+                raise CheckpointError(f"tensor {name!r} has another shape than {names[0]!r}: layers must be alike")
+        parameters[f"{stack}.{ours}"] = np.stack(arrays)
+    return parameters
 
 
 class _Reader:
@@ -133,7 +138,13 @@ class _Reader:
         if name not in self.tensors:
             raise CheckpointError(f"the checkpoint has no tensor {name!r}: is config.json that of these weights?")
         self.taken.add(name)
-        return rule.ours(np.asarray(self.tensors[name]))
+        tensor = np.asarray(self.tensors[name])
+        try:
+            return rule.ours(tensor)
+        except ValueError:
+            raise CheckpointError(
+                f"tensor {name!r} has shape {tensor.shape}, which config.json contradicts: is it that of these weights?"
+            ) from None
 
     def finish(self) -> None:
         left = sorted(set(self.tensors) - self.taken)

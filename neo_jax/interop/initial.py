@@ -57,7 +57,8 @@ def _check_shape(folder: pathlib.Path, wanted: config.Model, found: config.Model
     differing = [
         f"model.{field.name} is {getattr(wanted, field.name)}, the checkpoint has {getattr(found, field.name)}"
         for field in dataclasses.fields(config.Model)
-        if field.name not in ("rope_theta_hw", "patch_rope_theta") and getattr(wanted, field.name) != getattr(found, field.name)
+        if field.name not in ("rope_theta_hw", "patch_rope_theta", "initializer_range")
+        and getattr(wanted, field.name) != getattr(found, field.name)
     ]
     if differing:
         raise CheckpointError(f"{folder} does not fit the configuration: " + "; ".join(differing))

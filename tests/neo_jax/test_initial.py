@@ -74,3 +74,12 @@ def test_what_does_not_fit_is_refused(qwen3_shape, tmp_path):
         start(settings(GOLDEN / "model_tied", "qwen3", qwen3_shape))
     with pytest.raises(CheckpointError, match="does not exist"):
         start(settings(tmp_path, "qwen3", qwen3_shape))
+
+
+@pytest.mark.parametrize("name", ["model.layers.1.self_attn.q_proj.weight", "model.layers.1.input_layernorm.weight", "model.norm.weight"])
+def test_a_tensor_of_another_shape_is_named(qwen3_shape, tmp_path, name):
+    tensors = load_file(QWEN3 / "model.safetensors")
+    save_file(tensors | {name: np.ascontiguousarray(tensors[name][:-1])}, tmp_path / "model.safetensors")
+    shutil.copy(QWEN3 / "config.json", tmp_path)
+    with pytest.raises(CheckpointError, match=r"shape.*config\.json" if "norm.weight" not in name or "layers" not in name else name):
+        start(settings(tmp_path, "qwen3", qwen3_shape))
