@@ -74,12 +74,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     everything = {"caption": 0.3, "image": 2.2, "large": 0.6, "multi": 1.5, "video": 2.5, "text": 0.8}
     config.phases = {
         "text": _phase(context=256, rows=8, steps=250, learning_rate=2e-3, mixture={"text": 1.0}, architecture="qwen3"),
-        "pretrain": _phase(context=256, rows=8, steps=120, learning_rate=2e-3, mixture={"caption": 1.0, "text": 0.2}, trains="new", grid=9),
-        "mid_256": _phase(context=256, rows=8, steps=400, learning_rate=2e-3, mixture=names, grid=9),
-        "mid_512": _phase(context=512, rows=4, steps=480, learning_rate=2e-3, mixture=everything, grid=16, frames=4),
+        "pretrain": _phase(context=256, rows=8, steps=80, learning_rate=2e-3, mixture={"caption": 1.0, "text": 0.2}, trains="new", grid=9),
+        "captions": _phase(context=256, rows=8, steps=120, learning_rate=2e-3, mixture={"caption": 1.0, "text": 0.2}, grid=9),
+        "mid_256": _phase(context=256, rows=8, steps=300, learning_rate=2e-3, mixture=names, grid=9),
+        "mid_512": _phase(context=512, rows=4, steps=450, learning_rate=2e-3, mixture=everything, grid=16, frames=4),
         "sft": _phase(context=1024, rows=2, steps=320, learning_rate=1.2e-3, mixture=everything, grid=36, frames=8, minimum_ratio=0.02),
     }
-    config.curriculum = ("text", "pretrain", "mid_256", "mid_512", "sft")
+    config.curriculum = ("text", "pretrain", "captions", "mid_256", "mid_512", "sft")
     if arg == "smoke":
         for phase in config.phases.values():
             phase.steps = SMOKE_STEPS
