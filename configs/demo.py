@@ -76,9 +76,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "text": _phase(context=256, rows=8, steps=250, learning_rate=2e-3, mixture={"text": 1.0}, architecture="qwen3"),
         "pretrain": _phase(context=256, rows=8, steps=80, learning_rate=2e-3, mixture={"caption": 1.0, "text": 0.2}, trains="new", grid=9),
         "captions": _phase(context=256, rows=8, steps=120, learning_rate=2e-3, mixture={"caption": 1.0, "text": 0.2}, grid=9),
-        "mid_256": _phase(context=256, rows=8, steps=300, learning_rate=2e-3, mixture=names, grid=9),
-        "mid_512": _phase(context=512, rows=4, steps=450, learning_rate=2e-3, mixture=everything, grid=16, frames=4),
-        "sft": _phase(context=1024, rows=2, steps=320, learning_rate=1.2e-3, mixture=everything, grid=36, frames=8, minimum_ratio=0.02),
+        "mid_256": _phase(context=256, rows=8, steps=450, learning_rate=2e-3, mixture=names, grid=9),
+        "mid_512": _phase(context=512, rows=4, steps=480, learning_rate=2e-3, mixture=everything, grid=16, frames=4),
+        "sft": _phase(context=1024, rows=2, steps=380, learning_rate=1.2e-3, mixture=everything, grid=36, frames=8, minimum_ratio=0.02),
     }
     config.curriculum = ("text", "pretrain", "captions", "mid_256", "mid_512", "sft")
     if arg == "smoke":

@@ -197,8 +197,8 @@ def caption_image(random: Random) -> Example:
 
 
 def small_image(random: Random) -> Example:
-    return random.choices((crowd, distinct, sides, reading, ground, track), (5, 4, 5, 2, 3, 4))[0](random, SMALL_GRIDS)
+    return random.choices((crowd, distinct, sides, reading, ground, track), (5, 3, 6, 2, 3, 5))[0](random, SMALL_GRIDS)
 
 
 def large_image(random: Random) -> Example:
-    return random.choices((crowd, distinct, sides, reading, ground, track), (5, 4, 5, 2, 3, 4))[0](random, LARGE_GRIDS)
+    return random.choices((crowd, distinct, sides, reading, ground, track), (5, 3, 6, 2, 3, 5))[0](random, LARGE_GRIDS)

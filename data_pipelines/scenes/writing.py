@@ -32,7 +32,7 @@ from data_pipelines.scenes.drawing import render
 from data_pipelines.scenes.layout import LARGE_GRIDS, SMALL_GRIDS, Example, Question, Scene, is_held_out
 from data_pipelines.schema import DataError
 
-VERSION = 8  # raise when the same settings would write other bytes
+VERSION = 9  # raise when the same settings would write other bytes
 JPEG_QUALITY = 92
 CHUNK = 1000  # rows one task writes
 CAPTION_SHARE = 0.15  # of the scenes that have a caption: a row asks for it alone, since it would give answers away
