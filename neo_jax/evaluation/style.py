@@ -23,7 +23,7 @@ figcaption p, .unit { font-size: 13px; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 12px; margin: 26px 0 0; padding: 0; }
 .tiles div { background: var(--panel); border: 1px solid var(--hair); border-radius: 12px; padding: 14px 16px; }
 .tiles dt { font-size: 13px; color: var(--soft); }
-.tiles dd { margin: 2px 0 0; font-size: 21px; font-weight: 650; line-height: 1.25; white-space: nowrap; }
+.tiles dd { margin: 2px 0 0; font-size: 20px; font-weight: 650; line-height: 1.25; white-space: nowrap; }
 .tiles .first dd { color: var(--accent); }
 .tiles small { display: block; white-space: normal; font-size: 12.5px; font-weight: 400; color: var(--soft); margin-top: 2px; }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 16px; }
