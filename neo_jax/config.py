@@ -53,6 +53,7 @@ MAY_CHANGE = (  # in an existing run directory: nothing here changes which rows 
     "phases.*.accumulate",
     "phases.*.mesh.*",
     "phases.*.remat",
+    "phases.*.attention",
     "data.heldout*",
     "data.index_folder",
     "data.threads",
@@ -66,6 +67,7 @@ MAY_CHANGE = (  # in an existing run directory: nothing here changes which rows 
     "run.keep_checkpoints",
     "run.heldout_every",
     "run.heldout_rows",
+    "run.debug",
 )
 PATCH_BYTES = 16 * 16 * 3
 PATCHES_PER_TOKEN = 4
@@ -183,7 +185,8 @@ class Run:
     """Where a run writes and how often: steps between log lines, checkpoints and held-out losses (0: at the end of phases only).
 
     heldout_rows is the number of packed rows of each held-out source that a held-out loss is taken over. initial is the folder of the Qwen3
-    or NEO checkpoint (config.json and safetensors) that the first phase starts from; "": random parameters.
+    or NEO checkpoint (config.json and safetensors) that the first phase starts from; "": random parameters. debug checks the values of attention
+    intervals on the devices, step by step, and stops with the row and token that is wrong; slower.
     """
 
     directory: Text
@@ -194,6 +197,7 @@ class Run:
     keep_checkpoints: Positive = 2
     heldout_every: Whole
     heldout_rows: Positive
+    debug: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,12 @@ import numpy as np
 from data_pipelines import rows
 from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, Document, PhaseSettings
 from neo_jax import config
+from neo_jax.attention.api import UnsupportedAttentionError
 from neo_jax.inference.decode import greedy, prompt_batch
 from neo_jax.interop.huggingface import CheckpointError, neo_model, neo_parameters, read_config, read_tensors
 from neo_jax.model.backbone import Parameters, build
 from neo_jax.model.patch_embedding import normalise
+from neo_jax.phase import ATTENTION
 from neo_jax.sharding import make_mesh, to_devices
 from neo_jax.training.loss import token_losses
 
@@ -51,10 +53,14 @@ class Comparison:
         return self.error <= self.tolerance
 
 
-def compare(folder: pathlib.Path) -> list[Comparison]:
+def compare(folder: pathlib.Path, attention: str = "auto") -> list[Comparison]:
     """Runs every comparison that the folder's files allow.
 
+    Args:
+      attention: what computes it, as in attention.api.interval_attention; continuations are decoded by what suits the device.
+
     Raises:
+      UnsupportedAttentionError: that attention cannot run here.
       CheckpointError: the folder is not laid out like a golden one.
     """
     values = read_config(folder / "config.json")
@@ -68,7 +74,7 @@ def compare(folder: pathlib.Path) -> list[Comparison]:
     with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
         parameters = {name: jnp.asarray(value) for name, value in neo_parameters(model, tensors).items()}
         row = to_devices(batch)
-        forward = functools.partial(_forward, model)
+        forward = functools.partial(_forward, model, attention)
         if (folder / "grads.npz").exists():
             expected = neo_parameters(model, _load(folder / "grads.npz"))  # gradients have their parameters' names and shapes
             (loss, outputs), gradients = jax.jit(jax.value_and_grad(forward, has_aux=True))(parameters, row)
@@ -138,14 +144,14 @@ def _phase(context: int, visual: int, images: int, segments: int) -> PhaseSettin
     )  # fmt: skip
 
 
-def _forward(model: config.Model, parameters: Parameters, batch: dict) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+def _forward(model: config.Model, attention: str, parameters: Parameters, batch: dict) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """The loss; and visual tokens [V, D], the hidden states after each layer [layers, L, D], and logits [L, vocabulary] of the one row."""
     backbone, float32 = build(model, "neo", parameters), jnp.dtype("float32")
     x = backbone.embed(batch, float32)
     vision = x[:, :0]
     if batch["visual"].shape[1]:
         vision = backbone.patch_embedding(normalise(batch["visual"]), batch["visual_position"], float32)
-    x, _, states = backbone.decode(x, batch["positions"], batch["attend"], every_layer=True)
+    x, _, states = backbone.decode(x, batch["positions"], batch["attend"], every_layer=True, attention=attention)
     losses = token_losses(backbone.normed(x), backbone.output_matrix(), batch["targets"])
     loss = (losses * batch["loss_weights"]).sum() / batch["loss_weights"].sum()
     return loss, (vision[0], jnp.concatenate(states)[:, 0], backbone.logits(x)[0])
@@ -188,9 +194,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "folder", type=pathlib.Path, help="config.json, model.safetensors, batch.npz; grads.npz and greedy.npz where present"
     )
+    parser.add_argument("--attention", choices=ATTENTION, default="auto", help="what computes attention; auto: what suits the device")
+    options = parser.parse_args(argv)
     try:
-        results = compare(parser.parse_args(argv).folder)
-    except CheckpointError as error:
+        results = compare(options.folder, options.attention)
+    except (CheckpointError, UnsupportedAttentionError) as error:
         print(f"parity: {error}", file=sys.stderr)
         return 2
     for result in results:

@@ -10,7 +10,8 @@ from data_pipelines.schema import VISUAL_TOKEN_SIDE, PhaseSettings
 from neo_jax.settings import AboveZero, AtLeastZero, OneOf, Positive, Ratio, Whole
 
 ARCHITECTURES = ("qwen3", "neo")
-REMAT_POLICIES = ("none", "full", "dots")
+REMAT_POLICIES = ("none", "full", "attention", "dots")
+ATTENTION = ("auto", "chunked", "tpu", "hopper")
 TOKEN_PIXELS = VISUAL_TOKEN_SIDE * VISUAL_TOKEN_SIDE
 
 
@@ -41,7 +42,9 @@ class Phase:
       accumulate: passes that an update's rows are divided into.
       learning_rate: peak; warm-up over warmup_ratio of the steps, then a cosine to minimum_ratio of the peak.
       carry_optimizer: moments of parameters that the phase before trained too go on; otherwise all start anew.
-      remat: what the backward pass recomputes.
+      remat: what the backward pass recomputes: "none"; "full": a layer but for its input; "attention": the same without its attention;
+        "dots": what lies between its attention and its projections.
+      attention: what computes it; "auto" chooses by devices, shapes and type.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Phase:
     loss_weighting: Annotated[str, OneOf(("square", "token", "sample"))] = "square"
     carry_optimizer: bool = True
     remat: Annotated[str, OneOf(REMAT_POLICIES)] = "none"
+    attention: Annotated[str, OneOf(ATTENTION)] = "auto"
     compute_dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
     mesh: Mesh = Mesh()
     resize: Annotated[str, OneOf(("exact", "fast"))] = "exact"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from data_pipelines.schema import DataError
+from neo_jax.attention.api import checked_intervals
 from neo_jax.config import Config, ConfigError, parse_command_line
 from neo_jax.evaluation.of_run import report_run
 from neo_jax.evaluation.report import table
@@ -25,7 +26,8 @@ def train(settings: Config) -> None:
     """Runs the curriculum and writes its report, whose path is printed last; raises what Trainer.run raises."""
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", f"{settings.run.directory}/compilation_cache")
-    seconds = Trainer(settings).run()
+    with checked_intervals(settings.run.debug):
+        seconds = Trainer(settings).run()
     written = report_run(settings, seconds)
     if written is not None:
         page, report = written

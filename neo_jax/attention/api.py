@@ -1,36 +1,176 @@
-"""Attention as the model calls it: sharded, one function of (q, k, v, lo, hi)."""
+"""Attention as the model calls it: one function of (q, k, v, lo, hi) over whatever mesh is set, and the choice of what computes it."""
 
 from __future__ import annotations
 
-import jax
+import contextlib
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
 
-from neo_jax.attention.chunked import chunked_attention
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from neo_jax.attention import chunked, hopper, tpu
+from neo_jax.attention.blocks import blocks_for
+from neo_jax.attention.decoding import decode_attention
+from neo_jax.attention.intervals import interval_problem
 from neo_jax.sharding import spec
 
+MODULES: dict[str, ModuleType] = {"chunked": chunked, "tpu": tpu, "hopper": hopper}
+# For rematerialisation: with these kept, the backward pass does not compute attention again.
+SAVED_NAMES = ("attention_output", "attention_log_sum")
 
-def chunk_size(length: int) -> int:
-    """Queries and keys of a chunk of the XLA path: small where documents are short beside the row, so that little is computed in vain."""
-    return max(64, min(256, length // 16))
+log = logging.getLogger(__name__)
 
 
-def interval_attention(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, scale: float) -> jax.Array:
+class UnsupportedAttentionError(ValueError):
+    """The implementation that was asked for cannot do this call; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """What computes attention: a name in MODULES, its block sizes, and whether, and how, it is interpreted (tests)."""
+
+    name: str
+    blocks: Any
+    interpret: Any = False
+
+    @property
+    def module(self) -> ModuleType:
+        return MODULES[self.name]
+
+
+def interval_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, scale: float, implementation: str = "auto"
+) -> jax.Array:
     """Attention in which query i sees the keys [lo[i], hi[i]) of its row, over whatever mesh is set.
 
     Queries stay where they are; keys and values are gathered along the `context` axis, since intervals are in global key positions.
 
     Args:
       q: [B, L, Hq, Dk]; k: [B, S, Hkv, Dk]; v: [B, S, Hkv, Dv], Hq a multiple of Hkv.
-      lo, hi: [B, L] int32 with lo < hi.
+      lo, hi: [B, L] int32 with lo < hi, neither ever decreasing along a row.
       scale: factor on the inner products.
+      implementation: "auto": what suits the devices and the arrays; "decoding": for at most FEW queries a row, no gradient; or a name in MODULES.
 
     Returns:
       [B, L, Hq, Dv].
+
+    Raises:
+      ValueError: shapes or types do not fit together.
+      UnsupportedAttentionError: `implementation` cannot do this call.
     """
+    _check_shapes(q, k, v, lo, hi)
 
     def local(q, k, v, lo, hi):
         k, v = (jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k, v))
-        return chunked_attention(q, k, v, lo, hi, scale, chunk_size(q.shape[1]))
+        if _checked:
+            jax.debug.callback(functools.partial(_raise_problem, keys=k.shape[1]), lo, hi)
+        if implementation == "decoding":
+            return decode_attention(q, k, v, lo, hi, scale)
+        return attention_with_log_sum(q, k, v, lo, hi, scale, choose(q, k, v, implementation))[0]
 
     heads, rows = spec("batch", "length", "heads", None), spec("batch", "length")
     lo, hi = (jax.sharding.reshard(x, rows) for x in (lo, hi))  # a slice of one token loses its sharding
     return jax.shard_map(local, in_specs=(heads, heads, heads, rows, rows), out_specs=heads, check_vma=False)(q, k, v, lo, hi)
+
+
+def attention_with_log_sum(q, k, v, lo, hi, scale: float, kernel: Kernel) -> tuple[jax.Array, jax.Array]:
+    """The same on one device, with the log-sum-exp of the scaled scores [B, Hq, L], float32; both can be differentiated."""
+    _check_shapes(q, k, v, lo, hi)
+    return _attend(q, k, v, lo, hi, scale, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _attend(q, k, v, lo, hi, scale, kernel: Kernel):
+    return kernel.module.forward(q, k, v, lo, hi, scale, kernel.blocks, kernel.interpret)
+
+
+def _attend_forward(q, k, v, lo, hi, scale, kernel: Kernel):
+    results = kernel.module.forward(q, k, v, lo, hi, scale, kernel.blocks, kernel.interpret)
+    out, log_sum = (checkpoint_name(x, name) for x, name in zip(results, SAVED_NAMES, strict=True))
+    return (out, log_sum), (q, k, v, lo, hi, out, log_sum)
+
+
+def _attend_backward(scale, kernel: Kernel, residuals, gradients):
+    q, k, v, lo, hi, out, log_sum = residuals
+    gradient, of_log_sum = gradients
+    delta = jnp.einsum("blhv,blhv->bhl", gradient.astype(jnp.float32), out.astype(jnp.float32)) - of_log_sum
+    backward = kernel.module.backward(q, k, v, lo, hi, log_sum, delta, gradient, scale, kernel.blocks, kernel.interpret)
+    return *backward, None, None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def choose(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "auto") -> Kernel:
+    """The kernel for these (local) arrays on the devices of the mesh that is set, or on the default ones.
+
+    Raises:
+      UnsupportedAttentionError: `implementation` cannot do this call.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    kind, platform = (device.device_kind, device.platform) if device else (jax.devices()[0].device_kind, jax.devices()[0].platform)
+    reasons = {name: _unsuited(name, kind, platform, q, k, v) for name in MODULES}
+    if implementation == "auto":
+        implementation = next(name for name in ("tpu", "hopper", "chunked") if reasons[name] is None)
+    elif reason := reasons[implementation]:
+        raise UnsupportedAttentionError(f'attention "{implementation}" cannot be used here: {reason}; set it to "auto"')
+    blocks = blocks_for(implementation, kind, k.shape, v.shape)
+    _announce(implementation, kind, q.shape, k.shape, str(q.dtype), str(blocks))
+    return Kernel(implementation, blocks)
+
+
+def _unsuited(name: str, kind: str, platform: str, q, k, v) -> str | None:
+    needed = {"tpu": ("TPU",), "hopper": ("H100", "H200", "H800", "GH200", "H20")}.get(name)
+    if needed and not any(word in kind for word in needed):
+        return f"the devices are {kind} ({platform}), it needs {' or '.join(needed)}"
+    return MODULES[name].supports(q, k, v)
+
+
+@functools.cache
+def _announce(implementation: str, kind: str, q_shape, k_shape, dtype: str, blocks: str) -> None:
+    log.info("attention of %s over %s %s on %s: %s, %s", q_shape, k_shape, dtype, kind, implementation, blocks)
+
+
+def _check_shapes(q, k, v, lo, hi) -> None:
+    if not (q.ndim == k.ndim == v.ndim == 4 and lo.ndim == hi.ndim == 2):
+        raise ValueError(
+            f"q, k, v {q.shape}, {k.shape}, {v.shape} must have 4 axes (row, token, head, width); lo, hi {lo.shape}, {hi.shape} 2"
+        )
+    if not q.shape[0] == k.shape[0] == v.shape[0] or lo.shape != q.shape[:2] or hi.shape != q.shape[:2]:
+        raise ValueError(f"q {q.shape}, k {k.shape}, v {v.shape}, lo {lo.shape} and hi {hi.shape} differ in rows or queries")
+    if k.shape[:3] != v.shape[:3]:
+        raise ValueError(f"k {k.shape} and v {v.shape} must have the same keys and heads")
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(f"{q.shape[2]} query heads are not a multiple of {k.shape[2]} key heads")
+    if q.shape[3] != k.shape[3]:
+        raise ValueError(f"queries are {q.shape[3]} wide, keys {k.shape[3]}: they must agree")
+    if not q.dtype == k.dtype == v.dtype or not jnp.issubdtype(q.dtype, jnp.floating):
+        raise ValueError(f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}: they must be of one floating type")
+    if lo.dtype != jnp.int32 or hi.dtype != jnp.int32:
+        raise ValueError(f"lo and hi are {lo.dtype} and {hi.dtype}: they must be int32")
+
+
+_checked = False
+
+
+@contextlib.contextmanager
+def checked_intervals(enabled: bool = True) -> Iterator[None]:
+    """Programs traced inside check the values of lo and hi as they run, and stop with the row and the query that is wrong. Slow."""
+    global _checked
+    before, _checked = _checked, enabled
+    try:
+        yield
+    finally:
+        _checked = before
+
+
+def _raise_problem(lo: np.ndarray, hi: np.ndarray, keys: int) -> None:
+    if problem := interval_problem(np.asarray(lo), np.asarray(hi), keys):
+        raise ValueError(problem)

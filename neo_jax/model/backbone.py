@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from neo_jax import config
+from neo_jax.attention.api import SAVED_NAMES
 from neo_jax.model.layers import Cache, Layer, normal, ones, rms_norm, rope_angles
 from neo_jax.model.patch_embedding import PatchEmbedding, normalise
 from neo_jax.sharding import spec
@@ -22,9 +23,12 @@ Parameters = dict[str, jax.Array]  # by dotted name, e.g. "base.attention.q"; la
 
 STACKS = ("pre_buffer", "base")
 
+_POLICIES = jax.checkpoint_policies
+_ATTENTION = _POLICIES.save_only_these_names(*SAVED_NAMES)
 REMATERIALISATION: dict[str, Any] = {
     "full": None,  # keep a layer's input only
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the results of the projections
+    "attention": _ATTENTION,  # and the output and log-sum-exp of attention, which is then computed once
+    "dots": _POLICIES.save_from_both_policies(_ATTENTION, _POLICIES.dots_with_no_batch_dims_saveable),  # and the results of the projections
 }
 
 
@@ -76,6 +80,7 @@ class Backbone(nnx.Module):
         caches: dict[str, Cache] | None = None,
         start: jax.Array | int = 0,
         every_layer: bool = False,
+        attention: str = "auto",
     ) -> tuple[jax.Array, dict[str, Cache], list[jax.Array]]:
         """Runs all layers.
 
@@ -86,6 +91,7 @@ class Backbone(nnx.Module):
           remat: what the backward pass recomputes: "none", or a name in REMATERIALISATION.
           caches: keys and values of earlier tokens for each stack; written at `start`.
           start: position in the cache of the first of these tokens.
+          attention: what computes it, as in attention.api.interval_attention.
           every_layer: also return the hidden states after each layer, [layers, B, L, D] per stack.
 
         Returns:
@@ -97,7 +103,7 @@ class Backbone(nnx.Module):
 
         def body(x, layer_and_cache):
             layer, cache = layer_and_cache
-            x, cache = layer(x, at, attend, cache, start)
+            x, cache = layer(x, at, attend, cache, start, attention)
             return x, (cache if caches is not None else None, x if every_layer else None)
 
         if remat != "none":

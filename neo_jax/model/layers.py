@@ -11,6 +11,7 @@ from flax import nnx
 
 from neo_jax import config
 from neo_jax.attention.api import interval_attention
+from neo_jax.attention.decoding import FEW
 from neo_jax.model.rope import Angles, angles, rotate_halves
 from neo_jax.sharding import spec
 
@@ -65,7 +66,9 @@ class Attention(nnx.Module):
             self.q_norm_h, self.q_norm_w = ones((h // 2,), (None,)), ones((h // 2,), (None,))
             self.k_norm_h, self.k_norm_w = ones((h // 2,), (None,)), ones((h // 2,), (None,))
 
-    def __call__(self, x, at: tuple[Angles, ...], attend: jax.Array, cache: Cache | None = None, start=0) -> tuple[jax.Array, Cache]:
+    def __call__(
+        self, x, at: tuple[Angles, ...], attend: jax.Array, cache: Cache | None = None, start=0, implementation: str = "auto"
+    ) -> tuple[jax.Array, Cache]:
         """Attends from x [B, L, D]; with a cache, writes keys and values at `start` and attends to the whole cache."""
 
         def project(weight):
@@ -79,7 +82,9 @@ class Attention(nnx.Module):
             k = jnp.concatenate([k, *self._spatial(project(self.k_hw), self.k_norm_h, self.k_norm_w, at)], axis=-1)
         if cache is not None:
             k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1) for old, new in zip(cache, (k, v), strict=True))
-        out = interval_attention(q, k, v, attend[..., 0], attend[..., 1], self.scale)
+            if x.shape[1] <= FEW:
+                implementation = "decoding"
+        out = interval_attention(q, k, v, attend[..., 0], attend[..., 1], self.scale, implementation)
         o = self.o[...].astype(x.dtype)
         return jnp.einsum("blnh,nhd->bld", out, o, out_sharding=spec("batch", "length", None)), (k, v)
 
@@ -113,7 +118,8 @@ class Layer(nnx.Module):
         self.attention = Attention(model, spatial, rngs)
         self.mlp = MLP(model, rngs)
 
-    def __call__(self, x, at, attend, cache: Cache | None = None, start=0) -> tuple[jax.Array, Cache]:
-        attended, cache = self.attention(rms_norm(x, self.attention_norm, self.epsilon), at, attend, cache, start)
+    def __call__(self, x, at, attend, cache: Cache | None = None, start=0, implementation: str = "auto") -> tuple[jax.Array, Cache]:
+        normed = rms_norm(x, self.attention_norm, self.epsilon)
+        attended, cache = self.attention(normed, at, attend, cache, start, implementation)
         x = x + attended
         return x + self.mlp(rms_norm(x, self.mlp_norm, self.epsilon)), cache

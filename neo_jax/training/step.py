@@ -49,10 +49,11 @@ class Computation:
     architecture: str
     compute_dtype: str
     remat: str
+    attention: str = "auto"
 
     @classmethod
     def of(cls, phase: config.Phase) -> Computation:
-        return cls(phase.architecture, phase.compute_dtype, phase.remat)
+        return cls(phase.architecture, phase.compute_dtype, phase.remat, phase.attention)
 
 
 def weighted_losses(
@@ -65,7 +66,7 @@ def weighted_losses(
     """
     backbone = build(model, computation.architecture, parameters)
     x = backbone.embed(batch, jnp.dtype(computation.compute_dtype))
-    x, _, _ = backbone.decode(x, batch["positions"], batch["attend"], computation.remat)
+    x, _, _ = backbone.decode(x, batch["positions"], batch["attend"], computation.remat, attention=computation.attention)
     losses = token_losses(backbone.normed(x), backbone.output_matrix(), batch["targets"])
     weighted, weights = losses * batch["loss_weights"], batch["loss_weights"]
     of_source = [batch["source"] == source for source in range(sources)]

@@ -7,8 +7,12 @@ import sys
 
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 from safetensors.numpy import load_file, save_file
 
+from neo_jax.attention import api
+from neo_jax.attention.api import Kernel
+from neo_jax.attention.tpu import Blocks
 from neo_jax.parity import Comparison, compare, main
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -27,6 +31,27 @@ def test_golden_model(name):
     assert name != "model_tied" or results["greedy tokens that differ"].tolerance == 0
     assert [result for result in results.values() if not result.error <= result.tolerance] == []
     assert all(result.passed for result in results.values())
+
+
+@pytest.mark.parametrize("name", ["model_tied", "model_untied", "model_edges", "model_text_only"])
+def test_golden_model_through_the_tpu_kernels(name, monkeypatch):
+    """Interpreted; heads of 16 are filled up with zeros."""
+    used = []
+
+    def choose(q, k, v, implementation):
+        if implementation != "tpu":
+            return Kernel("chunked", 64)  # of the greedy continuations
+        used.append(q.shape)
+        return Kernel("tpu", Blocks(128, 128, 128, 128), pltpu.InterpretParams())
+
+    monkeypatch.setattr(api, "choose", choose)
+    results = compare(GOLDEN / name, "tpu")
+    assert used and [result for result in results if not result.passed] == []
+
+
+def test_attention_that_cannot_run_here(folder, capsys):
+    assert main([str(folder), "--attention", "hopper"]) == 2
+    assert 'attention "hopper" cannot be used here: the devices are cpu' in capsys.readouterr().err
 
 
 def test_what_passes():

@@ -1,0 +1,46 @@
+"""Interval attention of one or a few queries a row against a long cache of keys: bound by reading the cache, so that is read once.
+
+The cache stays as it lies, [B, S, K, D]: no copy with heads first. A loop visits the chunks of it that any row's intervals touch, so a cache that
+is mostly empty costs what its filled part costs. No gradient.
+
+Shape legend as in chunked.py; B rows, L queries.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+LOWEST = -1e30
+CHUNK = 1024  # keys of a chunk
+FEW = 16  # queries of a row, at most
+
+
+def decode_attention(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, scale: float) -> jax.Array:
+    """Attention in which query i of a row sees the keys [lo[i], hi[i]). Arguments and result as in api.interval_attention."""
+    b, length, heads, width = q.shape
+    keys, key_heads, value_width = k.shape[1], k.shape[2], v.shape[-1]
+    groups, size = heads // key_heads, min(CHUNK, keys)
+    q_BLKGD = q.reshape(b, length, key_heads, groups, width)
+
+    def key_chunk(j, state):
+        maximum, total, accumulator = state
+        # The last chunk is moved back to end with the cache; what the one before it covered is masked.
+        start = jnp.minimum(j * size, keys - size)
+        k_BXKD, v_BXKV = (jax.lax.dynamic_slice_in_dim(x, start, size, axis=1) for x in (k, v))
+        scores = jnp.einsum("blkgd,bxkd->bklgx", q_BLKGD, k_BXKD, preferred_element_type=jnp.float32) * scale
+        position = start + jnp.arange(size)
+        mask = (position >= jnp.maximum(lo, j * size)[..., None]) & (position < hi[..., None])
+        scores = jnp.where(mask[:, None, :, None], scores, -jnp.inf)
+        new_maximum = jnp.maximum(maximum, scores.max(-1))
+        correction = jnp.exp(maximum - new_maximum)
+        weights = jnp.exp(scores - new_maximum[..., None])
+        total = total * correction + weights.sum(-1)
+        weighted = jnp.einsum("bklgx,bxkv->bklgv", weights.astype(v.dtype), v_BXKV, preferred_element_type=jnp.float32)
+        return new_maximum, total, accumulator * correction[..., None] + weighted
+
+    shape = (b, key_heads, length, groups)
+    start = (jnp.full(shape, LOWEST, jnp.float32), jnp.zeros(shape, jnp.float32), jnp.zeros((*shape, value_width), jnp.float32))
+    _, total, accumulator = jax.lax.fori_loop(lo.min() // size, (hi.max() + size - 1) // size, key_chunk, start)
+    out_BKLGV = (accumulator / total[..., None]).astype(q.dtype)
+    return out_BKLGV.swapaxes(1, 2).reshape(b, length, heads, value_width)

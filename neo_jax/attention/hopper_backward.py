@@ -1,0 +1,333 @@
+"""The gradients of interval attention on Hopper GPUs (sm_90), in Pallas Mosaic GPU: a kernel for the queries, one for keys and values.
+
+Both compute the weights anew from the logarithms of their sums. The queries' kernel is built like the forward one. In the other a block has 64 keys
+of one head and meets tiles of 64 queries of all heads of the group; its warpgroups do different work, since the sums of both gradients fill the
+registers of two: one computes the weights and sums the values' gradient, the other, which gets the weights through shared memory, computes the
+scores' gradient and sums the keys'. Scores stand there keys by queries, so that the weights are an operand in registers. Nothing is summed over
+blocks: results do not depend on their order.
+
+Shape legend: N queries and M keys of all rows, H query heads, K key heads, D key width, V value width, Q queries of a tile (of a warpgroup in the
+queries' kernel), X keys of a tile. weights = softmax(scores), dweights = gradient v^T, dscores = weights (dweights - delta).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from neo_jax.attention import intervals
+from neo_jax.attention.hopper import (
+    CONSUMER_REGISTERS,
+    KEY_WIDTH,
+    LOG2_E,
+    MATRIX,
+    PER_COLUMN,
+    PER_ROW,
+    PRODUCER_REGISTERS,
+    QUERY_TILE,
+    ROWS,
+    VALUE_WIDTH,
+    Blocks,
+    by_row,
+    drain,
+    end_to_end,
+    launch,
+    multiply,
+    multiply_add,
+    shared,
+    zeros,
+)
+
+WEIGHT_STAGES = 2
+
+
+def backward(q, k, v, lo, hi, log_sum, delta, gradient, scale: float, blocks: Blocks = Blocks(), interpret=False):
+    """Gradients of q, k and v. Arguments as in hopper.forward, and:
+
+    Args:
+      log_sum: [B, H, L] float32, what the forward pass returned.
+      delta: [B, H, L] float32, the sum of output * gradient less the gradient of log_sum.
+      gradient: [B, L, H, 128] bfloat16, of the output.
+    """
+    lo_N, hi_N = intervals.flatten(lo, hi, k.shape[1], QUERY_TILE)
+    q_NHD, gradient_NHV = end_to_end(q, QUERY_TILE), end_to_end(gradient, QUERY_TILE)
+    keys = max(blocks.dq_keys, ROWS)
+    k_MKD, v_MKV = end_to_end(k, keys), end_to_end(v, keys)
+    log_sum_HN, delta_HN = (end_to_end(x.swapaxes(1, 2), QUERY_TILE).T for x in (log_sum * LOG2_E, delta))
+    arguments = (q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N)
+    dq = _gradient_of_queries(*arguments, scale, blocks, interpret)
+    dk, dv = _gradients_of_keys_and_values(*arguments, scale, blocks, interpret)
+    return tuple(dx[: x.shape[0] * x.shape[1]].reshape(x.shape) for dx, x in ((dq, q), (dk, k), (dv, v)))
+
+
+def _gradient_of_queries(q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N, scale, blocks, interpret):
+    n, heads, _ = q_NHD.shape
+    key_heads = k_MKD.shape[1]
+    k_stages, v_stages = blocks.dq_key_stages, blocks.dq_value_stages
+    ranges = jnp.stack(intervals.query_tiles(lo_N, hi_N, QUERY_TILE, blocks.dq_keys))
+    return plgpu.kernel(
+        functools.partial(_dq_kernel, scale=scale, blocks=blocks, interpret=bool(interpret)),
+        out_type=jax.ShapeDtypeStruct(q_NHD.shape, q_NHD.dtype),
+        scratch_types=dict(
+            q_s=shared(QUERY_TILE, KEY_WIDTH),
+            gradient_s=shared(QUERY_TILE, VALUE_WIDTH),
+            k_s=shared(k_stages, blocks.dq_keys, KEY_WIDTH),
+            v_s=shared(v_stages, blocks.dq_keys, VALUE_WIDTH),
+            queries_full=plgpu.Barrier(num_arrivals=2),
+            k_full=plgpu.Barrier(num_barriers=k_stages),
+            v_full=plgpu.Barrier(num_barriers=v_stages),
+            k_free=plgpu.Barrier(num_arrivals=2, num_barriers=k_stages),
+            v_free=plgpu.Barrier(num_arrivals=2, num_barriers=v_stages),
+        ),
+        kernel_name="interval_attention_dq",
+        **launch(key_heads, n // QUERY_TILE, heads // key_heads, interpret=interpret),
+    )(q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N, ranges)
+
+
+def _dq_kernel(
+    q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N, ranges, dq_NHD, *,
+    q_s, gradient_s, k_s, v_s, queries_full, k_full, v_full, k_free, v_free, scale, blocks, interpret,
+):  # fmt: skip
+    key_head = jax.lax.axis_index("key_head")
+    tile = q_NHD.shape[0] // QUERY_TILE - 1 - jax.lax.axis_index("tile")  # longest first, as in the forward kernel
+    head = key_head * (q_NHD.shape[1] // k_MKD.shape[1]) + jax.lax.axis_index("head_of_group")
+    warpgroup = jax.lax.axis_index("warpgroup")
+    first, last, full_first, full_last = (ranges[i, tile] for i in range(4))
+    steps, size = last - first, blocks.dq_keys
+    k_stages, v_stages = blocks.dq_key_stages, blocks.dq_value_stages
+
+    @pl.when(warpgroup == 2)
+    def producer():
+        plgpu.set_max_registers(PRODUCER_REGISTERS, action="decrease")
+        queries = pl.ds(tile * QUERY_TILE, QUERY_TILE)
+        plgpu.copy_gmem_to_smem(q_NHD.at[queries, head], q_s, queries_full)
+        plgpu.copy_gmem_to_smem(gradient_NHV.at[queries, head], gradient_s, queries_full)
+
+        @pl.loop(0, steps)
+        def _(i):
+            keys = pl.ds((first + i) * size, size)
+            for array, tiles, full, free, stages in ((k_MKD, k_s, k_full, k_free, k_stages), (v_MKV, v_s, v_full, v_free, v_stages)):
+                stage = jax.lax.rem(i, stages)
+                pl.when(i >= stages)(lambda free=free, stage=stage: plgpu.barrier_wait(free.at[stage]))
+                plgpu.copy_gmem_to_smem(array.at[keys, key_head], tiles.at[stage], full.at[stage])
+
+        drain(steps, k_stages, k_free)
+        drain(steps, v_stages, v_free)
+
+    @pl.when(warpgroup < 2)
+    def consumer():
+        plgpu.set_max_registers(CONSUMER_REGISTERS, action="increase")
+        rows = pl.ds(warpgroup * ROWS, ROWS)
+        queries = pl.ds(tile * QUERY_TILE + warpgroup * ROWS, ROWS)
+        lo, hi = (plgpu.load(x.at[queries], layout=PER_ROW, optimized=False) for x in (lo_N, hi_N))
+        log_sum, delta = (plgpu.load(x.at[head, queries], layout=PER_ROW, optimized=False) for x in (log_sum_HN, delta_HN))
+
+        def masked(weights_QX, i):
+            key = (first + i) * size + plgpu.broadcasted_iota(jnp.int32, weights_QX.shape, 1, layout=MATRIX)
+            return jnp.where((key >= by_row(lo, key)) & (key < by_row(hi, key)), weights_QX, 0.0)
+
+        def step(i, state):
+            dq_QD, k_stage = state
+            v_stage = jax.lax.rem(i, v_stages)
+            plgpu.barrier_wait(k_full.at[k_stage])
+            plgpu.barrier_wait(v_full.at[v_stage])
+
+            def products(scores, dweights):
+                """Both are issued; while the tensor cores compute the second, the first becomes weights."""
+                plgpu.wgmma(scores, q_s.at[rows], k_s.at[k_stage].T)
+                plgpu.wgmma(dweights, gradient_s.at[rows], v_s.at[v_stage].T)
+                scores_QX = plgpu.wgmma_accumulator_load(scores, wait_n=1)
+                weights_QX = jnp.exp2(scores_QX * (scale * LOG2_E) - by_row(log_sum, scores_QX))
+                needs_mask = (first + i < full_first) | (first + i >= full_last)
+                weights_QX = jax.lax.cond(needs_mask, lambda: masked(weights_QX, i), lambda: weights_QX)
+                return weights_QX, dweights[...]
+
+            matrix = plgpu.ACC((ROWS, size), jnp.float32)
+            weights_QX, dweights_QX = pl.run_scoped(products, matrix, matrix)
+            plgpu.barrier_arrive(v_free.at[v_stage])
+            dscores_QX = (weights_QX * (dweights_QX - by_row(delta, dweights_QX))).astype(jnp.bfloat16)
+            (dq_QD,) = multiply_add((dq_QD, [(dscores_QX, k_s.at[k_stage])]), interpret=interpret)
+            plgpu.barrier_arrive(k_free.at[k_stage])
+            return dq_QD, jnp.where(k_stage == k_stages - 1, 0, k_stage + 1)
+
+        plgpu.barrier_wait(queries_full)
+        dq_QD, _ = jax.lax.fori_loop(0, steps, step, (zeros(ROWS, KEY_WIDTH), jnp.int32(0)))
+        dq_s = q_s.at[rows]  # the queries have been read
+        dq_s[...] = (dq_QD * scale).astype(dq_s.dtype)
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(dq_s, dq_NHD.at[queries, head])
+        plgpu.wait_smem_to_gmem(0)
+
+
+def _gradients_of_keys_and_values(q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N, scale, blocks, interpret):
+    keys, key_heads, _ = k_MKD.shape
+    size, stages = blocks.dkv_queries, blocks.dkv_stages
+    ranges = jnp.stack(intervals.key_tiles(lo_N, hi_N, size, ROWS, keys))
+    return plgpu.kernel(
+        functools.partial(_dkv_kernel, scale=scale, size=size, stages=stages, interpret=bool(interpret)),
+        out_type=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_MKD, v_MKV)),
+        scratch_types=dict(
+            k_halves=[shared(ROWS, KEY_WIDTH // 2)] * 2,
+            v_s=shared(ROWS, VALUE_WIDTH),
+            q_s=shared(stages, size, KEY_WIDTH),
+            gradient_s=shared(stages, size, VALUE_WIDTH),
+            weights_s=shared(WEIGHT_STAGES, ROWS, size),
+            log_sum_s=plgpu.SMEM((stages, size), jnp.float32),
+            delta_s=plgpu.SMEM((stages, size), jnp.float32),
+            lo_s=plgpu.SMEM((stages, size), jnp.int32),
+            hi_s=plgpu.SMEM((stages, size), jnp.int32),
+            k_full=plgpu.Barrier(num_arrivals=2),
+            v_full=plgpu.Barrier(),
+            q_full=plgpu.Barrier(num_arrivals=4, num_barriers=stages),
+            gradient_full=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+            q_free=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+            gradient_free=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+            weights_full=plgpu.Barrier(num_barriers=WEIGHT_STAGES),
+            weights_free=plgpu.Barrier(num_barriers=WEIGHT_STAGES),
+        ),
+        kernel_name="interval_attention_dkv",
+        **launch(key_heads, keys // ROWS, interpret=interpret),
+    )(q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N, ranges)
+
+
+def _dkv_kernel(
+    q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N, ranges, dk_MKD, dv_MKV, *,
+    k_halves, v_s, q_s, gradient_s, weights_s, log_sum_s, delta_s, lo_s, hi_s,
+    k_full, v_full, q_full, gradient_full, q_free, gradient_free, weights_full, weights_free, scale, size, stages, interpret,
+):  # fmt: skip
+    key_head, tile = jax.lax.axis_index("key_head"), jax.lax.axis_index("tile")
+    warpgroup = jax.lax.axis_index("warpgroup")
+    group = q_NHD.shape[1] // k_MKD.shape[1]
+    first, last, full_first, full_last = (ranges[i, tile] for i in range(4))
+    keys = pl.ds(tile * ROWS, ROWS)
+    steps = (last - first) * group
+
+    def query_tile(i):
+        return first + jax.lax.div(i, group)
+
+    @pl.when(warpgroup == 2)
+    def producer():
+        plgpu.set_max_registers(PRODUCER_REGISTERS, action="decrease")
+        for half, k_half in enumerate(k_halves):
+            columns = pl.ds(half * KEY_WIDTH // 2, KEY_WIDTH // 2)
+            plgpu.copy_gmem_to_smem(k_MKD.at[keys, key_head, columns], k_half, k_full)
+        plgpu.copy_gmem_to_smem(v_MKV.at[keys, key_head], v_s, v_full)
+
+        @pl.loop(0, steps)
+        def _(i):
+            head, queries = key_head * group + jax.lax.rem(i, group), pl.ds(query_tile(i) * size, size)
+            stage = jax.lax.rem(i, stages)
+            pl.when(i >= stages)(lambda: plgpu.barrier_wait(q_free.at[stage]))
+            plgpu.copy_gmem_to_smem(q_NHD.at[queries, head], q_s.at[stage], q_full.at[stage])
+            plgpu.copy_gmem_to_smem(log_sum_HN.at[head, queries], log_sum_s.at[stage], q_full.at[stage])
+            plgpu.copy_gmem_to_smem(lo_N.at[queries], lo_s.at[stage], q_full.at[stage])
+            plgpu.copy_gmem_to_smem(hi_N.at[queries], hi_s.at[stage], q_full.at[stage])
+            pl.when(i >= stages)(lambda: plgpu.barrier_wait(gradient_free.at[stage]))
+            plgpu.copy_gmem_to_smem(gradient_NHV.at[queries, head], gradient_s.at[stage], gradient_full.at[stage])
+            plgpu.copy_gmem_to_smem(delta_HN.at[head, queries], delta_s.at[stage], gradient_full.at[stage])
+
+        drain(steps, stages, q_free, gradient_free)
+
+    def by_column(array_s, stage):
+        x = plgpu.load(array_s.at[stage], layout=PER_COLUMN, optimized=False)
+        return jax.lax.broadcast_in_dim(x, (ROWS, size), [1])
+
+    def save(gradient, array_s, array):
+        array_s[...] = gradient.astype(array_s.dtype)
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(array_s, array.at[keys, key_head])
+        plgpu.wait_smem_to_gmem(0)
+
+    @pl.when(warpgroup == 0)
+    def weights_and_values():
+        plgpu.set_max_registers(CONSUMER_REGISTERS, action="increase")
+        plgpu.barrier_wait(k_full)
+
+        def keys_and_queries(stage):
+            return [(k_half, q_s.at[stage, :, pl.ds(half * KEY_WIDTH // 2, KEY_WIDTH // 2)].T) for half, k_half in enumerate(k_halves)]
+
+        def masked(weights_XQ, stage):
+            key = tile * ROWS + plgpu.broadcasted_iota(jnp.int32, weights_XQ.shape, 0, layout=MATRIX)
+            return jnp.where((key >= by_column(lo_s, stage)) & (key < by_column(hi_s, stage)), weights_XQ, 0.0)
+
+        def weights(i, scores_XQ):
+            """Weights of tile i, handed to the other warpgroup."""
+            stage, weights_stage = jax.lax.rem(i, stages), jax.lax.rem(i, WEIGHT_STAGES)
+            weights_XQ = jnp.exp2(scores_XQ * (scale * LOG2_E) - by_column(log_sum_s, stage))
+            needs_mask = (query_tile(i) < full_first) | (query_tile(i) >= full_last)
+            weights_XQ = jax.lax.cond(needs_mask, lambda: masked(weights_XQ, stage), lambda: weights_XQ).astype(jnp.bfloat16)
+            pl.when(i >= WEIGHT_STAGES)(lambda: plgpu.barrier_wait(weights_free.at[weights_stage]))
+            weights_s[weights_stage] = weights_XQ
+            plgpu.commit_smem()
+            plgpu.barrier_arrive(weights_full.at[weights_stage])
+            plgpu.barrier_arrive(q_free.at[stage])
+            plgpu.barrier_wait(gradient_full.at[stage])
+            return weights_XQ
+
+        def step(i, state):
+            """Weights of tile i; then, one behind the other on the tensor cores, the values' gradient and the scores of tile i + 1."""
+            scores_XQ, dv_XV = state
+            weights_XQ = weights(i, scores_XQ)
+            stage, next_stage = jax.lax.rem(i, stages), jax.lax.rem(i + 1, stages)
+            plgpu.barrier_wait(q_full.at[next_stage])
+            dv_XV, scores_XQ = multiply_add(
+                (dv_XV, [(weights_XQ, gradient_s.at[stage])]), (zeros(ROWS, size), keys_and_queries(next_stage)), interpret=interpret
+            )
+            plgpu.barrier_arrive(gradient_free.at[stage])
+            return scores_XQ, dv_XV
+
+        def all_steps():
+            plgpu.barrier_wait(q_full.at[0])
+            scores_XQ = multiply(keys_and_queries(0))
+            scores_XQ, dv_XV = jax.lax.fori_loop(0, steps - 1, step, (scores_XQ, zeros(ROWS, VALUE_WIDTH)))
+            weights_XQ, stage = weights(steps - 1, scores_XQ), jax.lax.rem(steps - 1, stages)
+            (dv_XV,) = multiply_add((dv_XV, [(weights_XQ, gradient_s.at[stage])]), interpret=interpret)
+            plgpu.barrier_arrive(gradient_free.at[stage])
+            drain(steps, WEIGHT_STAGES, weights_free)
+            return dv_XV
+
+        save(jax.lax.cond(steps > 0, all_steps, lambda: zeros(ROWS, VALUE_WIDTH)), k_halves[0], dv_MKV)  # no one else reads the keys
+
+    @pl.when(warpgroup == 1)
+    def scores_and_keys():
+        plgpu.set_max_registers(CONSUMER_REGISTERS, action="increase")
+        plgpu.barrier_wait(v_full)
+
+        def dscores(i, dweights_XQ):
+            stage, weights_stage = jax.lax.rem(i, stages), jax.lax.rem(i, WEIGHT_STAGES)
+            difference_XQ = dweights_XQ - by_column(delta_s, stage)
+            plgpu.barrier_wait(weights_full.at[weights_stage])
+            weights_XQ = plgpu.load(weights_s.at[weights_stage], layout=MATRIX)
+            plgpu.barrier_arrive(weights_free.at[weights_stage])
+            plgpu.commit_smem()
+            plgpu.barrier_arrive(gradient_free.at[stage])
+            plgpu.barrier_wait(q_full.at[stage])
+            return (weights_XQ.astype(jnp.float32) * difference_XQ).astype(jnp.bfloat16)
+
+        def step(i, state):
+            """The scores' gradient of tile i; then the keys' gradient and the weights' gradient of tile i + 1."""
+            dweights_XQ, dk_XD = state
+            dscores_XQ = dscores(i, dweights_XQ)
+            stage, next_stage = jax.lax.rem(i, stages), jax.lax.rem(i + 1, stages)
+            plgpu.barrier_wait(gradient_full.at[next_stage])
+            dk_XD, dweights_XQ = multiply_add(
+                (dk_XD, [(dscores_XQ, q_s.at[stage])]), (zeros(ROWS, size), [(v_s, gradient_s.at[next_stage].T)]), interpret=interpret
+            )
+            plgpu.barrier_arrive(q_free.at[stage])
+            return dweights_XQ, dk_XD
+
+        def all_steps():
+            plgpu.barrier_wait(gradient_full.at[0])
+            dweights_XQ = multiply([(v_s, gradient_s.at[0].T)])
+            dweights_XQ, dk_XD = jax.lax.fori_loop(0, steps - 1, step, (dweights_XQ, zeros(ROWS, KEY_WIDTH)))
+            dscores_XQ, stage = dscores(steps - 1, dweights_XQ), jax.lax.rem(steps - 1, stages)
+            (dk_XD,) = multiply_add((dk_XD, [(dscores_XQ, q_s.at[stage])]), interpret=interpret)
+            plgpu.barrier_arrive(q_free.at[stage])
+            return dk_XD
+
+        # The other warpgroup read its last queries before it handed over its last weights.
+        save(jax.lax.cond(steps > 0, all_steps, lambda: zeros(ROWS, KEY_WIDTH)) * scale, q_s.at[0, pl.ds(0, ROWS)], dk_MKD)

@@ -1,0 +1,105 @@
+"""The TPU kernels, interpreted on CPU with race detection and poisoned memory, against the dense float64 reference, values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.experimental.pallas import tpu as pltpu
+
+from neo_jax.attention import tpu
+from neo_jax.attention.api import Kernel, attention_with_log_sum
+from neo_jax.attention.tpu import Blocks
+from tests.neo_jax.attention.cases import CASES, arrays, assert_equal, computed, expected, random_intervals, rounded, with_intervals
+from tests.neo_jax.programs import largest_array
+
+INTERPRET = pltpu.InterpretParams(detect_races=True, on_race="raise", uninitialized_memory="nan")  # what is not written is NaN
+SQUARES = Blocks(query=128, key=128, compute=128, square=128)
+STRIPS = Blocks(query=256, key=384, compute=128, square=128)  # tiles of 2 x 3 squares, in three chunks
+
+
+def kernel(blocks: Blocks) -> Kernel:
+    return Kernel("tpu", blocks, INTERPRET)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("blocks", [SQUARES, STRIPS], ids=["squares", "strips"])
+def test_equals_the_dense_reference(case, blocks):
+    data = arrays(case)
+    assert_equal(computed(kernel(blocks), *data), expected(*data), 2e-5)
+
+
+@pytest.mark.parametrize("case", [CASES[i] for i in (2, 3, 5, 9)], ids=str)
+def test_bfloat16_accumulates_in_float32(case):
+    data = rounded(*arrays(case))
+    assert_equal(computed(kernel(STRIPS), *data, dtype=jnp.bfloat16), expected(*data), 0.02)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 2**31))
+def test_random_packings(seed):
+    rng = np.random.default_rng(seed)
+    data = with_intervals(np.stack([random_intervals(330, rng) for _ in range(2)]), 2, 1, 128, 128, seed)
+    assert_equal(computed(kernel(STRIPS), *data), expected(*data), 2e-5)
+
+
+def test_narrow_heads():
+    data = arrays(CASES[6], 32, 16)
+    assert_equal(computed(kernel(SQUARES), *data), expected(*data), 2e-5)
+
+
+def test_tiles_outside_the_intervals_are_not_computed():
+    """Keys that nobody sees may be NaN where a whole tile of them is unseen; their gradients are written nevertheless."""
+    attend = np.tile(np.array([[128, 256]], np.int32), (1, 384, 1))
+    q, k, v, *rest = with_intervals(attend, 2, 1)
+    k[:, :128] = v[:, :128] = k[:, 256:] = v[:, 256:] = np.nan
+    results = computed(kernel(SQUARES), q, k, v, *rest)
+    assert all(np.isfinite(array).all() for array in results)
+    for of_keys in results[3:]:
+        assert not of_keys[:, :128].any() and not of_keys[:, 256:].any() and of_keys[:, 128:256].any()
+
+
+def test_the_grid_is_as_long_as_the_work():
+    visited = []
+
+    def record(token, point, _):
+        visited.append(point)
+        return token
+
+    recording = pltpu.InterpretParams(grid_point_recorder=record)
+    eight_documents = np.stack([np.arange(1024) // 128 * 128, np.arange(1024) + 1], -1).astype(np.int32)
+    q, k, v, lo, hi, *_ = with_intervals(eight_documents[None], 2, 1, 128, 128)
+    jax.block_until_ready(tpu.forward(q, k, v, lo, hi, 0.1, SQUARES, recording))
+    assert len(visited) == 2 * 8  # heads x tiles on the diagonal
+
+
+def test_memory_is_linear_in_length():
+    def gradient(q, k, v, lo, hi):
+        return jax.grad(lambda *x: attention_with_log_sum(*x, lo, hi, 0.1, Kernel("tpu", Blocks()))[0].sum(), argnums=(0, 1, 2))(q, k, v)
+
+    def elements(length):
+        heads = [jax.ShapeDtypeStruct((1, length, n, 128), jnp.bfloat16) for n in (2, 1, 1)]
+        return largest_array(gradient, *heads, *[jax.ShapeDtypeStruct((1, length), jnp.int32)] * 2)
+
+    assert elements(1 << 16) == 2 * elements(1 << 15) == (1 << 16) * 2 * 128
+
+
+def test_lengths_beyond_the_list_of_tiles_are_refused():
+    heads = [jax.ShapeDtypeStruct((1, 1 << 17, 1, 128), jnp.float32)] * 3
+    intervals = [jax.ShapeDtypeStruct((1, 1 << 17), jnp.int32)] * 2
+    with pytest.raises(ValueError, match="tiles are more than the list of tiles can hold"):
+        jax.eval_shape(lambda *x: tpu.forward(*x, 0.1, SQUARES), *heads, *intervals)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [
+        ({"query": 100}, "blocks.query is 100, must be a multiple of 128"),
+        ({"compute": 384}, "compute and square must divide key"),
+        ({"query": 384}, "square must divide query"),
+    ],
+)
+def test_blocks_that_do_not_fit_together(sizes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Blocks(**sizes)
