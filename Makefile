@@ -1,16 +1,22 @@
-# make demo, make test, make lint: each sets up what it needs. make test PYTHON_JAX=0.11.2: the tests on another jax, in its own environment.
+# make demo, make test, make lint, make test-aot: each sets up what it needs. make test PYTHON_JAX=0.11.2: the tests on another jax, in its own
+# environment. make test-aot: programs compiled for TPUs that are not there.
 PYTHON_JAX ?=
 ENVIRONMENT := .venv$(if $(PYTHON_JAX),-jax-$(PYTHON_JAX))
 RUN := $(ENVIRONMENT)/bin/python -m
 PYTEST ?= -q -n 2 --dist loadgroup
+LIBTPU := 0.0.52
+LIBTPU_FOLDER := .cache/libtpu-$(LIBTPU)
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-aot lint clean
 
 demo: $(ENVIRONMENT)/complete
 	$(RUN) neo_jax.demo
 
 test: $(ENVIRONMENT)/complete $(if $(PYTHON_JAX),,lint)
 	$(RUN) pytest $(PYTEST)
+
+test-aot: $(ENVIRONMENT)/complete $(LIBTPU_FOLDER)/complete
+	PYTHONPATH=$(LIBTPU_FOLDER) $(RUN) pytest -q -n 2 tests/aot
 
 lint: $(ENVIRONMENT)/complete
 	$(RUN) ruff format --check .
@@ -22,3 +28,8 @@ clean:
 
 $(ENVIRONMENT)/complete: requirements.txt requirements-dev.txt scripts/make_environment.sh scripts/find_python.sh
 	scripts/make_environment.sh $(ENVIRONMENT) $(PYTHON_JAX)
+
+$(LIBTPU_FOLDER)/complete: $(ENVIRONMENT)/complete
+	rm -rf $(LIBTPU_FOLDER)
+	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --target $(LIBTPU_FOLDER) libtpu==$(LIBTPU)
+	touch $@

@@ -12,7 +12,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from neo_jax.attention.intervals import flatten, query_tiles
+from neo_jax.attention.intervals import flatten, query_tiles, visited_pairs
 
 LOWEST = -1e30  # start of the running maximum: finite, so that exp(-inf - LOWEST) is 0 and not NaN
 
@@ -84,6 +84,12 @@ def backward(q, k, v, lo, hi, log_sum, delta, gradient, scale: float, chunk: int
     chunks = (rows.queries(q), rows.queries(gradient), *of_queries, *rows.intervals)
     (dk, dv), dq = jax.lax.scan(query_chunk, zeros, chunks)
     return rows.unsplit(dq), rows.unkeys(dk, k), rows.unkeys(dv, v)
+
+
+def computed_pairs(lo: jax.Array, hi: jax.Array, keys: int, chunk: int) -> int:
+    """Pairs of a query and a key that the forward pass computes for one head, attended or not; lo, hi [B, L] over rows of `keys` keys."""
+    size, key_size = min(chunk, lo.size), min(chunk, lo.shape[0] * keys)
+    return int(visited_pairs(query_tiles(*flatten(lo, hi, keys, size), size, key_size), size, key_size))
 
 
 class _Rows:

@@ -20,6 +20,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -34,9 +35,6 @@ COLUMN_SHIFT, ROW_SHIFT = 4, 18
 MOST_ROWS, MOST_COLUMNS = 1 << (31 - ROW_SHIFT), 1 << (ROW_SHIFT - COLUMN_SHIFT)
 MOST_TILES = 1 << 16  # 256 KiB of scalar memory
 NOTHING, WHOLE, MASKED, SPARSE = range(4)
-# Of a tile's squares. Below it strips of squares cost less than the whole tile with a mask: 10 of 16 take 0.65 (v5e) to 1.06 (v6e) of its
-# instructions forward, 0.7 to 0.85 backward (benchmarks/tpu_occupancy.py); all 16 take 0.95 to 1.5.
-SPARSE_SHARE = 0.65
 
 NT = (((1,), (1,)), ((), ()))  # contract the second axes of both, and so on
 NN = (((1,), (0,)), ((), ()))
@@ -51,15 +49,18 @@ class Blocks:
       query, key: of a tile.
       compute: keys of a tile that are computed at once.
       square: side of the squares that a tile is divided into where an edge cuts it.
+      sparse: the largest share of a tile's squares for which only they are computed, strip by strip; above it the whole tile is, with a mask.
     """
 
     query: int = 1024
     key: int = 1024
     compute: int = 512
     square: int = 256
+    sparse: float = 0.65
 
     def __post_init__(self) -> None:
-        for name, size in dataclasses.asdict(self).items():
+        for name in ("query", "key", "compute", "square"):
+            size = getattr(self, name)
             if size < LANES or size % LANES:
                 raise ValueError(f"blocks.{name} is {size}, must be a multiple of {LANES}")
         if self.key % self.compute or self.key % self.square or self.query % self.square:
@@ -192,6 +193,22 @@ def backward(q, k, v, lo, hi, log_sum, delta, gradient, scale: float, blocks: Bl
     return plan.unflatten(dq_HND, q.shape), plan.unflatten(dk_KSD, k.shape), plan.unflatten(dv_KSV, v.shape)
 
 
+def computed_pairs(lo: jax.Array, hi: jax.Array, keys: int, blocks: Blocks) -> int:
+    """Pairs of a query and a key that the forward pass computes for one head, attended or not; lo, hi [B, L] over rows of `keys` keys."""
+    plan = _Plan(lo.shape, (lo.shape[0], keys), lo, hi, blocks)
+    steps, count, squares = (np.asarray(x) for x in plan.of_queries())
+    steps, blocks = steps[:count], plan.blocks
+    kind = (steps >> 2) & 3
+    total = int(((kind == WHOLE) | (kind == MASKED)).sum()) * blocks.query * blocks.key
+    rows, columns = blocks.query // blocks.square, blocks.key // blocks.square
+    first, last = squares.reshape(2, -1, rows)
+    for step in steps[kind == SPARSE]:
+        left = _column(step) * columns
+        ends = (np.clip(x[_row(step)], left, left + columns) for x in (last, first))
+        total += int(np.subtract(*ends).sum()) * blocks.square**2
+    return total
+
+
 class _Plan:
     """The rows of a call as one, padded to whole tiles, and the list of its tiles."""
 
@@ -210,7 +227,7 @@ class _Plan:
         most = _most_met(blocks.query, self.length, self.row_keys, blocks.key, self.rows)
         tiles = query_tiles(self.lo, self.hi, blocks.query, blocks.key)
         squares = query_tiles(self.lo, self.hi, blocks.square, blocks.square)
-        return _steps(tiles, squares, min(most, self.total_keys // blocks.key), blocks.key // blocks.square)
+        return _steps(tiles, squares, min(most, self.total_keys // blocks.key), blocks.key // blocks.square, blocks.sparse)
 
     def of_keys(self):
         """The same, key tile after key tile."""
@@ -218,7 +235,7 @@ class _Plan:
         most = _most_met(blocks.key, self.row_keys, self.length, blocks.query, self.rows)
         tiles = key_tiles(self.lo, self.hi, blocks.query, blocks.key, self.total_keys)
         squares = key_tiles(self.lo, self.hi, blocks.square, blocks.square, self.total_keys)
-        return _steps(tiles, squares, min(most, self.lo.size // blocks.query), blocks.query // blocks.square)
+        return _steps(tiles, squares, min(most, self.lo.size // blocks.query), blocks.query // blocks.square, blocks.sparse)
 
     def queries(self, x_BLHD):
         """[B, L, H, D] -> [H, N, D], heads filled up with zeros to whole lanes."""
@@ -249,7 +266,9 @@ def _most_met(tile: int, own_length: int, other_length: int, other_tile: int, ro
     return -(-rows_met * other_length // other_tile) + 1
 
 
-def _steps(tiles: TileRanges, squares: TileRanges, most: int, squares_a_column: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _steps(
+    tiles: TileRanges, squares: TileRanges, most: int, squares_a_column: int, sparse: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The list of tiles to visit, row by row; a row without any is visited once, as NOTHING, so that its output is written.
 
     Args:
@@ -281,7 +300,7 @@ def _steps(tiles: TileRanges, squares: TileRanges, most: int, squares_a_column: 
     left, right = column * squares_a_column, (column + 1) * squares_a_column
     touched = (jnp.clip(of_row(squares.last), left, right) - jnp.clip(of_row(squares.first), left, right)).sum(0)
     all_squares = squares.first.size // rows * squares_a_column
-    kind = jnp.where(whole, WHOLE, jnp.where(touched > SPARSE_SHARE * all_squares, MASKED, SPARSE))
+    kind = jnp.where(whole, WHOLE, jnp.where(touched > sparse * all_squares, MASKED, SPARSE))
     kind = jnp.where(column < tiles.last[row], kind, NOTHING)
     column = jnp.minimum(column, tiles.last.max() - 1).clip(0)  # of NOTHING: a tile that exists
     packed = row << ROW_SHIFT | column << COLUMN_SHIFT | kind << 2 | (step == end[row] - 1) << 1 | (step == start)
