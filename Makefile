@@ -1,5 +1,5 @@
 # make demo, make test, make lint, make test-aot: each sets up what it needs. make test PYTHON_JAX=0.11.2: the tests on another jax, in its own
-# environment. make test-aot: programs compiled for TPUs that are not there.
+# environment. make test-aot, make test-aot-gpu: programs compiled for TPUs and for an H200 that are not there.
 PYTHON_JAX ?=
 ENVIRONMENT := .venv$(if $(PYTHON_JAX),-jax-$(PYTHON_JAX))
 RUN := $(ENVIRONMENT)/bin/python -m
@@ -7,7 +7,7 @@ PYTEST ?= -q -n 2 --dist loadgroup
 LIBTPU := 0.0.52
 LIBTPU_FOLDER := .cache/libtpu-$(LIBTPU)
 
-.PHONY: demo test test-aot lint clean
+.PHONY: demo test test-aot test-aot-gpu lint clean
 
 demo: $(ENVIRONMENT)/complete
 	$(RUN) neo_jax.demo
@@ -18,13 +18,16 @@ test: $(ENVIRONMENT)/complete $(if $(PYTHON_JAX),,lint)
 test-aot: $(ENVIRONMENT)/complete $(LIBTPU_FOLDER)/complete
 	PYTHONPATH=$(LIBTPU_FOLDER) $(RUN) pytest -q -n 2 tests/aot
 
+test-aot-gpu: .venv-gpu/complete
+	.venv-gpu/bin/python -m pytest -q tests/aot_gpu
+
 lint: $(ENVIRONMENT)/complete
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
 
 clean:
-	rm -rf .venv .venv-jax-* .cache
+	rm -rf .venv .venv-gpu .venv-jax-* .cache
 
 $(ENVIRONMENT)/complete: requirements.txt requirements-dev.txt scripts/make_environment.sh scripts/find_python.sh
 	scripts/make_environment.sh $(ENVIRONMENT) $(PYTHON_JAX)
@@ -33,3 +36,6 @@ $(LIBTPU_FOLDER)/complete: $(ENVIRONMENT)/complete
 	rm -rf $(LIBTPU_FOLDER)
 	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --target $(LIBTPU_FOLDER) libtpu==$(LIBTPU)
 	touch $@
+
+.venv-gpu/complete: requirements-gpu.txt scripts/make_gpu_environment.sh scripts/find_python.sh
+	scripts/make_gpu_environment.sh .venv-gpu

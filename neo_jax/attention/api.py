@@ -6,22 +6,34 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from neo_jax.attention import chunked, hopper, tpu
+from neo_jax.attention import chunked, hopper, hopper_backward, tpu
 from neo_jax.attention.blocks import blocks_for
 from neo_jax.attention.decoding import decode_attention
 from neo_jax.attention.intervals import interval_problem
 from neo_jax.sharding import spec
 
-MODULES: dict[str, ModuleType] = {"chunked": chunked, "tpu": tpu, "hopper": hopper}
+
+class Implementation(NamedTuple):
+    """Functions as in chunked.py, which describes them."""
+
+    supports: Callable[..., str | None]
+    forward: Callable[..., tuple[jax.Array, jax.Array]]
+    backward: Callable[..., tuple[jax.Array, ...]]
+
+
+IMPLEMENTATIONS = {
+    "chunked": Implementation(chunked.supports, chunked.forward, chunked.backward),
+    "tpu": Implementation(tpu.supports, tpu.forward, tpu.backward),
+    "hopper": Implementation(hopper.supports, hopper.forward, hopper_backward.backward),
+}
 # For rematerialisation: with these kept, the backward pass does not compute attention again.
 SAVED_NAMES = ("attention_output", "attention_log_sum")
 
@@ -34,15 +46,15 @@ class UnsupportedAttentionError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """What computes attention: a name in MODULES, its block sizes, and whether, and how, it is interpreted (tests)."""
+    """What computes attention: a name in IMPLEMENTATIONS, its block sizes, and whether, and how, it is interpreted (tests)."""
 
     name: str
     blocks: Any
     interpret: Any = False
 
     @property
-    def module(self) -> ModuleType:
-        return MODULES[self.name]
+    def implementation(self) -> Implementation:
+        return IMPLEMENTATIONS[self.name]
 
 
 def interval_attention(
@@ -56,7 +68,8 @@ def interval_attention(
       q: [B, L, Hq, Dk]; k: [B, S, Hkv, Dk]; v: [B, S, Hkv, Dv], Hq a multiple of Hkv.
       lo, hi: [B, L] int32 with lo < hi, neither ever decreasing along a row.
       scale: factor on the inner products.
-      implementation: "auto": what suits the devices and the arrays; "decoding": for at most FEW queries a row, no gradient; or a name in MODULES.
+      implementation: "auto": what suits the devices and the arrays; "decoding": for at most FEW queries a row, no gradient; or a name in
+        IMPLEMENTATIONS.
 
     Returns:
       [B, L, Hq, Dv].
@@ -88,11 +101,11 @@ def attention_with_log_sum(q, k, v, lo, hi, scale: float, kernel: Kernel) -> tup
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def _attend(q, k, v, lo, hi, scale, kernel: Kernel):
-    return kernel.module.forward(q, k, v, lo, hi, scale, kernel.blocks, kernel.interpret)
+    return kernel.implementation.forward(q, k, v, lo, hi, scale, kernel.blocks, kernel.interpret)
 
 
 def _attend_forward(q, k, v, lo, hi, scale, kernel: Kernel):
-    results = kernel.module.forward(q, k, v, lo, hi, scale, kernel.blocks, kernel.interpret)
+    results = kernel.implementation.forward(q, k, v, lo, hi, scale, kernel.blocks, kernel.interpret)
     out, log_sum = (checkpoint_name(x, name) for x, name in zip(results, SAVED_NAMES, strict=True))
     return (out, log_sum), (q, k, v, lo, hi, out, log_sum)
 
@@ -101,7 +114,7 @@ def _attend_backward(scale, kernel: Kernel, residuals, gradients):
     q, k, v, lo, hi, out, log_sum = residuals
     gradient, of_log_sum = gradients
     delta = jnp.einsum("blhv,blhv->bhl", gradient.astype(jnp.float32), out.astype(jnp.float32)) - of_log_sum
-    backward = kernel.module.backward(q, k, v, lo, hi, log_sum, delta, gradient, scale, kernel.blocks, kernel.interpret)
+    backward = kernel.implementation.backward(q, k, v, lo, hi, log_sum, delta, gradient, scale, kernel.blocks, kernel.interpret)
     return *backward, None, None
 
 
@@ -116,7 +129,7 @@ def choose(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "auto
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     kind, platform = (device.device_kind, device.platform) if device else (jax.devices()[0].device_kind, jax.devices()[0].platform)
-    reasons = {name: _unsuited(name, kind, platform, q, k, v) for name in MODULES}
+    reasons = {name: _unsuited(name, kind, platform, q, k, v) for name in IMPLEMENTATIONS}
     if implementation == "auto":
         implementation = next(name for name in ("tpu", "hopper", "chunked") if reasons[name] is None)
     elif reason := reasons[implementation]:
@@ -130,7 +143,7 @@ def _unsuited(name: str, kind: str, platform: str, q, k, v) -> str | None:
     needed = {"tpu": ("TPU",), "hopper": ("H100", "H200", "H800", "GH200", "H20")}.get(name)
     if needed and not any(word in kind for word in needed):
         return f"the devices are {kind} ({platform}), it needs {' or '.join(needed)}"
-    return MODULES[name].supports(q, k, v)
+    return IMPLEMENTATIONS[name].supports(q, k, v)
 
 
 @functools.cache

@@ -28,7 +28,7 @@ ROWS = 64  # of a warpgroup's products: what wgmma prescribes
 QUERY_TILE = 2 * ROWS
 LOG2_E = math.log2(math.e)
 LOWEST = -1e30  # start of the running maximum: finite, so that exp2(-inf - LOWEST) is 0 and not NaN
-PRODUCER_REGISTERS, CONSUMER_REGISTERS = 40, 232  # of 504 that a thread of each of the three warpgroups can have together
+PRODUCER_REGISTERS, CONSUMER_REGISTERS = 40, 232  # 40 + 2 x 232 of the 512 that three threads, one of each warpgroup, share
 
 MATRIX = plgpu.Layout.WGMMA
 PER_ROW, PER_COLUMN = MATRIX.reduce(1), MATRIX.reduce(0)
@@ -53,6 +53,9 @@ class Blocks:
     dkv_stages: int = 3
 
 
+BLOCKS = Blocks()
+
+
 def supports(q: jax.Array, k: jax.Array, v: jax.Array) -> str | None:
     """Why these arrays cannot be attended here, or None."""
     for name, array, width in (("q", q, KEY_WIDTH), ("k", k, KEY_WIDTH), ("v", v, VALUE_WIDTH)):
@@ -66,7 +69,7 @@ def supports(q: jax.Array, k: jax.Array, v: jax.Array) -> str | None:
 
 
 def forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, scale: float, blocks: Blocks = Blocks(), interpret=False
+    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, scale: float, blocks: Blocks = BLOCKS, interpret=False
 ) -> tuple[jax.Array, jax.Array]:
     """Softmax attention in which query i of a row sees the keys [lo[i], hi[i]) of that row.
 
@@ -269,7 +272,8 @@ def by_row(x, matrix):
 
 def shared(*shape: int, swizzle: int = 128):
     """Scratch memory for bfloat16 matrices, laid out as TMA and wgmma want them. Swizzle in bytes."""
-    return plgpu.SMEM(shape, jnp.bfloat16, transforms=(plgpu.TilingTransform((8, swizzle // 2)), plgpu.SwizzleTransform(swizzle)))
+    tiling, swizzled = plgpu.TilingTransform((8, swizzle // 2)), plgpu.SwizzleTransform(swizzle)  # type: ignore[abstract]
+    return plgpu.SMEM(shape, jnp.bfloat16, transforms=(tiling, swizzled))
 
 
 def swizzle_of_sum(rows: int) -> int:

@@ -13,6 +13,7 @@ queries' kernel), X keys of a tile. weights = softmax(scores), dweights = gradie
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from neo_jax.attention import intervals
 from neo_jax.attention.hopper import (
+    BLOCKS,
     CONSUMER_REGISTERS,
     KEY_WIDTH,
     LOG2_E,
@@ -45,7 +47,7 @@ from neo_jax.attention.hopper import (
 WEIGHT_STAGES = 2
 
 
-def backward(q, k, v, lo, hi, log_sum, delta, gradient, scale: float, blocks: Blocks = Blocks(), interpret=False):
+def backward(q, k, v, lo, hi, log_sum, delta, gradient, scale: float, blocks: Blocks = BLOCKS, interpret=False):
     """Gradients of q, k and v. Arguments as in hopper.forward, and:
 
     Args:
@@ -55,7 +57,7 @@ def backward(q, k, v, lo, hi, log_sum, delta, gradient, scale: float, blocks: Bl
     """
     lo_N, hi_N = intervals.flatten(lo, hi, k.shape[1], QUERY_TILE)
     q_NHD, gradient_NHV = end_to_end(q, QUERY_TILE), end_to_end(gradient, QUERY_TILE)
-    keys = max(blocks.dq_keys, ROWS)
+    keys = math.lcm(blocks.dq_keys, ROWS)
     k_MKD, v_MKV = end_to_end(k, keys), end_to_end(v, keys)
     log_sum_HN, delta_HN = (end_to_end(x.swapaxes(1, 2), QUERY_TILE).T for x in (log_sum * LOG2_E, delta))
     arguments = (q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N)
@@ -82,6 +84,7 @@ def _gradient_of_queries(q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN
             v_full=plgpu.Barrier(num_barriers=v_stages),
             k_free=plgpu.Barrier(num_arrivals=2, num_barriers=k_stages),
             v_free=plgpu.Barrier(num_arrivals=2, num_barriers=v_stages),
+            turn=plgpu.Barrier(num_arrivals=2),
         ),
         kernel_name="interval_attention_dq",
         **launch(key_heads, n // QUERY_TILE, heads // key_heads, interpret=interpret),
@@ -90,7 +93,7 @@ def _gradient_of_queries(q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN
 
 def _dq_kernel(
     q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N, ranges, dq_NHD, *,
-    q_s, gradient_s, k_s, v_s, queries_full, k_full, v_full, k_free, v_free, scale, blocks, interpret,
+    q_s, gradient_s, k_s, v_s, queries_full, k_full, v_full, k_free, v_free, turn, scale, blocks, interpret,
 ):  # fmt: skip
     key_head = jax.lax.axis_index("key_head")
     tile = q_NHD.shape[0] // QUERY_TILE - 1 - jax.lax.axis_index("tile")  # longest first, as in the forward kernel
@@ -126,36 +129,51 @@ def _dq_kernel(
         lo, hi = (plgpu.load(x.at[queries], layout=PER_ROW, optimized=False) for x in (lo_N, hi_N))
         log_sum, delta = (plgpu.load(x.at[head, queries], layout=PER_ROW, optimized=False) for x in (log_sum_HN, delta_HN))
 
+        def take_turns():
+            plgpu.barrier_arrive(turn)
+            plgpu.barrier_wait(turn)
+
         def masked(weights_QX, i):
             key = (first + i) * size + plgpu.broadcasted_iota(jnp.int32, weights_QX.shape, 1, layout=MATRIX)
             return jnp.where((key >= by_row(lo, key)) & (key < by_row(hi, key)), weights_QX, 0.0)
 
-        def step(i, state):
-            dq_QD, k_stage = state
+        def dscores(i, scores_QX):
+            """The gradient of tile i's scores: while the tensor cores compute that of the weights, the scores become weights."""
             v_stage = jax.lax.rem(i, v_stages)
-            plgpu.barrier_wait(k_full.at[k_stage])
             plgpu.barrier_wait(v_full.at[v_stage])
 
-            def products(scores, dweights):
-                """Both are issued; while the tensor cores compute the second, the first becomes weights."""
-                plgpu.wgmma(scores, q_s.at[rows], k_s.at[k_stage].T)
+            def issue(dweights):
                 plgpu.wgmma(dweights, gradient_s.at[rows], v_s.at[v_stage].T)
-                scores_QX = plgpu.wgmma_accumulator_load(scores, wait_n=1)
                 weights_QX = jnp.exp2(scores_QX * (scale * LOG2_E) - by_row(log_sum, scores_QX))
                 needs_mask = (first + i < full_first) | (first + i >= full_last)
                 weights_QX = jax.lax.cond(needs_mask, lambda: masked(weights_QX, i), lambda: weights_QX)
                 return weights_QX, dweights[...]
 
-            matrix = plgpu.ACC((ROWS, size), jnp.float32)
-            weights_QX, dweights_QX = pl.run_scoped(products, matrix, matrix)
+            weights_QX, dweights_QX = pl.run_scoped(issue, plgpu.ACC((ROWS, size), jnp.float32))
             plgpu.barrier_arrive(v_free.at[v_stage])
-            dscores_QX = (weights_QX * (dweights_QX - by_row(delta, dweights_QX))).astype(jnp.bfloat16)
-            (dq_QD,) = multiply_add((dq_QD, [(dscores_QX, k_s.at[k_stage])]), interpret=interpret)
-            plgpu.barrier_arrive(k_free.at[k_stage])
-            return dq_QD, jnp.where(k_stage == k_stages - 1, 0, k_stage + 1)
+            return (weights_QX * (dweights_QX - by_row(delta, dweights_QX))).astype(jnp.bfloat16)
+
+        def step(i, state):
+            """One behind the other on the tensor cores, what tile i - 1 adds to dq (the first time nothing) and the scores of tile i."""
+            dscores_QX, dq_QD, last_k_stage, k_stage = state
+            plgpu.barrier_wait(k_full.at[k_stage])
+            take_turns()
+            dq_QD, scores_QX = multiply_add(
+                (dq_QD, [(dscores_QX, k_s.at[last_k_stage])]),
+                (zeros(ROWS, size), [(q_s.at[rows], k_s.at[k_stage].T)]),
+                interpret=interpret,
+                when_issued=take_turns,
+            )
+            pl.when(i > 0)(lambda: plgpu.barrier_arrive(k_free.at[last_k_stage]))
+            return dscores(i, scores_QX), dq_QD, k_stage, jnp.where(k_stage == k_stages - 1, 0, k_stage + 1)
 
         plgpu.barrier_wait(queries_full)
-        dq_QD, _ = jax.lax.fori_loop(0, steps, step, (zeros(ROWS, KEY_WIDTH), jnp.int32(0)))
+        pl.when(warpgroup == 1)(take_turns)
+        state = (zeros(ROWS, size).astype(jnp.bfloat16), zeros(ROWS, KEY_WIDTH), jnp.int32(0), jnp.int32(0))
+        dscores_QX, dq_QD, k_stage, _ = jax.lax.fori_loop(0, steps, step, state)
+        pl.when(warpgroup == 0)(take_turns)
+        (dq_QD,) = multiply_add((dq_QD, [(dscores_QX, k_s.at[k_stage])]), interpret=interpret)
+        plgpu.barrier_arrive(k_free.at[k_stage])
         dq_s = q_s.at[rows]  # the queries have been read
         dq_s[...] = (dq_QD * scale).astype(dq_s.dtype)
         plgpu.commit_smem()

@@ -31,7 +31,7 @@ def on(kind: str, platform: str):
 
 
 def test_the_configuration_knows_every_implementation():
-    assert ("auto", *api.MODULES) == ATTENTION
+    assert ("auto", *api.IMPLEMENTATIONS) == ATTENTION
 
 
 @pytest.mark.parametrize(
