@@ -108,7 +108,7 @@ def _phases() -> dict[str, dict]:
             frames=32,  # [guess]
             mixture=mid_mixture,
             steps=20_000,  # [guess] of 50,000 in all [NEO paper]
-            rows_per_step=64,  # [guess] for 1,200 samples a step [NEO paper]
+            rows_per_step=128,  # [guess] for 1,200 samples a step [NEO paper], about 10 in a row
             learning_rate=5e-5,  # [paper]
             minimum_ratio=0.2,  # [scripts]; [guess] that each sub-step has a schedule of its own
         ),

@@ -22,11 +22,11 @@ from data_pipelines.files import write_whole
 from data_pipelines.media import images, video
 from data_pipelines.progress import progress
 from data_pipelines.randomness import stable_seed
-from data_pipelines.schema import DataError, PhaseSettings, Sample, SampleError, Turn
+from data_pipelines.schema import NO_LABEL, DataError, PhaseSettings, Sample, SampleError, Turn
 from data_pipelines.sources import Source
 from data_pipelines.tokenizers import Tokenizer
 
-VERSION = 1  # of what is measured: raise it when a length may change
+VERSION = 2  # of what is measured: raise it when a length may change
 NEVER_FITS = np.iinfo(np.int32).max
 _WINDOW = 4096  # samples handed to the threads at a time
 
@@ -53,14 +53,20 @@ class Measured(NamedTuple):
 
 
 def inspect(sample: Sample, tokenizer: Tokenizer) -> Measured:
-    """Measures a sample without decoding pixels. Raises SampleError for one that cannot be used."""
+    """Measures a sample without decoding pixels. Raises SampleError for one that cannot be used, "no_answer" where nothing has a label."""
     if sample.video is not None:
-        chat.encode(sample.turns, [], tokenizer)  # that its text can be encoded at all
+        _check_answer(chat.encode(sample.turns, [], tokenizer)[1], sample.key)
         turns = json.dumps([(turn.role, turn.text, turn.is_input) for turn in sample.turns])
         return Measured(0, [], video.probe(sample.video), turns)
     sizes = [images.image_size(image) for image in sample.images]
-    tokens, _ = chat.encode(sample.turns, [0] * len(sizes), tokenizer)
+    tokens, labels = chat.encode(sample.turns, [0] * len(sizes), tokenizer)
+    _check_answer(labels, sample.key)
     return Measured(len(tokens), sizes, None, "")
+
+
+def _check_answer(labels: np.ndarray, key: str) -> None:
+    if not (labels != NO_LABEL).any():
+        raise SampleError("no_answer", f"{key}: no assistant turn to learn from; give it one that is not is_input")
 
 
 class LengthIndex:
@@ -84,6 +90,14 @@ class LengthIndex:
 
     def __len__(self) -> int:
         return len(self._columns["text"])
+
+    def digest(self) -> str:
+        """Of every sample's measures: what the order of the data follows from. The same for the same samples in another place."""
+        digest = hashlib.sha256()
+        for name, column in sorted(self._columns.items()):
+            digest.update(f"{name} {column.dtype} {column.shape}".encode())
+            digest.update(np.ascontiguousarray(column))
+        return digest.hexdigest()
 
     @classmethod
     def open(cls, source: Source, tokenizer: Tokenizer, folder: str | pathlib.Path, threads: int = 8) -> LengthIndex:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
@@ -43,8 +44,7 @@ class Input:
       tokenizer: the one that the indexes were built with.
       seed: of the run: order, frames.
       policy: when samples that cannot be used stop the run.
-      log: file of JSON lines that names every sample that failed at decoding or is too long for a phase (those that no phase can
-        use are named by their index).
+      log: file of JSON lines that names every sample that no phase can use, that failed at decoding, or that is too long for a phase.
       threads: that decode rows. Their number does not change the rows.
       block_rows: rows planned together: part of the data's order.
 
@@ -82,6 +82,8 @@ class Input:
         self._planner: Planner | None = None
         for index in indexes:
             _check_index(index, policy)
+            for line in index.log.read_text(encoding="utf-8").splitlines():
+                self.failures.name(**json.loads(line))
         none_taken = (0,) * len(sources)
         planners = (self._plan(InputState(number, 0, 0, none_taken)) for number in range(len(phases)))
         self.too_long = [{name: len(samples) for name, samples in planner.too_long.items()} for planner in planners]

@@ -54,7 +54,10 @@ def load(file: str) -> dict[str, Any]:
     path, _, argument = file.partition(":")
     if not pathlib.Path(path).is_file():
         raise ConfigError([f"--config={file}: no such file {path}"])
-    names = runpy.run_path(path)
+    try:
+        names = runpy.run_path(path)
+    except Exception as error:  # it is the user's program: anything may go wrong in it
+        raise ConfigError([f"--config={file}: {path} does not run as a configuration ({type(error).__name__}: {error})"]) from error
     if "get_config" not in names:
         raise ConfigError([f"--config={file}: {path} has no function get_config(arg)"])
     try:

@@ -26,6 +26,7 @@ from neo_jax.settings import (
     ConfigError,
     Positive,
     Ratio,
+    Seed,
     Text,
     Whole,
     nearest,
@@ -191,7 +192,7 @@ class Run:
 
     directory: Text
     initial: str = ""
-    seed: Whole = 0
+    seed: Seed = 0
     log_every: Positive = 1
     checkpoint_every: Positive
     keep_checkpoints: Positive = 2
@@ -294,10 +295,12 @@ def _problems_between_sections(file: Mapping[str, Any], values: Mapping[str, Any
                 known = ", ".join(sources) or "none"
                 yield f"phases.{name}.mixture.{source}: no such source in data.sources ({known}){nearest(source, sources)}"
         if file["model"] is not INVALID:
-            for key in ("heads", "kv_heads", "mlp"):
-                size = getattr(file["model"], key)
-                if size % phase.mesh.tensor:
-                    yield f"phases.{name}.mesh.tensor: model.{key} {size} does not divide by {phase.mesh.tensor}: use a divisor of it"
+            for axis, keys in (("tensor", ("heads", "kv_heads", "mlp")), ("fsdp", ("hidden", "patch_channels"))):
+                shards = getattr(phase.mesh, axis)
+                for key in keys:
+                    size = getattr(file["model"], key)
+                    if size % shards:
+                        yield f"phases.{name}.mesh.{axis}: model.{key} {size} does not divide by {shards}: use a divisor of it"
     if file["curriculum"] is INVALID:
         return
     curriculum: tuple[str, ...] = file["curriculum"]

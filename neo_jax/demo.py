@@ -13,7 +13,7 @@ import sys
 import time
 
 from data_pipelines import schema
-from data_pipelines.convert import convert
+from data_pipelines.convert import VERSION, convert
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.scenes import ScenesSettings, texts, write_scenes
 from data_pipelines.tokenizers import train_sentencepiece
@@ -33,7 +33,7 @@ def prepare(corpus: pathlib.Path, scenes: ScenesSettings) -> None:
     if not tokenizer.exists():
         roles = (f"{role}\n" for _ in range(ROLES) for role in schema.ROLES)
         train_sentencepiece(itertools.chain(texts(corpus), roles), tokenizer, PIECES)
-    if not (corpus / "tfds" / TFDS_SOURCE).exists():
+    if not (corpus / "tfds" / TFDS_SOURCE / VERSION).exists():
         source = schema.SourceSettings(TFDS_SOURCE, "jsonl", str(corpus / "train" / f"{TFDS_SOURCE}.jsonl"), str(corpus))
         convert(source, corpus / "tfds", SHARD_BYTES, FailurePolicy())
 

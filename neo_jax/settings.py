@@ -66,6 +66,7 @@ class NotEmpty:
 
 
 Whole = Annotated[int, Between(0)]
+Seed = Annotated[int, Between(0, 2**31 - 1)]
 Positive = Annotated[int, Between(1)]
 Ratio = Annotated[float, Between(0, 1)]
 BelowOne = Annotated[float, Between(0, 1, open_high=True)]

@@ -27,8 +27,8 @@ def train(settings: Config) -> None:
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", f"{settings.run.directory}/compilation_cache")
     with checked_intervals(settings.run.debug):
-        seconds = Trainer(settings).run()
-    written = report_run(settings, seconds)
+        Trainer(settings).run()
+    written = report_run(settings)
     if written is not None:
         page, report = written
         print(table(report.results))

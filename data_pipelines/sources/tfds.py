@@ -61,7 +61,7 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> Sample:
         """Raises SampleError for a record that cannot be used."""
-        record = self._data[index]
+        record = self._record(index)
         key = _text(record["key"])
         try:
             conversations = json.loads(_text(record["conversations"]))
@@ -77,7 +77,20 @@ class TfdsSource:
         return Sample(key, turns, () if is_video else media, media[0] if is_video else None, _text(record["family"]))
 
     def key(self, index: int) -> str:
-        return _text(self._data[index]["key"])
+        """The key that a sample was converted with; "NAME[index]" where its record cannot be read."""
+        try:
+            return _text(self._record(index)["key"])
+        except SampleError:
+            return f"{self.name}[{index}]"
+
+    def _record(self, index: int) -> dict[str, Any]:
+        try:
+            return self._data[index]
+        except Exception as error:  # what the reader raises for damaged files is not documented
+            reason = str(error).strip().split("\n")[0]
+            raise SampleError(
+                "broken_record", f"{self.name}[{index}]: record {index} of {self._folder} cannot be read ({reason})"
+            ) from error
 
     def fingerprint(self) -> str:
         """Changes when a file of the dataset (by size and time of change) or the settings change."""

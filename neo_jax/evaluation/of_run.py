@@ -22,12 +22,8 @@ CARDS = 2  # of each family
 FRAMES = 8  # most frames of a clip that are shown
 
 
-def report_run(settings: config.Config, seconds: float) -> tuple[pathlib.Path, RunReport] | None:
-    """Writes report.html and report.json into the run directory; returns the page's path and its data, None where nothing was evaluated.
-
-    Args:
-      seconds: time the whole run took.
-    """
+def report_run(settings: config.Config) -> tuple[pathlib.Path, RunReport] | None:
+    """Writes report.html and report.json into the run directory; returns the page's path and its data, None where nothing was evaluated."""
     directory = pathlib.Path(settings.run.directory)
     evaluations = [json.loads(path.read_text()) for path in sorted((directory / "evaluations").glob("*.json"))]
     evaluations = [evaluation for evaluation in evaluations if evaluation["scores"]]
@@ -45,7 +41,7 @@ def report_run(settings: config.Config, seconds: float) -> tuple[pathlib.Path, R
             for each in evaluations
         ),
         cards=tuple(_cards(settings, evaluations[-1])),
-        seconds=seconds,
+        seconds=evaluations[-1]["seconds"],
     )
     return write_report(directory, report), report
 

@@ -43,10 +43,18 @@ class Answer:
     blank_answer: str
 
 
-def read_questions(sources: Sequence[Source], phase: PhaseSettings, tokenizer: Tokenizer, seed: int, most: int) -> list[Question]:
+def read_questions(
+    sources: Sequence[Source],
+    phase: PhaseSettings,
+    tokenizer: Tokenizer,
+    seed: int,
+    most: int,
+    left_out: Callable[[str, str, str, str], None] = lambda source, key, reason, message: None,
+) -> list[Question]:
     """The first `most` questions of each family that the phase can hold; the last turn of a sample is the answer.
 
-    A sample without a family counts under its source's name. Text-only phases leave out samples with media.
+    A sample without a family counts under its source's name. Text-only phases leave out samples with media. Every other sample that is passed
+    over is named to `left_out`: source, key, reason, message.
     """
     questions: list[Question] = []
     counts: collections.Counter[str] = collections.Counter()
@@ -58,8 +66,9 @@ def read_questions(sources: Sequence[Source], phase: PhaseSettings, tokenizer: T
                 if counts[family] >= most or (phase.visual_tokens == 0 and (sample.images or sample.video)):
                     continue
                 document = prompt_document(sample, phase, tokenizer, sample_seed(seed, source.name, number))
-            except SampleError:
-                continue  # named in the log of the length index
+            except SampleError as error:
+                left_out(source.name, source.key(number), error.reason, str(error))
+                continue
             counts[family] += 1
             questions.append(Question(family, sample, document, sample.turns[-1].text))
     return questions

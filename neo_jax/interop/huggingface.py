@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from neo_jax import config
 
@@ -94,6 +94,8 @@ def neo_parameters(
     single, layer = _rules(model, spatial=True)
     reader = _Reader(tensors)
     parameters = {ours: reader.take(prefix + rule.name, rule) for ours, rule in single.items()}
+    if model.tied:
+        reader.take_copy(prefix + "lm_head.weight", prefix + single["embedding"].name)
     if vision:
         parameters |= {ours: reader.take(rule.name, rule) for ours, rule in VISION.items()}
     ranges = {
@@ -111,6 +113,8 @@ def qwen3_parameters(model: config.Model, tensors: Mapping[str, np.ndarray]) -> 
     single, layer = _rules(model, spatial=False)
     reader = _Reader(tensors)
     parameters = {ours: reader.take(rule.name, rule) for ours, rule in single.items()}
+    if model.tied:
+        reader.take_copy("lm_head.weight", single["embedding"].name)
     parameters |= _stacked(reader, "base", range(model.base_layers), layer, "")
     reader.finish()
     return parameters
@@ -146,6 +150,13 @@ class _Reader:
                 f"tensor {name!r} has shape {tensor.shape}, which config.json contradicts: is it that of these weights?"
             ) from None
 
+    def take_copy(self, name: str, of: str) -> None:
+        """Passes over a tensor that repeats another one: tied checkpoints are published with their output matrix and without it."""
+        if name in self.tensors:
+            if not np.array_equal(self.tensors[name], self.tensors[of]):
+                raise CheckpointError(f"tensor {name!r} differs from {of!r}, but config.json ties them: is it that of these weights?")
+            self.taken.add(name)
+
     def finish(self) -> None:
         left = sorted(set(self.tensors) - self.taken)
         if left:
@@ -166,8 +177,11 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     """All tensors of one .safetensors file."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: a checkpoint folder holds config.json and model.safetensors")
-    with safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a readable .safetensors file ({error}): fetch it again") from error
 
 
 def neo_model(values: dict) -> config.Model:

@@ -21,6 +21,28 @@ def phase_mesh(phase: config.Phase) -> Mesh:
     return make_mesh(mesh.data, mesh.fsdp, mesh.context, mesh.tensor)
 
 
+def mesh_problems(settings: config.Config, devices: int) -> list[str]:
+    """What of the phases does not fit so many devices, a sentence each."""
+    problems = []
+    for phase in settings.phases:
+        mesh = phase.mesh
+        others = mesh.fsdp * mesh.context * mesh.tensor
+        data = devices // others if mesh.data == -1 else mesh.data
+        if data * others != devices:
+            problems.append(
+                f"phases.{phase.name}.mesh: data {mesh.data} x fsdp {mesh.fsdp} x context {mesh.context} x tensor {mesh.tensor} do not make the "
+                f"{devices} devices of this run: choose sizes whose product is {devices}, data -1 standing for the rest"
+            )
+            continue
+        rows, shards = phase.rows_per_step // phase.accumulate, data * mesh.fsdp
+        if rows % shards:
+            problems.append(
+                f"phases.{phase.name}.rows_per_step: {phase.rows_per_step} rows in {phase.accumulate} passes do not divide over data {data} x "
+                f"fsdp {mesh.fsdp}: make it a multiple of {shards * phase.accumulate}, or spread rows with mesh.context or mesh.tensor"
+            )
+    return problems
+
+
 def first_state(settings: config.Config, parameters: dict[str, jax.Array] | None = None) -> TrainState:
     """The state before the first step of the first phase, on the mesh that is set.
 

@@ -35,7 +35,12 @@ class Inputs:
     heldout: list[Source]
     heldout_indexes: list[LengthIndex]
     train: Input
+    indexes: list[LengthIndex]
     settings: config.Config
+
+    def identity(self) -> dict[str, str]:
+        """Of the tokenizer and each training source: what, beside the configuration, the order of the data depends on."""
+        return {"tokenizer": self.tokenizer.fingerprint} | {f"source {index.name}": index.digest() for index in self.indexes}
 
     def heldout_batches(self, phase: PhaseSettings, rows: int) -> tuple[list[str], list[Batch]]:
         """The same held-out rows each time: about `rows` for each held-out source that the phase can hold.
@@ -85,7 +90,7 @@ def open_inputs(settings: config.Config) -> Inputs:
         pathlib.Path(settings.run.directory) / "skipped.jsonl",
         settings.data.threads,
     )
-    return Inputs(tokenizer, sources, heldout, heldout_indexes, train, settings)
+    return Inputs(tokenizer, sources, heldout, heldout_indexes, train, indexes, settings)
 
 
 def _open(sources: Mapping[str, SourceSettings], tokenizer: Tokenizer, folder: pathlib.Path, threads: int):

@@ -85,7 +85,8 @@ def make_train_step(
     """The jitted step: (state, batch, learning rate) -> (state, metrics). The given state is consumed.
 
     The loss is the weighted sum over the whole global batch, accumulation included, divided by the sum of all its weights.
-    Metrics: loss, gradient_norm, source_loss and source_weight [sources] (sums). Phases of the same computation and shapes share one program.
+    A batch without any label leaves the state as it is. Metrics: loss, gradient_norm, weight (of all labels), source_loss and source_weight
+    [sources] (sums). Phases of the same computation and shapes share one program.
     """
 
     def loss(trainable, frozen, batch):
@@ -101,9 +102,13 @@ def make_train_step(
         shapes = jax.eval_shape(jax.grad(loss, has_aux=True), state.trainable, state.frozen, one)
         start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding.spec), shapes)
         (gradients, sums), _ = jax.lax.scan(accumulate, start, batch)
-        gradients = jax.tree.map(lambda gradient: gradient / sums["weight"], gradients)
-        trainable, moments, norm = update(optimizer, gradients, state.moments, state.trainable, rate)
-        metrics = {"loss": sums["loss"] / sums["weight"], "gradient_norm": norm}
+        labelled = sums["weight"] > 0
+        weight = jnp.where(labelled, sums["weight"], 1.0)
+        gradients = jax.tree.map(lambda gradient: gradient / weight, gradients)
+        updated = update(optimizer, gradients, state.moments, state.trainable, rate)
+        # A step without a label, all its samples having failed, changes nothing: no decay, no momentum.
+        trainable, moments = jax.tree.map(lambda new, old: jnp.where(labelled, new, old), updated[:2], (state.trainable, state.moments))
+        metrics = {"loss": sums["loss"] / weight, "gradient_norm": updated[2], "weight": sums["weight"]}
         metrics |= {name: sums[name] for name in ("source_loss", "source_weight")}
         return TrainState(trainable, state.frozen, moments), metrics
 

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
+from data_pipelines.failures import FailurePolicy, Failures
 from data_pipelines.files import write_whole
 from data_pipelines.loader import Batch
 from data_pipelines.planner import InputState
@@ -25,7 +26,7 @@ from neo_jax.model.backbone import abstract
 from neo_jax.sharding import make_mesh, own_rows, to_devices
 from neo_jax.training import flops
 from neo_jax.training.checkpoint import Checkpoints
-from neo_jax.training.curriculum import abstract_state, first_state, next_state, phase_mesh
+from neo_jax.training.curriculum import abstract_state, first_state, mesh_problems, next_state, phase_mesh
 from neo_jax.training.inputs import Inputs, accumulated, fill, local_rows, open_inputs
 from neo_jax.training.metrics import MetricsWriter, Progress
 from neo_jax.training.optimizer import learning_rate
@@ -43,7 +44,7 @@ class Preempted(Exception):
 
 
 class RunDirectoryError(RuntimeError):
-    """A run directory that cannot be used: in use, or of another configuration."""
+    """A run directory that cannot be used: in use, of another configuration, or over other data."""
 
 
 @dataclasses.dataclass
@@ -77,20 +78,24 @@ class Trainer:
         self.progress = progress or Progress()
         self._stop = False
 
-    def run(self) -> float:
-        """Trains from where the directory stands to the end of the curriculum; returns the seconds that all of it took, stops left out.
+    def run(self) -> None:
+        """Trains from where the directory stands to the end of the curriculum.
 
         Raises:
-          RunDirectoryError: the directory is in use or holds a run of another configuration.
+          config.ConfigError: the mesh of a phase does not fit the devices.
+          RunDirectoryError: the directory is in use or holds a run of another configuration or over other data.
           NonFiniteError, Preempted: as named.
           data_pipelines.schema.DataError: the data cannot be used.
         """
+        if problems := mesh_problems(self.settings, jax.device_count()):
+            raise config.ConfigError(problems)
         self._lock = prepare_directory(self.settings, self.directory)
         self._started = time.monotonic()
         before = signal.signal(signal.SIGTERM, self._request_stop)
         checkpoints = Checkpoints(self.directory / "checkpoints", self.settings.run.keep_checkpoints)
         try:
             self.inputs = open_inputs(self.settings)
+            self._show_unusable()
             position, state = self._restore(checkpoints)
             self.metrics = MetricsWriter(self.directory, position.step)
             self._seconds = position.seconds
@@ -101,7 +106,12 @@ class Trainer:
             signal.signal(signal.SIGTERM, before)
             self._lock.close()
         self.metrics.close()
-        return self._total_seconds()
+
+    def _show_unusable(self) -> None:
+        for index in (*self.inputs.indexes, *self.inputs.heldout_indexes):
+            if index.unusable:
+                counts = ", ".join(f"{count} {reason}" for reason, count in index.unusable.most_common())
+                self.progress.line(f"{index.name}: {index.unusable.total()} of {len(index)} samples cannot be used ({counts}): {index.log}")
 
     def _request_stop(self, *_: object) -> None:
         self._stop = True
@@ -115,6 +125,12 @@ class Trainer:
         if restored is None:
             return Position(0, 0, 0, 0, 0.0, self.inputs.train.start()), None
         step, arrays, record = restored
+        now = self.inputs.identity()
+        if changed := [name for name in now if now[name] != record["data"].get(name)]:
+            raise RunDirectoryError(
+                f"{self.directory} holds a run over other data: {', '.join(changed)} changed since step {step}, and with it the order of the "
+                "samples; put back what the run began with, or set run.directory to a new one"
+            )
         position = Position(
             record["phase"], record["phase_step"], step, record["tokens"], record["seconds"], InputState.from_json(record["input"])
         )
@@ -123,6 +139,7 @@ class Trainer:
 
     def _save(self, checkpoints: Checkpoints, position: Position, state: TrainState) -> None:
         record = dataclasses.asdict(position) | {"input": position.input.to_json(), "seconds": self._total_seconds()}
+        record |= {"data": self.inputs.identity(), "configuration": self.settings.resolved()}
         checkpoints.save(position.step, {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}, record)
 
     def _total_seconds(self) -> float:
@@ -255,7 +272,8 @@ class Trainer:
         run, evaluation = self.settings.run, self.settings.evaluation
         last = number == len(self.settings.phases) - 1
         most = evaluation.questions if last else evaluation.interim_questions
-        questions = read_questions(self.inputs.heldout, phase.input(), self.inputs.tokenizer, run.seed, most)
+        left_out = Failures(self.directory / "skipped_heldout.jsonl", FailurePolicy(max_rate=1.0))
+        questions = read_questions(self.inputs.heldout, phase.input(), self.inputs.tokenizer, run.seed, most, left_out.name)
         with jax.set_mesh(make_mesh(data=-1)):
             shapes = abstract(self.settings.model, phase.architecture)
             parameters = {name: jax.device_put(value, shapes[name].sharding) for name, value in state.parameters.items()}
@@ -280,7 +298,10 @@ class _Heldout:
     """Held-out losses of one phase."""
 
     def __init__(self, inputs: Inputs, settings: config.Config, phase: config.Phase):
-        self.names, self.batches = inputs.heldout_batches(phase.input(), settings.run.heldout_rows)
+        mesh = jax.sharding.get_abstract_mesh().shape
+        shards = mesh["data"] * mesh["fsdp"]
+        rows = -(-settings.run.heldout_rows // shards) * shards  # every device has as many
+        self.names, self.batches = inputs.heldout_batches(phase.input(), rows)
         self.step = make_heldout_step(settings.model, Computation.of(phase), len(self.names))
 
     def losses(self, parameters: dict[str, jax.Array]) -> dict[str, float]:
@@ -296,7 +317,7 @@ class _Heldout:
 
 def _figures(metrics: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """Metrics of a step as plain numbers."""
-    figures: dict[str, Any] = {name: float(metrics[name]) for name in ("loss", "gradient_norm")}
+    figures: dict[str, Any] = {name: float(metrics[name]) for name in ("loss", "gradient_norm", "weight")}
     weights = metrics["source_weight"]
     figures["source_loss"] = {name: float(metrics["source_loss"][i] / weights[i]) for i, name in enumerate(names) if weights[i] > 0}
     return figures

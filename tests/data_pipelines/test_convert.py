@@ -5,7 +5,7 @@ import small_corpus
 
 from data_pipelines import convert
 from data_pipelines.failures import FailurePolicy
-from data_pipelines.schema import DataError, SourceSettings
+from data_pipelines.schema import DataError, SampleError, SourceSettings
 from data_pipelines.sources import open_source
 
 
@@ -82,3 +82,29 @@ def test_what_cannot_be_written_is_refused(tmp_path, capsys):
         with pytest.raises(SystemExit) as stopped:
             run(tmp_path, *wrong)
         assert stopped.value.code == 2
+
+
+def test_a_damaged_record_is_a_sample_that_cannot_be_used(tmp_path, capsys):
+    """Bytes flipped in the middle of a file: its record is named, the others are read; and a file cut short names all of its own."""
+    write_rows(tmp_path)
+    assert run(tmp_path) == 0
+    folder = tmp_path / "out/rows/1.0.0"
+    (file,) = folder.glob("*array_record*")
+    content = bytearray(file.read_bytes())
+    at = content.index(b"<image> 3?")
+    content[at : at + 5] = b"\xff" * 5
+    file.write_bytes(content)
+    source = open_source(SourceSettings("rows", "tfds", str(folder)))
+    reasons = []
+    for number in range(8):
+        try:
+            assert source[number].turns[0].text == f"<image> {number}?" and source.key(number) == f"rows.jsonl:{number + 1}"
+        except SampleError as error:
+            reasons.append((source.key(number), error.reason))
+            assert f"rows[{number}]" in str(error) and str(folder) in str(error)
+    assert reasons == [("rows[3]", "broken_record")]
+    file.write_bytes(content[:2000])
+    cut = open_source(SourceSettings("rows", "tfds", str(folder)))
+    with pytest.raises(SampleError, match=r"rows\[0\]: record 0 of .* cannot be read"):
+        cut[0]
+    assert cut.key(0) == "rows[0]"

@@ -202,3 +202,34 @@ def test_a_text_phase_takes_no_media(root, tmp_path):
     found = index.lengths(text, 0)
     assert (found[with_media, 0] == np.iinfo(np.int32).max).all()
     assert (found[~with_media] == index.lengths(settings, 0)[~with_media]).all()
+
+
+def test_samples_without_anything_to_learn_are_unusable(root, tmp_path):
+    rows = [
+        {"conversations": small_corpus.turns("Yes?")},
+        {"conversations": [{"from": "human", "value": "No?"}]},
+        {
+            "image": "pictures/0.png",
+            "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x", "is_input": True}],
+        },
+        {"video": "clip.mp4", "conversations": [{"from": "human", "value": "<video>"}]},
+    ]
+    path = small_corpus.write_jsonl(tmp_path / "rows.jsonl", rows)
+    index = LengthIndex.open(small_corpus.jsonl(path, "rows", root / "media"), tokenizer(), tmp_path / "index")
+    assert index.usable.tolist() == [0] and index.unusable == {"no_answer": 3}
+    assert [json.loads(line)["key"] for line in index.log.read_text().splitlines()] == [f"rows.jsonl:{line}" for line in (2, 3, 4)]
+
+
+def test_a_digest_names_the_samples_wherever_they_lie(root, tmp_path):
+    def digest(folder, lines):
+        folder.mkdir()
+        (folder / "mixed.jsonl").write_text("".join(lines))
+        return LengthIndex.open(small_corpus.jsonl(folder / "mixed.jsonl", media_root=root / "media"), tokenizer(), folder).digest()
+
+    lines = (root / "mixed.jsonl").read_text().splitlines(keepends=True)
+    here = digest(tmp_path / "a", lines)
+    assert here == digest(tmp_path / "b", lines)
+    assert (
+        len({here, digest(tmp_path / "c", lines[::-1]), digest(tmp_path / "d", lines[:-1]), digest(tmp_path / "e", [*lines, lines[0]])})
+        == 4
+    )

@@ -16,6 +16,7 @@ import safetensors
 from configs import demo, neo_ov_2b, neo_ov_9b
 from data_pipelines.schema import PhaseSettings, SourceSettings
 from neo_jax.config import Config, ConfigError, Model, Phase, differences, parse_command_line
+from neo_jax.training.curriculum import mesh_problems
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN_MODELS = ROOT / "tests" / "golden"
@@ -441,3 +442,42 @@ def test_the_laptop_keeps_the_phases_and_shrinks_the_rest(module: object) -> Non
 def test_an_unknown_argument_is_refused(module: object) -> None:
     with pytest.raises(ValueError, match="laptop"):
         module.get_config("lap")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("file", [neo_ov_2b, neo_ov_9b])
+def test_every_phase_fits_the_devices_it_is_written_for(file) -> None:
+    settings = Config.from_config_dict(file.get_config())
+    assert mesh_problems(settings, 128) == []
+
+
+def test_every_phase_whose_mesh_does_not_fit_is_named() -> None:
+    config = demo.get_config()
+    config.phases.text.mesh.data = -1  # 8 rows over 8 devices
+    config.phases.pretrain.mesh.update({"data": 2, "context": 2})
+    config.phases.sft.mesh.update({"data": -1, "context": 2})  # 2 rows over 4
+    config.curriculum = ("text", "pretrain", "sft")
+    assert mesh_problems(Config.from_config_dict(config), 8) == [
+        "phases.pretrain.mesh: data 2 x fsdp 1 x context 2 x tensor 1 do not make the 8 devices of this run: choose sizes whose product is 8, "
+        "data -1 standing for the rest",
+        "phases.sft.rows_per_step: 2 rows in 1 passes do not divide over data 4 x fsdp 1: make it a multiple of 4, or spread rows with "
+        "mesh.context or mesh.tensor",
+    ]
+
+
+def test_widths_divide_over_fsdp() -> None:
+    config = demo.get_config()
+    config.phases.sft.mesh.fsdp = 3
+    with pytest.raises(ConfigError, match=r"phases.sft.mesh.fsdp: model.hidden 128 does not divide by 3"):
+        Config.from_config_dict(config)
+
+
+def test_a_file_that_is_no_configuration(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "notes.md"
+    file.write_text("# Not Python\nbut words")
+    with pytest.raises(ConfigError, match=r"notes.md does not run as a configuration \(SyntaxError"):
+        parse_command_line([f"--config={file}"])
+
+
+def test_seeds_have_a_range() -> None:
+    with pytest.raises(ConfigError, match=r"run.seed: is 99999999999999999999, must be at least 0 and at most"):
+        parse_command_line(["--config=configs/demo.py", "--config.run.seed=99999999999999999999"])

@@ -83,3 +83,26 @@ def test_a_tensor_of_another_shape_is_named(qwen3_shape, tmp_path, name):
     shutil.copy(QWEN3 / "config.json", tmp_path)
     with pytest.raises(CheckpointError, match=r"shape.*config\.json" if "norm.weight" not in name or "layers" not in name else name):
         start(settings(tmp_path, "qwen3", qwen3_shape))
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_a_tied_checkpoint_with_an_output_matrix(qwen3_shape, tmp_path, equal):
+    """Published both with it and without."""
+    assert qwen3_shape.tied
+    tensors = load_file(QWEN3 / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + (0 if equal else 1)
+    save_file(tensors, tmp_path / "model.safetensors")
+    shutil.copy(QWEN3 / "config.json", tmp_path)
+    if equal:
+        np.testing.assert_array_equal(start(settings(tmp_path, "qwen3", qwen3_shape))["embedding"], tensors["lm_head.weight"])
+    else:
+        with pytest.raises(CheckpointError, match=r"'lm_head.weight' differs from 'model.embed_tokens.weight'"):
+            start(settings(tmp_path, "qwen3", qwen3_shape))
+
+
+def test_a_truncated_checkpoint_is_named(qwen3_shape, tmp_path):
+    content = (QWEN3 / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
+    shutil.copy(QWEN3 / "config.json", tmp_path)
+    with pytest.raises(CheckpointError, match=r"model.safetensors is not a readable .safetensors file"):
+        start(settings(tmp_path, "qwen3", qwen3_shape))

@@ -45,6 +45,9 @@ class Source(list):
 
     name = "held"
 
+    def key(self, number):
+        return f"held:{number + 1}"
+
     def __getitem__(self, number):
         entry = super().__getitem__(number)
         if isinstance(entry, SampleError):
@@ -74,6 +77,11 @@ def test_which_questions_are_asked(tokenizer):
         ("c", "count", "two"),
         ("f", "words", "no"),
     ]
+    named = []
+    runner.read_questions([source()], WITH_IMAGES, tokenizer, seed=0, most=2, left_out=lambda *line: named.append(line))
+    assert [line[:3] for line in named] == [("held", "held:3", "bad_json")]  # the fifth is not reached: the family has its two
+    runner.read_questions([source()], WITH_IMAGES, tokenizer, seed=0, most=9, left_out=lambda *line: named.append(line))
+    assert ("held", "held:6", "too_long") in [line[:3] for line in named]
     only_text = runner.read_questions([source()], TEXT_ONLY, tokenizer, seed=0, most=2)
     assert [question.sample.key for question in only_text] == ["b", "f"]
     assert all(question.document.tokens.size and not (question.document.labels != -100).any() for question in asked)

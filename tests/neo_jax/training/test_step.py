@@ -116,3 +116,16 @@ def test_heldout_sums():
     metrics, _ = after_one_step(1)
     assert sums["loss"] / sums["weight"] == pytest.approx(metrics["loss"], rel=1e-6)
     np.testing.assert_allclose(sums["source_loss"], metrics["source_loss"], rtol=1e-5)
+
+
+def test_a_step_without_a_label_changes_nothing():
+    with jax.set_mesh(mesh_of({})):
+        trainable = on_mesh(MODEL, "qwen3", before())
+        state = TrainState(trainable, {}, jax.jit(lambda x: initial_moments(OPTIMIZER, x))(trainable))
+        unlabelled = rows() | {"loss_weights": np.zeros_like(rows()["loss_weights"])}
+        passes = {name: value[None] for name, value in unlabelled.items()}
+        state, metrics = make_train_step(MODEL, COMPUTATION, OPTIMIZER, SOURCES)(state, to_devices(passes, accumulation_axis=True), RATE)
+    assert metrics["loss"] == metrics["gradient_norm"] == metrics["weight"] == 0
+    for name, value in before().items():
+        np.testing.assert_array_equal(state.trainable[name], value)
+    assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(state.moments))

@@ -176,3 +176,35 @@ def test_corrupt_media_are_left_out_and_named(corpus: pathlib.Path, tmp_path: pa
     skipped = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
     assert len(skipped) >= 3
     assert all(line["reason"] == "truncated" and line["key"].startswith("rows.jsonl:") for line in skipped)
+
+
+def test_changed_data_is_refused_in_the_same_directory(corpus: pathlib.Path, tmp_path: pathlib.Path):
+    """A row more in a source permutes it anew: a resumed run would repeat some samples and miss others."""
+    directory, source = tmp_path / "run", tmp_path / "large.jsonl"
+    rows = (corpus / "train" / "large.jsonl").read_text()
+    source.write_text(rows)
+    file = write_config(corpus, directory, data__sources__large__path=str(source))
+    process = start(file)
+    wait_for_step(process, directory, 7)
+    process.kill()
+    process.communicate()
+    source.write_text(rows + rows.splitlines()[0] + "\n")
+    code, output = run(file)
+    assert code == 78, output
+    assert "source large changed since step" in output and "Traceback" not in output
+
+
+def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_read(corpus: pathlib.Path, tmp_path: pathlib.Path):
+    """Of any phase, the last one too."""
+    mesh = {"data": 2, "fsdp": 1, "context": 1, "tensor": 1}
+    code, output = run(write_config(corpus, tmp_path / "run", phases__mid__mesh=mesh))
+    assert code == 78, output
+    assert "phases.mid.mesh: data 2 x fsdp 1 x context 1 x tensor 1 do not make the 1 devices" in output and "Traceback" not in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_started_again_reports_the_same(corpus: pathlib.Path, whole: pathlib.Path):
+    before = (whole / "report.json").read_text()
+    code, output = run(write_config(corpus, whole))
+    assert code == 0, output
+    assert (whole / "report.json").read_text() == before

@@ -1,0 +1,21 @@
+"""The demo's preparation, interrupted at any moment, goes on."""
+
+import json
+import pathlib
+
+from neo_jax import demo
+from tests.neo_jax.training.tiny_run import SCENES
+
+
+def test_what_a_killed_preparation_left_is_made_anew(tmp_path: pathlib.Path) -> None:
+    """kill -9 during the conversion leaves a folder without its dataset; one during the tokenizer, no tokenizer."""
+    corpus = tmp_path / "corpus"
+    demo.prepare(corpus, SCENES)
+    dataset = corpus / "tfds" / demo.TFDS_SOURCE / demo.VERSION
+    dataset.rename(dataset.with_name(f"{demo.VERSION}.partial"))
+    (dataset.with_name(f"{demo.VERSION}.partial") / "dataset_info.json").unlink()
+    (corpus / "tokenizer.model").unlink()
+    demo.prepare(corpus, SCENES)
+    assert json.loads((dataset / "dataset_info.json").read_text())["name"] == demo.TFDS_SOURCE
+    assert (corpus / "tokenizer.model").stat().st_size > 0
+    assert [path.name for path in dataset.parent.iterdir()] == [demo.VERSION]
