@@ -1,17 +1,27 @@
-"""Times the attention paths on packed rows, forward and backward, in one run: python benchmarks/attention.py [--length 2048] [--rows 1].
+"""Times interval attention, forward and backward, beside what else can express the mask, on the same rows in one run.
 
-Prints the time, useful GFLOP/s and the ratio to the dense reference for each kind of row. Useful FLOPs, per query head with A attended pairs:
-forward 2 (Dk + Dv) A, backward 2 (3 Dk + 2 Dv) A. Compare ratios within a run, not times between runs.
+    python benchmarks/attention.py                                    (2B heads on an accelerator, few and narrow ones on a CPU)
+    python benchmarks/attention.py --length 36864 --json h200.json    (the figures as JSON too)
+
+Prints for each kind of row (benchmarks/packed_rows.py): waste, that is pairs computed over pairs attended; milliseconds; useful TFLOP/s; its share
+of a measured matrix product's rate; the largest error against float32 of chunked XLA, as a share of the largest element. Useful FLOPs, per query
+head with A attended pairs: forward 2 (Dk + Dv) A, backward 2 (3 Dk + 2 Dv) A; padding and recomputation count as nothing. Backward is the time of
+both less that of forward. What cannot run here is listed with its reason. Compare ratios within a run, not times between runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
+import importlib.util
+import json
 import pathlib
-import platform
 import statistics
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, from anywhere
 
@@ -19,23 +29,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from neo_jax.attention.api import chunk_size
-from neo_jax.attention.chunked import chunked_attention
-from neo_jax.attention.reference import dense_attention
+from benchmarks.attention_alternatives import ALTERNATIVES
+from benchmarks.packed_rows import row_kinds
+from neo_jax.attention import chunked, hopper, tpu
+from neo_jax.attention.api import IMPLEMENTATIONS, Kernel, UnsupportedAttentionError, attention_with_log_sum, choose
 
-HEADS, KEY_HEADS, KEY_WIDTH, VALUE_WIDTH = 4, 2, 256, 128
-REPEATS = 5
-
-
-def intervals(length: int, document: int, image: int) -> np.ndarray:
-    """[length, 2] lo, hi of documents of one length, each beginning with an image of `image` tokens."""
-    position = np.arange(length)
-    start = position // document * document
-    inside = position - start < image
-    return np.stack([start, np.where(inside, np.minimum(start + image, length), position + 1)], -1).astype(np.int32)
+KEY_WIDTH, VALUE_WIDTH, SCALE = 256, 128, 128**-0.5
+REPEATS = 7
+COMPUTED_PAIRS = {"chunked": chunked.computed_pairs, "tpu": tpu.computed_pairs, "hopper": hopper.computed_pairs}
 
 
-def seconds(function, *arguments) -> float:
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """What one implementation did on one kind of row."""
+
+    kind: str
+    name: str
+    waste: float | None
+    forward_ms: float
+    forward_tflops: float
+    backward_ms: float
+    backward_tflops: float
+    error: float
+
+
+def seconds(function: Callable, *arguments) -> float:
     """Median time of a call, compiled before."""
     jax.block_until_ready(function(*arguments))
     times = []
@@ -46,41 +64,118 @@ def seconds(function, *arguments) -> float:
     return statistics.median(times)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--length", type=int, default=2048, help="tokens of a row")
-    parser.add_argument("--rows", type=int, default=1)
-    options = parser.parse_args()
-    length, rows = options.length, options.rows
-    kinds = {
-        "one long text": intervals(length, length, 0),
-        "image-text pairs of 256": intervals(length, 256, 128),
-        "clips of 16 frames": intervals(length, length, length // 16),
-    }
-    print(
-        f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {platform.machine()}, rows {rows}, length {length}, float32, median of {REPEATS}"
+def matmul_tflops(size: int, dtype) -> float:
+    """Rate of a square matrix product: what a kernel could reach here."""
+    a = jnp.ones((size, size), dtype)
+    return 2 * size**3 / seconds(jax.jit(lambda x: x @ x), a) / 1e12
+
+
+def kernels(q, k, v) -> dict[str, Kernel | str]:
+    """Each of our implementations, or why it cannot run here."""
+    found: dict[str, Kernel | str] = {}
+    for name in IMPLEMENTATIONS:
+        try:
+            found[name] = choose(q, k, v, name)
+        except UnsupportedAttentionError as error:
+            found[name] = str(error)
+    return found
+
+
+def measure(kind: str, name: str, function: Callable, arrays, expected, flops: tuple[float, float], waste: float | None) -> Figure:
+    """Args: function: (q, k, v) -> output; expected: its output and gradients in float32; flops: useful ones, forward and backward."""
+    q, k, v, gradient = arrays
+
+    def both(q, k, v, gradient):
+        out, pullback = jax.vjp(function, q, k, v)
+        return out, *pullback(gradient)
+
+    forward, whole = jax.jit(function), jax.jit(both)
+    took = seconds(forward, q, k, v), seconds(whole, q, k, v, gradient)
+    results = whole(q, k, v, gradient)
+    error = max(
+        float(jnp.abs(mine.astype(jnp.float32) - right).max() / jnp.abs(right).max()) for mine, right in zip(results, expected, strict=True)
     )
-    keys = jax.random.split(jax.random.key(0), 3)
-    shapes = ((HEADS, KEY_WIDTH), (KEY_HEADS, KEY_WIDTH), (KEY_HEADS, VALUE_WIDTH))
-    q, k, v = (jax.random.normal(key, (rows, length, *shape)) for key, shape in zip(keys, shapes, strict=True))
-    paths = {
-        "dense": lambda q, k, v, lo, hi: dense_attention(q, k, v, lo, hi, 0.1),
-        "chunked": lambda q, k, v, lo, hi: chunked_attention(q, k, v, lo, hi, 0.1, chunk_size(length)),
-    }
-    for kind, attend in kinds.items():
-        pairs = int((attend[:, 1] - attend[:, 0]).sum()) * rows
-        lo, hi = (jnp.tile(jnp.asarray(attend[:, i]), (rows, 1)) for i in (0, 1))
-        dense: dict[str, float] = {}
-        for name, path in paths.items():
-            forward = jax.jit(path)
-            both = jax.jit(jax.grad(lambda q, k, v, lo, hi, path=path: path(q, k, v, lo, hi).sum(), argnums=(0, 1, 2)))
-            flops = {"forward": 2 * (KEY_WIDTH + VALUE_WIDTH) * pairs * HEADS}
-            flops["forward and backward"] = flops["forward"] + 2 * (3 * KEY_WIDTH + 2 * VALUE_WIDTH) * pairs * HEADS
-            for part, function in (("forward", forward), ("forward and backward", both)):
-                took = seconds(function, q, k, v, lo, hi)
-                dense.setdefault(part, took)
-                rate, ratio = flops[part] / took / 1e9, dense[part] / took
-                print(f"{kind:<26}{name:<10}{part:<22}{took * 1e3:9.1f} ms {rate:8.1f} GFLOP/s  dense / this {ratio:6.2f}")
+    backward = max(took[1] - took[0], 1e-9)
+    return Figure(kind, name, waste, took[0] * 1e3, flops[0] / took[0] / 1e12, backward * 1e3, flops[1] / backward / 1e12, error)
+
+
+def expected_results(attend: np.ndarray, arrays) -> list[jax.Array]:
+    q, k, v, gradient = (x.astype(jnp.float32) for x in arrays)
+    lo, hi = (jnp.asarray(attend[None, :, i]) for i in (0, 1))
+    with jax.default_matmul_precision("highest"):
+
+        @jax.jit
+        def both(q, k, v, gradient):
+            run = functools.partial(attention_with_log_sum, lo=lo, hi=hi, scale=SCALE, kernel=Kernel("chunked", 256))
+            out, pullback = jax.vjp(lambda *x: run(*x)[0], q, k, v)
+            return out, *pullback(gradient)
+
+        return both(q, k, v, gradient)
+
+
+def main() -> None:
+    on_cpu = jax.devices()[0].platform == "cpu"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--length", type=int, default=2048 if on_cpu else 8192, help="tokens of the row")
+    parser.add_argument("--heads", default="4,2" if on_cpu else "16,8", help="query heads, key heads (9B: 32,8)")
+    parser.add_argument("--dtype", default="float32" if on_cpu else "bfloat16")
+    parser.add_argument("--kind", action="append", help="only rows of this kind; may be given several times")
+    parser.add_argument("--json", type=pathlib.Path, help="write the figures here too")
+    options = parser.parse_args()
+    heads, key_heads = map(int, options.heads.split(","))
+    length, dtype = options.length, jnp.dtype(options.dtype)
+    peak = matmul_tflops(1024 if on_cpu else 8192, dtype)
+    device = jax.devices()[0].device_kind
+    print(f"jax {jax.__version__}, {device}, {dtype}, {length} tokens, {heads} query and {key_heads} key heads, widths 256 and 128")
+    print(f"matrix product {peak:.2f} TFLOP/s; median of {REPEATS}")
+    widths = ((heads, KEY_WIDTH), (key_heads, KEY_WIDTH), (key_heads, VALUE_WIDTH), (heads, VALUE_WIDTH))
+    arrays = [
+        jax.random.normal(key, (1, length, *each), dtype) for key, each in zip(jax.random.split(jax.random.key(0), 4), widths, strict=True)
+    ]
+    figures: list[Figure] = []
+    refused: dict[str, str] = {}
+    for kind, attend in row_kinds(length).items():
+        if options.kind and kind not in options.kind:
+            continue
+        lo, hi = (jnp.asarray(attend[None, :, i]) for i in (0, 1))
+        pairs = int((attend[:, 1] - attend[:, 0]).sum())
+        flops = 2 * (KEY_WIDTH + VALUE_WIDTH) * pairs * heads, 2 * (3 * KEY_WIDTH + 2 * VALUE_WIDTH) * pairs * heads
+        expected = expected_results(attend, arrays)
+        runs: dict[str, tuple[Callable, float | None]] = {}
+        for name, kernel in kernels(*arrays[:3]).items():
+            if isinstance(kernel, str):
+                refused[name] = kernel
+            else:
+                run = functools.partial(attention_with_log_sum, lo=lo, hi=hi, scale=SCALE, kernel=kernel)
+                runs[name] = (lambda *x, run=run: run(*x)[0]), COMPUTED_PAIRS[name](lo, hi, length, kernel.blocks) / pairs
+        runs |= {name: (functools.partial(function, attend=attend, scale=SCALE), None) for name, function in ALTERNATIVES.items()}
+        for name, (function, waste) in runs.items():
+            try:
+                figure = measure(kind, name, function, arrays, expected, flops, waste)
+            except Exception as error:  # an alternative fails in its own ways; what it says is the result
+                refused[f"{name}, {kind}"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+                continue
+            figures.append(figure)
+            parts = ("forward", figure.forward_ms, figure.forward_tflops), ("backward", figure.backward_ms, figure.backward_tflops)
+            rates = "  ".join(f"{part} {ms:9.2f} ms {rate:7.2f} TFLOP/s {rate / peak:4.0%}" for part, ms, rate in parts)
+            print(f"{kind:<20} {name:<11} waste {f'{waste:4.2f}' if waste else '   -'}  {rates}  error {figure.error:.1e}", flush=True)
+    for name, reason in refused.items():
+        print(f"not run: {name}: {reason}")
+    if importlib.util.find_spec("torch") and not on_cpu:
+        subprocess.run(
+            [sys.executable, str(pathlib.Path(__file__).with_name("flex_attention.py")), f"--length={length}", f"--heads={options.heads}"]
+        )
+    if options.json:
+        record = {
+            "jax": jax.__version__,
+            "device": device,
+            "dtype": str(dtype),
+            "length": length,
+            "heads": [heads, key_heads],
+            "matmul_tflops": peak,
+        }
+        record |= {"command": sys.argv, "figures": [dataclasses.asdict(figure) for figure in figures], "not_run": refused}
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

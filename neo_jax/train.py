@@ -6,6 +6,7 @@ same command again), 78 a configuration or run directory that cannot be used.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,6 +25,8 @@ DONE, DATA, NOT_FINITE, PREEMPTED, CONFIGURATION = 0, 65, 70, 77, 78
 
 def train(settings: Config) -> None:
     """Runs the curriculum and writes its report, whose path is printed last; raises what Trainer.run raises."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("neo_jax").setLevel(logging.INFO)
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", f"{settings.run.directory}/compilation_cache")
     with checked_intervals(settings.run.debug):

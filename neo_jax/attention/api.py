@@ -135,7 +135,7 @@ def choose(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "auto
     elif reason := reasons[implementation]:
         raise UnsupportedAttentionError(f'attention "{implementation}" cannot be used here: {reason}; set it to "auto"')
     blocks = blocks_for(implementation, kind, k.shape, v.shape)
-    _announce(implementation, kind, q.shape, k.shape, str(q.dtype), str(blocks))
+    _announce(f"{implementation} ({blocks}) on {kind}, {q.dtype}, {q.shape[2]} heads over {k.shape[2]}, {k.shape[3]} and {v.shape[3]} wide")
     return Kernel(implementation, blocks)
 
 
@@ -147,8 +147,8 @@ def _unsuited(name: str, kind: str, platform: str, q, k, v) -> str | None:
 
 
 @functools.cache
-def _announce(implementation: str, kind: str, q_shape, k_shape, dtype: str, blocks: str) -> None:
-    log.info("attention of %s over %s %s on %s: %s, %s", q_shape, k_shape, dtype, kind, implementation, blocks)
+def _announce(choice: str) -> None:
+    log.info("attention: %s", choice)
 
 
 def _check_shapes(q, k, v, lo, hi) -> None:

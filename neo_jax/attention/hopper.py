@@ -56,6 +56,12 @@ class Blocks:
 BLOCKS = Blocks()
 
 
+def computed_pairs(lo: jax.Array, hi: jax.Array, keys: int, blocks: Blocks) -> int:
+    """Pairs of a query and a key that the forward pass computes for one head, attended or not; lo, hi [B, L] over rows of `keys` keys."""
+    tiles = intervals.query_tiles(*intervals.flatten(lo, hi, keys, QUERY_TILE), QUERY_TILE, blocks.forward_keys)
+    return int(intervals.visited_pairs(tiles, QUERY_TILE, blocks.forward_keys))
+
+
 def supports(q: jax.Array, k: jax.Array, v: jax.Array) -> str | None:
     """Why these arrays cannot be attended here, or None."""
     for name, array, width in (("q", q, KEY_WIDTH), ("k", k, KEY_WIDTH), ("v", v, VALUE_WIDTH)):

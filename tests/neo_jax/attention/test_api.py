@@ -67,11 +67,9 @@ def test_what_cannot_be_used_says_why(kind, platform, asked, arrays, reason):
 
 def test_the_choice_is_logged_once(caplog):
     with caplog.at_level(logging.INFO, "neo_jax.attention"):
-        for _ in range(3):
-            choose(*shapes(length=272))
-    assert [record.message for record in caplog.records if "272" in record.message] == [
-        "attention of (1, 272, 2, 256) over (1, 272, 1, 256) bfloat16 on cpu: chunked, 64"
-    ]
+        for length in (64, 128, 64):
+            choose(*shapes(length, heads=15, key_heads=3))
+    assert [record.message for record in caplog.records] == ["attention: chunked (64) on cpu, bfloat16, 15 heads over 3, 256 and 128 wide"]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
+from benchmarks.packed_rows import row_kinds
 from neo_jax.attention import tpu
 from neo_jax.attention.api import Kernel, attention_with_log_sum
+from neo_jax.attention.blocks import blocks_for
+from neo_jax.attention.intervals import interval_problem
 from neo_jax.attention.tpu import Blocks
 from tests.neo_jax.attention.cases import CASES, arrays, assert_equal, computed, expected, random_intervals, rounded, with_intervals
 from tests.neo_jax.programs import largest_array
@@ -103,3 +106,15 @@ def test_lengths_beyond_the_list_of_tiles_are_refused():
 def test_blocks_that_do_not_fit_together(sizes, sentence):
     with pytest.raises(ValueError, match=sentence):
         Blocks(**sizes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"), [("one long text", 1.05), ("128-frame video", 1.05), ("1K image-text pairs", 1.3), ("mixed", 1.5)]
+)
+def test_little_is_computed_in_vain_on_v5(kind, most):
+    """Pairs computed over pairs attended, rows of 8,192 tokens, default blocks."""
+    attend = row_kinds(8192)[kind]
+    blocks = blocks_for("tpu", "TPU v5 lite", (1, 8192, 8, 256), (1, 8192, 8, 128))
+    lo, hi = (attend[None, :, i] for i in (0, 1))
+    assert interval_problem(lo, hi, 8192) is None
+    assert 1 <= tpu.computed_pairs(lo, hi, 8192, blocks) / (hi - lo).sum() <= most
