@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 import jax
+from jax.interpreters import partial_eval
 
 
 def equations(function, *arguments) -> list:
-    """Every equation of the program that `function` is traced to; arguments may be ShapeDtypeStruct.
+    """Every equation that the results of `function` depend on; arguments may be ShapeDtypeStruct.
 
     A call of a jitted function is what is inside it: its results alone would count arrays that are only handed through.
     """
@@ -19,7 +20,8 @@ def equations(function, *arguments) -> list:
                 if hasattr(value, "eqns"):
                     yield from visit(getattr(value, "jaxpr", value))
 
-    return list(visit(jax.make_jaxpr(function)(*arguments).jaxpr))
+    program = jax.make_jaxpr(function)(*arguments).jaxpr
+    return list(visit(partial_eval.dce_jaxpr(program, [True] * len(program.outvars), instantiate=True)[0]))
 
 
 def largest_array(function, *arguments) -> int:

@@ -123,6 +123,8 @@ def test_good_intervals_have_no_problem():
 @pytest.mark.parametrize(("policy", "times"), [("full", 2), ("attention", 1), ("dots", 1)])
 def test_rematerialisation_that_keeps_attention_computes_it_once(kernel, policy, times):
     """Counted in the program of the gradient: the loops, or kernels, of the forward pass."""
+    if kernel.name == "tpu" and jax.__version_info__ < (0, 12):
+        pytest.skip("jax 0.11 leaves a kernel that nothing needs to XLA, which removes it: tests/aot_gpu counts them compiled")
     q, k, v = shapes(512, 2, 1, 128, 128)
     interval = jax.ShapeDtypeStruct((1, 512), jnp.int32)
 
