@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from neo_jax.attention import chunked, hopper, hopper_backward, tpu
 from neo_jax.attention.blocks import blocks_for
-from neo_jax.attention.decoding import decode_attention
+from neo_jax.attention.decoding import FEW, decode_attention
 from neo_jax.attention.intervals import interval_problem
 from neo_jax.sharding import spec
 
@@ -83,8 +83,11 @@ def interval_attention(
     def local(q, k, v, lo, hi):
         k, v = (jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k, v))
         if _checked:
-            jax.debug.callback(functools.partial(_raise_problem, keys=k.shape[1]), lo, hi)
+            first_row, first_query = jax.lax.axis_index(("data", "fsdp")) * lo.shape[0], jax.lax.axis_index("context") * lo.shape[1]
+            jax.debug.callback(functools.partial(_raise_problem, keys=k.shape[1]), lo, hi, first_row, first_query)
         if implementation == "decoding":
+            if q.shape[1] > FEW:
+                raise UnsupportedAttentionError(f'attention "decoding" is for at most {FEW} queries a row, these are {q.shape[1]}')
             return decode_attention(q, k, v, lo, hi, scale)
         return attention_with_log_sum(q, k, v, lo, hi, scale, choose(q, k, v, implementation))[0]
 
@@ -127,6 +130,8 @@ def choose(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "auto
     Raises:
       UnsupportedAttentionError: `implementation` cannot do this call.
     """
+    if implementation not in ("auto", *IMPLEMENTATIONS):
+        raise UnsupportedAttentionError(f"no attention {implementation!r}: it must be auto, {', '.join(IMPLEMENTATIONS)}")
     device = jax.sharding.get_abstract_mesh().abstract_device
     kind, platform = (device.device_kind, device.platform) if device else (jax.devices()[0].device_kind, jax.devices()[0].platform)
     reasons = {name: _unsuited(name, kind, platform, q, k, v) for name in IMPLEMENTATIONS}
@@ -158,6 +163,8 @@ def _check_shapes(q, k, v, lo, hi) -> None:
         )
     if not q.shape[0] == k.shape[0] == v.shape[0] or lo.shape != q.shape[:2] or hi.shape != q.shape[:2]:
         raise ValueError(f"q {q.shape}, k {k.shape}, v {v.shape}, lo {lo.shape} and hi {hi.shape} differ in rows or queries")
+    if 0 in (*q.shape, *k.shape, *v.shape):
+        raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} must have at least one row, token, head and channel")
     if k.shape[:3] != v.shape[:3]:
         raise ValueError(f"k {k.shape} and v {v.shape} must have the same keys and heads")
     if q.shape[2] % k.shape[2]:
@@ -175,7 +182,11 @@ _checked = False
 
 @contextlib.contextmanager
 def checked_intervals(enabled: bool = True) -> Iterator[None]:
-    """Programs traced inside check the values of lo and hi as they run, and stop with the row and the query that is wrong. Slow."""
+    """Programs traced inside check the values of lo and hi as they run, and stop with the row and the query that is wrong. Slow.
+
+    Each device checks its own queries: lo and hi may decrease from one shard of a row to the next. Where other devices wait for the one that
+    stopped, the process is aborted after the sentence.
+    """
     global _checked
     before, _checked = _checked, enabled
     try:
@@ -184,6 +195,6 @@ def checked_intervals(enabled: bool = True) -> Iterator[None]:
         _checked = before
 
 
-def _raise_problem(lo: np.ndarray, hi: np.ndarray, keys: int) -> None:
-    if problem := interval_problem(np.asarray(lo), np.asarray(hi), keys):
+def _raise_problem(lo: np.ndarray, hi: np.ndarray, first_row: int, first_query: int, keys: int) -> None:
+    if problem := interval_problem(np.asarray(lo), np.asarray(hi), keys, int(first_row), int(first_query)):
         raise ValueError(problem)

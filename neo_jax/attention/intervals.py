@@ -76,8 +76,12 @@ def visited_pairs(ranges: TileRanges, query_tile: int, key_tile: int) -> jax.Arr
     return (ranges.last - ranges.first).sum() * query_tile * key_tile
 
 
-def interval_problem(lo: np.ndarray, hi: np.ndarray, keys: int) -> str | None:
-    """What is wrong with intervals [B, L] over rows of `keys` keys, with the first row and query that it is wrong at; None: nothing."""
+def interval_problem(lo: np.ndarray, hi: np.ndarray, keys: int, first_row: int = 0, first_query: int = 0) -> str | None:
+    """What is wrong with intervals [B, L] over rows of `keys` keys, with the first row and query that it is wrong at; None: nothing.
+
+    Args:
+      first_row, first_query: the place of lo[0, 0] in the whole array, where this is a shard of it.
+    """
     checks = (
         ("is empty: lo must be below hi", lo >= hi),
         (f"leaves the keys [0, {keys})", (lo < 0) | (hi > keys)),
@@ -87,7 +91,8 @@ def interval_problem(lo: np.ndarray, hi: np.ndarray, keys: int) -> str | None:
     for sentence, wrong in checks:
         if wrong.any():
             row, query = (int(i) for i in np.argwhere(wrong)[0])
-            return f"attention: the interval [{lo[row, query]}, {hi[row, query]}) of query {query} in row {row} {sentence}"
+            place = f"query {first_query + query} in row {first_row + row}"
+            return f"attention: the interval [{lo[row, query]}, {hi[row, query]}) of {place} {sentence}"
     return None
 
 

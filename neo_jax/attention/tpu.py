@@ -227,7 +227,7 @@ class _Plan:
         most = _most_met(blocks.query, self.length, self.row_keys, blocks.key, self.rows)
         tiles = query_tiles(self.lo, self.hi, blocks.query, blocks.key)
         squares = query_tiles(self.lo, self.hi, blocks.square, blocks.square)
-        return _steps(tiles, squares, min(most, self.total_keys // blocks.key), blocks.key // blocks.square, blocks.sparse)
+        return _steps(tiles, squares, most, self.total_keys // blocks.key, blocks.key // blocks.square, blocks.sparse)
 
     def of_keys(self):
         """The same, key tile after key tile."""
@@ -235,7 +235,7 @@ class _Plan:
         most = _most_met(blocks.key, self.row_keys, self.length, blocks.query, self.rows)
         tiles = key_tiles(self.lo, self.hi, blocks.query, blocks.key, self.total_keys)
         squares = key_tiles(self.lo, self.hi, blocks.square, blocks.square, self.total_keys)
-        return _steps(tiles, squares, min(most, self.lo.size // blocks.query), blocks.query // blocks.square, blocks.sparse)
+        return _steps(tiles, squares, most, self.lo.size // blocks.query, blocks.query // blocks.square, blocks.sparse)
 
     def queries(self, x_BLHD):
         """[B, L, H, D] -> [H, N, D], heads filled up with zeros to whole lanes."""
@@ -267,7 +267,7 @@ def _most_met(tile: int, own_length: int, other_length: int, other_tile: int, ro
 
 
 def _steps(
-    tiles: TileRanges, squares: TileRanges, most: int, squares_a_column: int, sparse: float
+    tiles: TileRanges, squares: TileRanges, most: int, existing: int, squares_a_column: int, sparse: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The list of tiles to visit, row by row; a row without any is visited once, as NOTHING, so that its output is written.
 
@@ -275,15 +275,16 @@ def _steps(
       tiles: of R rows.
       squares: of the same rows, each divided into equally many.
       most: columns that a row meets, at most.
+      existing: columns that there are.
 
     Returns:
       packed steps [R x most], how many of them there are, and first and last square of each strip [2 x their number], end to end.
     """
     rows = tiles.first.size
-    columns = int(most)
-    if rows > MOST_ROWS or columns > MOST_COLUMNS or rows * columns > MOST_TILES:
+    columns = min(most, existing)
+    if rows > MOST_ROWS or existing > MOST_COLUMNS or rows * columns > MOST_TILES:
         raise ValueError(
-            f"{rows} x {columns} tiles are more than the list of tiles can hold (rows {MOST_ROWS}, columns {MOST_COLUMNS}, "
+            f"{rows} tiles that meet {columns} of {existing} are more than the list of tiles can hold (rows {MOST_ROWS}, columns {MOST_COLUMNS}, "
             f"all {MOST_TILES}): shard the context over more devices, or use larger blocks"
         )
     visits = jnp.maximum(tiles.last - tiles.first, 1)

@@ -81,6 +81,7 @@ def test_the_choice_is_logged_once(caplog):
         ({"q": (2, 8, 4, 16)}, "differ in rows or queries"),
         ({"lo": (1, 9)}, "differ in rows or queries"),
         ({"q": (8, 4, 16)}, "must have 4 axes"),
+        ({"k": (1, 0, 2, 16), "v": (1, 0, 2, 8)}, "at least one row, token, head and channel"),
         ({"hi": np.zeros((1, 8), np.int64)}, "must be int32"),
         ({"k": np.zeros((1, 8, 2, 16), np.float16)}, "of one floating type"),
         ({"q": np.zeros((1, 8, 4, 16), np.int32)}, "of one floating type"),
@@ -170,3 +171,28 @@ def test_decoding_copies_no_cache():
 
 def test_chunks_are_the_only_ones_without_a_limit():
     assert chunked.supports(*shapes(dtype=jnp.float16, width=3)) is None
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(UnsupportedAttentionError, match="no attention 'flash': it must be auto, chunked, tpu, hopper"):
+        choose(*shapes(), "flash")
+
+
+def test_decoding_is_for_few_queries():
+    x, interval = np.ones((1, 17, 1, 8), np.float32), np.tile(np.arange(17, dtype=np.int32), (1, 1))
+    with (
+        jax.set_mesh(make_mesh(devices=jax.devices()[:1])),
+        pytest.raises(UnsupportedAttentionError, match="at most 16 queries a row, these are 17"),
+    ):
+        on_one = [
+            jax.device_put(each, NamedSharding(jax.sharding.get_mesh(), spec("batch", "length", "heads", None))) for each in (x, x, x)
+        ]
+        lo, hi = (
+            jax.device_put(each, NamedSharding(jax.sharding.get_mesh(), spec("batch", "length"))) for each in (interval, interval + 1)
+        )
+        interval_attention(*on_one, lo, hi, 1.0, "decoding")
+
+
+def test_a_problem_in_a_shard_is_named_by_its_place_in_the_whole():
+    lo, hi = np.array([[0, 0], [0, 1]], np.int32), np.array([[1, 2], [1, 1]], np.int32)
+    assert "of query 201 in row 9 is empty" in interval_problem(lo, hi, 4, first_row=8, first_query=200)

@@ -99,7 +99,7 @@ def test_memory_is_linear_in_length():
 def test_lengths_beyond_the_list_of_tiles_are_refused():
     heads = [jax.ShapeDtypeStruct((1, 1 << 17, 1, 128), jnp.float32)] * 3
     intervals = [jax.ShapeDtypeStruct((1, 1 << 17), jnp.int32)] * 2
-    with pytest.raises(ValueError, match="tiles are more than the list of tiles can hold"):
+    with pytest.raises(ValueError, match="are more than the list of tiles can hold"):
         jax.eval_shape(lambda *x: tpu.forward(*x, 0.1, SQUARES), *heads, *intervals)
 
 
@@ -126,3 +126,12 @@ def test_little_is_computed_in_vain_on_v5(kind, most):
     lo, hi = (attend[None, :, i] for i in (0, 1))
     assert interval_problem(lo, hi, 8192) is None
     assert 1 <= tpu.computed_pairs(lo, hi, 8192, blocks) / (hi - lo).sum() <= most
+
+
+def test_more_tiles_than_an_index_can_name_are_refused():
+    """Many short rows: few tiles met by each, but a tile's number no longer fits its bits."""
+    rows, keys = 128, 16_385
+    q, k, v = (jax.ShapeDtypeStruct((rows, length, 1, 128), jnp.float32) for length in (64, keys, keys))
+    intervals = [jax.ShapeDtypeStruct((rows, 64), jnp.int32)] * 2
+    with pytest.raises(ValueError, match="of 16385 are more than the list of tiles can hold"):
+        jax.eval_shape(lambda *x: tpu.forward(*x, 0.1, SQUARES), q, k, v, *intervals)
