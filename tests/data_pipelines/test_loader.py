@@ -267,3 +267,15 @@ def test_impossible_arguments_are_refused(root, tmp_path):
         open_input(root, tmp_path / "log.jsonl", threads=0)
     with pytest.raises(DataError, match="max_rate"):
         FailurePolicy(max_rate=1.5)
+
+
+def test_samples_that_the_index_excludes_are_named_once_in_the_same_log(tmp_path):
+    (tmp_path / "media").mkdir()
+    good = [{"conversations": small_corpus.turns(f"What is {i}?")} for i in range(20)]
+    bad = [{"conversations": [{"from": "human", "value": "Nobody answers."}]}, {"conversations": [{"from": "robot", "value": "x"}]}]
+    small_corpus.write_jsonl(tmp_path / "text.jsonl", [*good, *bad])
+    phases = (phase(rows=4, mixture={"text": 1.0}),)
+    for _ in range(2):  # a resumed run names nothing again
+        open_input(tmp_path, tmp_path / "log.jsonl", phases, ("text",))
+        lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        assert [(line["key"], line["reason"]) for line in lines] == [("text.jsonl:21", "no_answer"), ("text.jsonl:22", "unknown_role")]

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from tests.neo_jax.training.tiny_run import STEPS, tiny_config_dict
 
@@ -88,7 +89,11 @@ def test_a_run_leaves_what_its_user_needs(whole: pathlib.Path):
     assert set(report) >= {"phases", "families", "exact_match", "blank_exact_match", "majority", "seconds"}
     assert set(report["exact_match"]) == {"overall", "text", "count", "motion"}
     assert (whole / "report.html").stat().st_size > 10_000
-    assert json.loads((whole / "config.json").read_text())["run"]["directory"] == str(whole)
+    settings = json.loads((whole / "config.json").read_text())
+    assert settings["run"]["directory"] == str(whole)
+    with ocp.training.Checkpointer(whole / "checkpoints") as checkpoints:
+        record = checkpoints.metadata(TOTAL).custom_metadata
+    assert record["configuration"] == settings and set(record["data"]) >= {"tokenizer", "source large"}
 
 
 def test_killed_anywhere_it_ends_in_the_same_numbers(corpus: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path):
