@@ -11,7 +11,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-LOWEST = -1e30
+from neo_jax.attention.chunked import LOWEST
+
 CHUNK = 1024  # keys of a chunk
 FEW = 16  # queries of a row, at most
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Generator, Mapping, Sequence
 
@@ -38,6 +39,7 @@ class Inputs:
     indexes: list[LengthIndex]
     settings: config.Config
 
+    @functools.cached_property
     def identity(self) -> dict[str, str]:
         """Of the tokenizer and each training source: what, beside the configuration, the order of the data depends on."""
         return {"tokenizer": self.tokenizer.fingerprint} | {f"source {index.name}": index.digest() for index in self.indexes}

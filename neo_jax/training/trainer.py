@@ -125,7 +125,7 @@ class Trainer:
         if restored is None:
             return Position(0, 0, 0, 0, 0.0, self.inputs.train.start()), None
         step, arrays, record = restored
-        now = self.inputs.identity()
+        now = self.inputs.identity
         if changed := [name for name in now if now[name] != record["data"].get(name)]:
             raise RunDirectoryError(
                 f"{self.directory} holds a run over other data: {', '.join(changed)} changed since step {step}, and with it the order of the "
@@ -139,7 +139,7 @@ class Trainer:
 
     def _save(self, checkpoints: Checkpoints, position: Position, state: TrainState) -> None:
         record = dataclasses.asdict(position) | {"input": position.input.to_json(), "seconds": self._total_seconds()}
-        record |= {"data": self.inputs.identity(), "configuration": self.settings.resolved()}
+        record |= {"data": self.inputs.identity, "configuration": self.settings.resolved()}
         checkpoints.save(position.step, {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}, record)
 
     def _total_seconds(self) -> float:
