@@ -2,7 +2,8 @@
 
 STATIC figures, from the compiler's own bundle dumps, not times: a bundle is what a core issues in one cycle; stalls and copies are not in it.
 For each kernel: bundles of a whole tile and the share of the MXU's issue slots in it (occupancy); of a tile computed with a mask, and its ratio to
-the whole one; and of one strip of 1, 2, ... squares. Needs libtpu (`make test-aot` brings it).
+the whole one; and of one strip of 1, 2, ... squares. And what each kind of row (packed_rows.py, 8,192 tokens) takes in all, with 500 bundles added
+for each visited tile: a guess of what a step of the grid costs. Needs libtpu (`make test-aot` brings it).
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, fro
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from benchmarks.packed_rows import row_kinds
 from neo_jax.aot import one_chip
+from neo_jax.attention import tpu
 from neo_jax.attention.api import Kernel, attention_with_log_sum, choose
 from neo_jax.attention.tpu import Blocks
 
 KERNELS = ("forward", "dkv", "dq")
 MATRIX_SLOT = "MATMUL"
+STEP_BUNDLES = 500
 HEADS = [jax.ShapeDtypeStruct((1, 8192, n, d), jnp.bfloat16) for n, d in ((16, 256), (8, 256), (8, 128))]  # q, k, v of 2B
 
 
@@ -99,26 +104,55 @@ def _parts(folder: pathlib.Path, kernel: str, blocks: Blocks) -> list[Part]:
     return [Part(name, length, matrix / length / slots_a_bundle) for name, (length, matrix) in zip(names, pieces, strict=True)]
 
 
+def row_bundles(parts: dict[str, list[Part]], blocks: Blocks, attend: np.ndarray) -> dict[str, int]:
+    """Bundles of each kernel for one head over a row [L, 2], STEP_BUNDLES added for each tile that is visited."""
+    length = len(attend)
+    plan = tpu._Plan((1, length), (1, length), attend[None, :, 0], attend[None, :, 1], blocks)
+    result = {}
+    for kernel, (whole, masked, *strips) in parts.items():
+        steps, count, squares = (np.asarray(x) for x in (plan.of_keys() if kernel == "dkv" else plan.of_queries()))
+        tiles = (blocks.key, blocks.query) if kernel == "dkv" else (blocks.query, blocks.key)
+        rows, columns = (size // blocks.square for size in tiles)
+        first, last = squares.reshape(2, -1, rows)
+        total = int(count) * STEP_BUNDLES
+        for step in steps[:count]:
+            kind, left = (step >> 2) & 3, tpu._column(step) * columns
+            if kind == tpu.SPARSE:
+                ends = (np.clip(x[tpu._row(step)], left, left + columns) for x in (last, first))
+                total += sum(strips[n - 1].bundles for n in np.subtract(*ends) if n)
+            elif kind != tpu.NOTHING:
+                total += (whole if kind == tpu.WHOLE else masked).bundles
+        result[kernel] = total
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chip", action="append", help="v5e, v5p, v6e or tpu7x; may be given several times")
-    parser.add_argument("--blocks", help="query,key,compute,square instead of the chip's own")
+    parser.add_argument("--blocks", help="query,key,compute,square,sparse instead of the chip's own")
     parser.add_argument("--compile", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.compile:
         chip, sizes = json.loads(options.compile)
         compile_kernels(chip, Blocks(**sizes))
         return
-    blocks = Blocks(*map(int, options.blocks.split(","))) if options.blocks else None
+    *sizes, sparse = options.blocks.split(",") if options.blocks else ("",)
+    blocks = Blocks(*map(int, sizes), float(sparse)) if sizes else None
     print(
         f"static: bundles of the compiler's schedule, not times; jax {jax.__version__}; 2B heads, bfloat16; blocks: {blocks or 'the default ones'}"
     )
     for chip in options.chip or ["v5e", "v6e"]:
-        for kernel, parts in occupancy(chip, blocks).items():
+        with one_chip(chip):
+            used = blocks or choose(*HEADS, "tpu").blocks
+        kernels = occupancy(chip, used)
+        for kernel, parts in kernels.items():
             whole = parts[0].bundles
             for part in parts:
                 figures = f"{part.bundles:>6} bundles  {part.occupancy:5.0%} MXU  {part.bundles / whole:5.2f} of whole"
                 print(f"{chip:<6} {kernel:<8} {part.name:<12} {figures}")
+        for kind, attend in row_kinds(8192).items():
+            of_kernels = row_bundles(kernels, used, attend)
+            print(f"{chip:<6} {kind:<20} {of_kernels} all {sum(of_kernels.values()):,} bundles a head")
 
 
 if __name__ == "__main__":
