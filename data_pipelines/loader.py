@@ -16,6 +16,7 @@ from data_pipelines.lengths import LengthIndex, sample_seed
 from data_pipelines.planner import BLOCK_ROWS, Draw, InputState, Planner, budgets
 from data_pipelines.rows import pack
 from data_pipelines.schema import DataError, Document, PhaseSettings, SampleError
+from data_pipelines.shards import arrange
 from data_pipelines.sources import Source
 from data_pipelines.tokenizers import Tokenizer
 
@@ -93,7 +94,7 @@ class Input:
         return InputState(0, 0, 0, (0,) * len(self._sources))
 
     def batches(
-        self, state: InputState, rows_per_step: int, local_rows: Sequence[int] | None = None
+        self, state: InputState, rows_per_step: int, local_rows: Sequence[int] | None = None, context_shards: int = 1
     ) -> Generator[tuple[Batch, InputState]]:
         """Yields each step's rows and the state after it, to the end of the state's phase.
 
@@ -104,6 +105,7 @@ class Input:
           state: where to begin.
           rows_per_step: rows of all processes together; divides the phase's rows.
           local_rows: which of a step's rows this process reads, in this order; None for all.
+          context_shards: that each row is arranged for (shards.arrange). The rows are the same whatever their number.
 
         Raises:
           DataError: rows_per_step or local_rows do not fit the phase or the state; or more samples failed than the policy allows.
@@ -118,7 +120,7 @@ class Input:
             )
         if not local or not all(0 <= offset < rows_per_step for offset in local):
             raise DataError(f"local rows {local} must be among the {rows_per_step} rows of a step, at least one")
-        return self._batches(self._plan(state), state, rows_per_step, local)
+        return self._batches(self._plan(state), state, rows_per_step, local, context_shards)
 
     def keys(self, phase: int, row: int) -> list[str]:
         """Returns the keys of a row's samples as SOURCE/KEY, for messages.
@@ -133,14 +135,17 @@ class Input:
     def _plan(self, state: InputState) -> Planner:
         return Planner(state.phase, self._phases[state.phase], self._indexes, self._seed, state, self._block_rows)
 
-    def _batches(self, planner: Planner, state: InputState, rows_per_step: int, local: list[int]) -> Generator[tuple[Batch, InputState]]:
+    def _batches(
+        self, planner: Planner, state: InputState, rows_per_step: int, local: list[int], context_shards: int
+    ) -> Generator[tuple[Batch, InputState]]:
         self._planner = planner
         self._name_too_long(planner)
         steps = (planner.phase.rows - state.row) // rows_per_step
 
         def decode(number: int) -> _Decoded:
             step, offset = divmod(number, len(local))
-            return self._decode(planner, state.row + step * rows_per_step + local[offset])
+            decoded = self._decode(planner, state.row + step * rows_per_step + local[offset])
+            return _Decoded(arrange(decoded.row, context_shards), decoded.failures)
 
         # As many rows ahead as the next step needs: a row of a long context holds tens of megabytes.
         reading = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(len(local), self._threads))

@@ -148,7 +148,7 @@ class PhaseSettings:
 
 
 def batch_fields(rows: int, context: int, visual_tokens: int) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Shape and dtype of every array of a batch: the one definition of what the model is fed.
+    """Shape and dtype of every array of a batch: the one definition of what the model is fed. (Context shards: shards.shard_fields.)
 
     tokens, targets: ids; targets are already shifted (targets[i] is the label of position i + 1; 0 where there is none).
     loss_weights: weight of predicting targets[i] at position i; 0 where there is no label.

@@ -295,7 +295,7 @@ def _problems_between_sections(file: Mapping[str, Any], values: Mapping[str, Any
                 known = ", ".join(sources) or "none"
                 yield f"phases.{name}.mixture.{source}: no such source in data.sources ({known}){nearest(source, sources)}"
         if file["model"] is not INVALID:
-            for axis, keys in (("tensor", ("heads", "kv_heads", "mlp")), ("fsdp", ("hidden", "patch_channels"))):
+            for axis, keys in (("tensor", ("heads", "kv_heads", "mlp", "vocabulary")), ("fsdp", ("hidden", "patch_channels"))):
                 shards = getattr(phase.mesh, axis)
                 for key in keys:
                     size = getattr(file["model"], key)

@@ -6,9 +6,15 @@ array's type, and an operation whose result would be ambiguous has to say what i
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from data_pipelines.shards import shard_fields
 
 AXES = ("data", "fsdp", "context", "tensor")
 
@@ -16,6 +22,7 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "batch": ("data", "fsdp"),  # rows of a batch
     "length": "context",  # tokens of a row
     "embed": "fsdp",  # the hidden axis of parameters
+    "vocabulary": "tensor",  # rows of the embedding and output matrices
     "heads": "tensor",
     "mlp": "tensor",
 }
@@ -26,45 +33,103 @@ def spec(*logical: str | None) -> PartitionSpec:
     return PartitionSpec(*(RULES[name] if name else None for name in logical))
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, context: int = 1, tensor: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(data: int = 1, fsdp: int = 1, context: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of explicit axes `data`, `fsdp`, `context`, `tensor` over all devices.
+
+    The slow network carries the axis that speaks least. Several TPU slices: `data` goes over the slices and the other axes stay inside one.
+    GPUs: neighbours along `tensor` are neighbours in a node, then along `context`, `fsdp` and `data`. Within a slice, axes follow its wires.
 
     Args:
       data: size of the axis, or -1 for what the other axes leave.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the sizes do not fit the devices (mesh_problem).
     """
-    devices = jax.devices() if devices is None else devices
+    devices = jax.devices() if devices is None else list(devices)
+    slices = slice_count(devices)
+    if problem := mesh_problem(data, fsdp, context, tensor, len(devices), slices):
+        raise ValueError(f"mesh: {problem}")
+    data = len(devices) // (fsdp * context * tensor)
+    if devices[0].platform != "tpu":
+        arranged = np.asarray(devices).reshape(data, fsdp, context, tensor)
+    elif slices == 1:
+        arranged = mesh_utils.create_device_mesh((data, fsdp, context, tensor), devices, allow_split_physical_axes=True)
+    else:
+        inside = (data // slices, fsdp, context, tensor)
+        arranged = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
+    return Mesh(arranged, AXES, axis_types=(jax.sharding.AxisType.Explicit,) * len(AXES))
+
+
+def slice_count(devices: Sequence[jax.Device]) -> int:
+    """Number of TPU slices that the devices belong to; 1 for others."""
+    return len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
+
+
+def mesh_problem(data: int, fsdp: int, context: int, tensor: int, devices: int, slices: int = 1) -> str | None:
+    """Why a mesh of these sizes (data -1: the rest) does not fit so many devices in so many slices, and one that would; None: it does."""
+    inside = devices // slices
     others = fsdp * context * tensor
-    if data == -1 and len(devices) % others == 0:
-        data = len(devices) // others
-    if data * others != len(devices):
-        raise ValueError(
-            f"mesh data={data} x fsdp={fsdp} x context={context} x tensor={tensor} needs {abs(data) * others} devices, this run has "
-            f"{len(devices)}: choose axes whose product is {len(devices)}, or data=-1 for the rest"
+    fits = devices % others == 0 and data in (-1, devices // others)
+    if fits and inside % others == 0:
+        return None
+    kept_tensor = math.gcd(tensor, inside)
+    kept_context = math.gcd(context, inside // kept_tensor)
+    kept_fsdp = math.gcd(fsdp, inside // (kept_tensor * kept_context))
+    rest = devices // (kept_tensor * kept_context * kept_fsdp)
+    would = f"data {rest} x fsdp {kept_fsdp} x context {kept_context} x tensor {kept_tensor} would"
+    sizes = f"data {data} x fsdp {fsdp} x context {context} x tensor {tensor}"
+    if fits:
+        return (
+            f"{sizes} puts {others} devices of fsdp, context and tensor over slices of {inside}, and only data may cross them; {would} fit"
         )
-    kinds = (jax.sharding.AxisType.Explicit,) * len(AXES)
-    return Mesh(np.asarray(devices).reshape(data, fsdp, context, tensor), AXES, axis_types=kinds)
+    return f"{sizes} does not make {devices} devices{', data -1 standing for the rest' if data == -1 else ''}; {would}"
+
+
+def batch_sharding(name: str, dimensions: int, accumulation_axis: bool = False) -> NamedSharding:
+    """How a field of a batch (data_pipelines.shards.shard_fields) lies on the mesh that is set: rows over data and fsdp, tokens over context.
+
+    The visual tokens of a row are in the order of its context shards: each shard holds the pixels that its own tokens show.
+    """
+    leading = (None,) if accumulation_axis else ()
+    second = None if name == "pieces" else "length"
+    partition = spec(*leading, "batch", second, *([None] * (dimensions - 2 - len(leading))))
+    return NamedSharding(jax.sharding.get_mesh(), partition)
 
 
 def to_devices(batch: dict[str, np.ndarray], accumulation_axis: bool = False) -> dict[str, jax.Array]:
-    """A batch (data_pipelines.schema.batch_fields) on the mesh that is set: rows over data and fsdp, tokens over context.
-
-    Pixels stay whole along a row: a sequence shard gathers the visual tokens that its slots point to.
+    """A batch (data_pipelines.shards.shard_fields) on the mesh that is set, as `batch_sharding` says.
 
     Args:
-      batch: the rows that this process reads, arrays [rows, ...], or [accumulate, rows, ...] with `accumulation_axis`.
+      batch: the rows that this process reads (`own_rows`), whole: arrays [rows, ...], or [accumulate, rows, ...] with `accumulation_axis`.
     """
-    mesh = jax.sharding.get_mesh()
 
     def put(name: str, array: np.ndarray) -> jax.Array:
-        second = None if name in ("visual", "visual_position") else "length"
-        leading = (None,) if accumulation_axis else ()
-        partition = spec(*leading, "batch", second, *([None] * (array.ndim - 2 - len(leading))))
-        return jax.make_array_from_process_local_data(NamedSharding(mesh, partition), array)
+        sharding = batch_sharding(name, array.ndim, accumulation_axis)
+        shape = list(array.shape)
+        shape[accumulation_axis] *= row_shards() // len(own_rows(row_shards()))
+        return jax.make_array_from_process_local_data(sharding, array, tuple(shape))
 
     return {name: put(name, array) for name, array in batch.items()}
+
+
+def abstract_batch(rows: int, context: int, visual_tokens: int, accumulate: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape, type and sharding, on the mesh that is set, of what a training step reads.
+
+    Args:
+      rows: of a step; divided into `accumulate` passes.
+      context, visual_tokens: of a row, as the phase says.
+    """
+    fields = shard_fields(rows // accumulate, context, visual_tokens, jax.sharding.get_mesh().shape["context"])
+    return {
+        name: jax.ShapeDtypeStruct((accumulate, *shape), dtype, sharding=batch_sharding(name, len(shape) + 1, accumulation_axis=True))
+        for name, (shape, dtype) in fields.items()
+    }
+
+
+def row_shards() -> int:
+    """How many parts the rows of a batch are divided into on the mesh that is set."""
+    shape = jax.sharding.get_mesh().shape
+    return shape["data"] * shape["fsdp"]
 
 
 def own_rows(rows: int) -> list[range]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from neo_jax.attention import chunked, hopper, hopper_backward, tpu
+from neo_jax.attention import chunked, context_parallel, hopper, hopper_backward, tpu
 from neo_jax.attention.blocks import blocks_for
 from neo_jax.attention.decoding import FEW, decode_attention
 from neo_jax.attention.intervals import interval_problem
@@ -58,18 +58,27 @@ class Kernel:
 
 
 def interval_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, scale: float, implementation: str = "auto"
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    lo: jax.Array,
+    hi: jax.Array,
+    scale: float,
+    implementation: str = "auto",
+    pieces: jax.Array | None = None,
 ) -> jax.Array:
     """Attention in which query i sees the keys [lo[i], hi[i]) of its row, over whatever mesh is set.
 
-    Queries stay where they are; keys and values are gathered along the `context` axis, since intervals are in global key positions.
+    Queries stay where they are; keys and values are gathered along the `context` axis (context_parallel.py), since intervals name keys of the
+    whole row.
 
     Args:
       q: [B, L, Hq, Dk]; k: [B, S, Hkv, Dk]; v: [B, S, Hkv, Dv], Hq a multiple of Hkv.
-      lo, hi: [B, L] int32 with lo < hi, neither ever decreasing along a row.
+      lo, hi: [B, L] int32 with lo < hi, neither ever decreasing along the part of a row that a device holds.
       scale: factor on the inner products.
       implementation: "auto": what suits the devices and the arrays; "decoding": for at most FEW queries a row, no gradient; or a name in
         IMPLEMENTATIONS.
+      pieces: [B, P] int32, as in data_pipelines.shards.shard_fields, where rows were arranged for the shards of the `context` axis.
 
     Returns:
       [B, L, Hq, Dv].
@@ -80,45 +89,67 @@ def interval_attention(
     """
     _check_shapes(q, k, v, lo, hi)
 
-    def local(q, k, v, lo, hi):
-        k, v = (jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k, v))
+    shards = jax.sharding.get_abstract_mesh().shape[context_parallel.AXIS]
+
+    def local(q, k, v, lo, hi, *pieces):
+        keys = k.shape[1] * shards
         if _checked:
             first_row, first_query = jax.lax.axis_index(("data", "fsdp")) * lo.shape[0], jax.lax.axis_index("context") * lo.shape[1]
-            jax.debug.callback(functools.partial(_raise_problem, keys=k.shape[1]), lo, hi, first_row, first_query)
+            jax.debug.callback(functools.partial(_raise_problem, keys=keys), lo, hi, first_row, first_query)
         if implementation == "decoding":
             if q.shape[1] > FEW:
                 raise UnsupportedAttentionError(f'attention "decoding" is for at most {FEW} queries a row, these are {q.shape[1]}')
-            return decode_attention(q, k, v, lo, hi, scale)
-        return attention_with_log_sum(q, k, v, lo, hi, scale, choose(q, k, v, implementation))[0]
+            return decode_attention(q, *(context_parallel.gather(x, None) for x in (k, v)), lo, hi, scale)
+        whole = (jax.ShapeDtypeStruct((x.shape[0], keys, *x.shape[2:]), x.dtype) for x in (k, v))
+        kernel = choose(q, *whole, implementation)
+        return _attend(q, k, v, lo, hi, pieces[0] if pieces else None, scale, kernel, shards > 1)[0]
 
     heads, rows = spec("batch", "length", "heads", None), spec("batch", "length")
     lo, hi = (jax.sharding.reshard(x, rows) for x in (lo, hi))  # a slice of one token loses its sharding
-    return jax.shard_map(local, in_specs=(heads, heads, heads, rows, rows), out_specs=heads, check_vma=False)(q, k, v, lo, hi)
+    arrays, specs = [q, k, v, lo, hi], [heads, heads, heads, rows, rows]
+    if pieces is not None:
+        arrays.append(pieces)
+        specs.append(spec("batch", None))
+    return jax.shard_map(local, in_specs=tuple(specs), out_specs=heads, check_vma=False)(*arrays)
 
 
 def attention_with_log_sum(q, k, v, lo, hi, scale: float, kernel: Kernel) -> tuple[jax.Array, jax.Array]:
     """The same on one device, with the log-sum-exp of the scaled scores [B, Hq, L], float32; both can be differentiated."""
     _check_shapes(q, k, v, lo, hi)
-    return _attend(q, k, v, lo, hi, scale, kernel)
+    return _attend(q, k, v, lo, hi, None, scale, kernel, False)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(q, k, v, lo, hi, scale, kernel: Kernel):
-    return kernel.implementation.forward(q, k, v, lo, hi, scale, kernel.blocks, kernel.interpret)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _attend(q, k, v, lo, hi, pieces, scale, kernel: Kernel, spread: bool):
+    """`spread`: k and v are this device's part of rows that are spread over the context axis."""
+
+    def one_device(*arrays):
+        return kernel.implementation.forward(*arrays, scale, kernel.blocks, kernel.interpret)
+
+    if spread:
+        return context_parallel.forward(one_device, q, k, v, lo, hi, pieces)
+    return one_device(q, k, v, lo, hi)
 
 
-def _attend_forward(q, k, v, lo, hi, scale, kernel: Kernel):
-    results = kernel.implementation.forward(q, k, v, lo, hi, scale, kernel.blocks, kernel.interpret)
+def _attend_forward(q, k, v, lo, hi, pieces, scale, kernel: Kernel, spread: bool):
+    results = _attend(q, k, v, lo, hi, pieces, scale, kernel, spread)
     out, log_sum = (checkpoint_name(x, name) for x, name in zip(results, SAVED_NAMES, strict=True))
-    return (out, log_sum), (q, k, v, lo, hi, out, log_sum)
+    return (out, log_sum), (q, k, v, lo, hi, pieces, out, log_sum)
 
 
-def _attend_backward(scale, kernel: Kernel, residuals, gradients):
-    q, k, v, lo, hi, out, log_sum = residuals
+def _attend_backward(scale, kernel: Kernel, spread: bool, residuals, gradients):
+    q, k, v, lo, hi, pieces, out, log_sum = residuals
     gradient, of_log_sum = gradients
     delta = jnp.einsum("blhv,blhv->bhl", gradient.astype(jnp.float32), out.astype(jnp.float32)) - of_log_sum
-    backward = kernel.implementation.backward(q, k, v, lo, hi, log_sum, delta, gradient, scale, kernel.blocks, kernel.interpret)
-    return *backward, None, None
+
+    def one_device(*arrays):
+        return kernel.implementation.backward(*arrays, scale, kernel.blocks, kernel.interpret)
+
+    if spread:
+        backward = context_parallel.backward(one_device, q, k, v, lo, hi, pieces, log_sum, delta, gradient)
+    else:
+        backward = one_device(q, k, v, lo, hi, log_sum, delta, gradient)
+    return *backward, None, None, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

@@ -96,7 +96,7 @@ def greedy(
         t = batch["positions"][:, -1, 0] + step
         positions = jnp.stack([t, jnp.zeros_like(t), jnp.zeros_like(t)], -1)[:, None]
         attend = jnp.stack([first, jnp.full_like(first, at + 1)], -1)[:, None]
-        x = backbone.embedding[...].at[token[:, None]].get(out_sharding=spec("batch", "length", None)).astype(dtype)
+        x = backbone.words(token[:, None], jnp.dtype(dtype))
         x, caches, _ = backbone.decode(x, positions, attend, caches=caches, start=at)
         token = jnp.where(stopped, stop, _choose(backbone, x, never))
         return step + 1, token, stopped | (token == stop), answer.at[:, step].set(token), caches

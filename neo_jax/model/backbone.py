@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding
 
 from neo_jax import config
 from neo_jax.attention.api import SAVED_NAMES
+from neo_jax.model.embedding import lookup
 from neo_jax.model.layers import Cache, Layer, normal, ones, rms_norm, rope_angles
 from neo_jax.model.patch_embedding import PatchEmbedding, normalise
 from neo_jax.sharding import spec
@@ -37,7 +38,7 @@ class Backbone(nnx.Module):
 
     def __init__(self, model: config.Model, architecture: str, rngs: nnx.Rngs):
         self.model, self.spatial = model, architecture == "neo"
-        self.embedding = normal(rngs, model, (model.vocabulary, model.hidden), (None, "embed"))
+        self.embedding = normal(rngs, model, (model.vocabulary, model.hidden), ("vocabulary", "embed"))
         if self.spatial:
             self.patch_embedding = PatchEmbedding(model, rngs)
             if model.pre_buffer_layers:
@@ -45,31 +46,32 @@ class Backbone(nnx.Module):
         self.base = self._stack(model.base_layers, rngs)
         self.final_norm = ones((model.hidden,), (None,))
         if not model.tied:
-            self.output = normal(rngs, model, (model.vocabulary, model.hidden), (None, "embed"))
+            self.output = normal(rngs, model, (model.vocabulary, model.hidden), ("vocabulary", "embed"))
 
     def _stack(self, layers: int, rngs: nnx.Rngs) -> Layer:
         return jax.vmap(lambda split: Layer(self.model, self.spatial, split))(rngs.split(layers))
 
+    def words(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Embeddings [B, L, D] of tokens [B, L]."""
+        return lookup(self.embedding[...], tokens, dtype)
+
     def embed(self, batch: dict[str, jax.Array], dtype: jnp.dtype) -> jax.Array:
-        """Token embeddings, with visual tokens in their slots. Arrays as in data_pipelines.schema.batch_fields; returns [B, L, D]."""
-        x = self.embedding[...].at[batch["tokens"]].get(out_sharding=spec("batch", "length", None)).astype(dtype)
+        """Token embeddings, with visual tokens in their slots. Arrays as in data_pipelines.shards.shard_fields; returns [B, L, D]."""
+        x = self.words(batch["tokens"], dtype)
         if not self.spatial or batch["visual"].shape[1] == 0:
             return x
         visual = self.patch_embedding(normalise(batch["visual"]), batch["visual_position"], dtype)
         return self.place(x, visual, batch["visual_slot"])
 
     def place(self, x: jax.Array, visual: jax.Array, slot: jax.Array) -> jax.Array:
-        """Puts visual [B, V, D] into x [B, L, D] where slot [B, L] is not -1."""
-        rows = spec("batch", "length")
+        """Puts visual [B, V, D] into x [B, L, D] where slot [B, L] is not -1. A slot counts the visual tokens of its own context shard."""
 
         def local(visual, slot):
             return jnp.take_along_axis(visual, jnp.maximum(slot, 0)[..., None], axis=1)
 
-        # Each shard of the sequence reads the visual tokens its own slots name.
-        gathered = jax.shard_map(
-            local, in_specs=(spec("batch", None, None), rows), out_specs=spec("batch", "length", None), check_vma=False
-        )
-        return jnp.where((slot >= 0)[..., None], gathered(visual, slot), x)
+        hidden = spec("batch", "length", None)
+        placed = jax.shard_map(local, in_specs=(hidden, spec("batch", "length")), out_specs=hidden, check_vma=False)
+        return jnp.where((slot >= 0)[..., None], placed(visual, slot), x)
 
     def decode(
         self,
@@ -81,6 +83,7 @@ class Backbone(nnx.Module):
         start: jax.Array | int = 0,
         every_layer: bool = False,
         attention: str = "auto",
+        pieces: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, Cache], list[jax.Array]]:
         """Runs all layers.
 
@@ -91,7 +94,7 @@ class Backbone(nnx.Module):
           remat: what the backward pass recomputes: "none", or a name in REMATERIALISATION.
           caches: keys and values of earlier tokens for each stack; written at `start`.
           start: position in the cache of the first of these tokens.
-          attention: what computes it, as in attention.api.interval_attention.
+          attention, pieces: as in attention.api.interval_attention.
           every_layer: also return the hidden states after each layer, [layers, B, L, D] per stack.
 
         Returns:
@@ -103,7 +106,7 @@ class Backbone(nnx.Module):
 
         def body(x, layer_and_cache):
             layer, cache = layer_and_cache
-            x, cache = layer(x, at, attend, cache, start, attention)
+            x, cache = layer(x, at, attend, cache, start, attention, pieces)
             return x, (cache if caches is not None else None, x if every_layer else None)
 
         if remat != "none":

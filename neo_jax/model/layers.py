@@ -67,7 +67,7 @@ class Attention(nnx.Module):
             self.k_norm_h, self.k_norm_w = ones((h // 2,), (None,)), ones((h // 2,), (None,))
 
     def __call__(
-        self, x, at: tuple[Angles, ...], attend: jax.Array, cache: Cache | None = None, start=0, implementation: str = "auto"
+        self, x, at: tuple[Angles, ...], attend: jax.Array, cache: Cache | None = None, start=0, implementation: str = "auto", pieces=None
     ) -> tuple[jax.Array, Cache]:
         """Attends from x [B, L, D]; with a cache, writes keys and values at `start` and attends to the whole cache."""
 
@@ -84,7 +84,7 @@ class Attention(nnx.Module):
             k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1) for old, new in zip(cache, (k, v), strict=True))
             if x.shape[1] <= FEW:
                 implementation = "decoding"
-        out = interval_attention(q, k, v, attend[..., 0], attend[..., 1], self.scale, implementation)
+        out = interval_attention(q, k, v, attend[..., 0], attend[..., 1], self.scale, implementation, pieces)
         o = self.o[...].astype(x.dtype)
         return jnp.einsum("blnh,nhd->bld", out, o, out_sharding=spec("batch", "length", None)), (k, v)
 
@@ -118,8 +118,8 @@ class Layer(nnx.Module):
         self.attention = Attention(model, spatial, rngs)
         self.mlp = MLP(model, rngs)
 
-    def __call__(self, x, at, attend, cache: Cache | None = None, start=0, implementation: str = "auto") -> tuple[jax.Array, Cache]:
+    def __call__(self, x, at, attend, cache: Cache | None = None, start=0, implementation="auto", pieces=None) -> tuple[jax.Array, Cache]:
         normed = rms_norm(x, self.attention_norm, self.epsilon)
-        attended, cache = self.attention(normed, at, attend, cache, start, implementation)
+        attended, cache = self.attention(normed, at, attend, cache, start, implementation, pieces)
         x = x + attended
         return x + self.mlp(rms_norm(x, self.mlp_norm, self.epsilon)), cache

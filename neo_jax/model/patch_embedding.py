@@ -61,7 +61,7 @@ class PatchEmbedding(nnx.Module):
         """
         b, v = pixels.shape[:2]
         patches = pixels.reshape(b, v, MERGE, PATCH, MERGE, PATCH, 3).astype(dtype)
-        corners = spec("batch", None, None, None, None)
+        corners = spec("batch", "length", None, None, None)
         x = jnp.einsum("bvyrxsc,rscd->bvyxd", patches, self.patch[...].astype(dtype), out_sharding=corners)
         x = jax.nn.gelu(x + self.patch_bias[...].astype(dtype), approximate=False)
         row = position[..., 0, None, None] * MERGE + jnp.arange(MERGE)[:, None] + jnp.zeros(MERGE, jnp.int32)  # [B, V, 2, 2], in patches
@@ -70,5 +70,5 @@ class PatchEmbedding(nnx.Module):
         by_column = rotate_pairs(by_column, angles(column, self.channels // 2, self.theta))
         by_row = rotate_pairs(by_row, angles(row, self.channels // 2, self.theta))
         x = jnp.concatenate([by_column, by_row], axis=-1)
-        x = jnp.einsum("bvyxc,yxcd->bvd", x, self.merge[...].astype(dtype), out_sharding=spec("batch", None, None))
+        x = jnp.einsum("bvyxc,yxcd->bvd", x, self.merge[...].astype(dtype), out_sharding=spec("batch", "length", None))
         return x + self.merge_bias[...].astype(dtype)

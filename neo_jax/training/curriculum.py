@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from neo_jax import config
 from neo_jax.model.backbone import Parameters, abstract, initialise
 from neo_jax.model.initialise import neo_from_qwen3
-from neo_jax.sharding import make_mesh
+from neo_jax.sharding import make_mesh, mesh_problem
 from neo_jax.training.optimizer import initial_moments, split
 from neo_jax.training.step import TrainState
 
@@ -21,24 +21,22 @@ def phase_mesh(phase: config.Phase) -> Mesh:
     return make_mesh(mesh.data, mesh.fsdp, mesh.context, mesh.tensor)
 
 
-def mesh_problems(settings: config.Config, devices: int) -> list[str]:
-    """What of the phases does not fit so many devices, a sentence each."""
+def mesh_problems(settings: config.Config, devices: int, slices: int = 1) -> list[str]:
+    """What of the phases does not fit so many devices in so many TPU slices, a sentence each, with sizes that would."""
     problems = []
     for phase in settings.phases:
         mesh = phase.mesh
-        others = mesh.fsdp * mesh.context * mesh.tensor
-        data = devices // others if mesh.data == -1 else mesh.data
-        if data * others != devices:
-            problems.append(
-                f"phases.{phase.name}.mesh: data {mesh.data} x fsdp {mesh.fsdp} x context {mesh.context} x tensor {mesh.tensor} do not make the "
-                f"{devices} devices of this run: choose sizes whose product is {devices}, data -1 standing for the rest"
-            )
+        if problem := mesh_problem(mesh.data, mesh.fsdp, mesh.context, mesh.tensor, devices, slices):
+            problems.append(f"phases.{phase.name}.mesh: {problem}")
             continue
+        data = devices // (mesh.fsdp * mesh.context * mesh.tensor)
         rows, shards = phase.rows_per_step // phase.accumulate, data * mesh.fsdp
         if rows % shards:
+            whole = shards * phase.accumulate
+            near = sorted({max(phase.rows_per_step // whole, 1) * whole, -(-phase.rows_per_step // whole) * whole})
             problems.append(
                 f"phases.{phase.name}.rows_per_step: {phase.rows_per_step} rows in {phase.accumulate} passes do not divide over data {data} x "
-                f"fsdp {mesh.fsdp}: make it a multiple of {shards * phase.accumulate}, or spread rows with mesh.context or mesh.tensor"
+                f"fsdp {mesh.fsdp}: {' or '.join(map(str, near))} would; or spread rows with mesh.context or mesh.tensor"
             )
     return problems
 

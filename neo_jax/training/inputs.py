@@ -44,8 +44,8 @@ class Inputs:
         """Of the tokenizer and each training source: what, beside the configuration, the order of the data depends on."""
         return {"tokenizer": self.tokenizer.fingerprint} | {f"source {index.name}": index.digest() for index in self.indexes}
 
-    def heldout_batches(self, phase: PhaseSettings, rows: int) -> tuple[list[str], list[Batch]]:
-        """The same held-out rows each time: about `rows` for each held-out source that the phase can hold.
+    def heldout_batches(self, phase: PhaseSettings, rows: int, context_shards: int = 1) -> tuple[list[str], list[Batch]]:
+        """The same held-out rows each time: about `rows` for each held-out source that the phase can hold, arranged for context shards.
 
         Returns:
           the names of those sources, as batches number them, and batches of `rows` rows; no batch where the phase holds none of them.
@@ -64,7 +64,7 @@ class Inputs:
         rows_of = Input(
             sources, indexes, [phase], self.tokenizer, self.settings.run.seed, _policy(self.settings.data), log, self.settings.data.threads
         )
-        return names, [batch for batch, _ in rows_of.batches(rows_of.start(), rows)]
+        return names, [batch for batch, _ in rows_of.batches(rows_of.start(), rows, None, context_shards)]
 
 
 def open_inputs(settings: config.Config) -> Inputs:

@@ -1,55 +1,122 @@
-"""Next-token cross-entropy without the full logits: the vocabulary's scores exist for one chunk of tokens at a time."""
+"""Next-token cross-entropy without the full logits: the vocabulary's scores exist for one chunk of tokens at a time.
+
+Shape legend: B rows, L tokens, D hidden, V vocabulary (of a device: its part along the axis tensor), n chunks, C tokens of a chunk.
+"""
 
 from __future__ import annotations
 
-import math
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from neo_jax.sharding import spec
 
-CHUNK = 1024  # tokens of a row whose logits exist at once
+CHUNK = 1024  # tokens of a device whose logits exist at once
+HIDDEN, TABLE, ROWS = spec("batch", "length", None), spec("vocabulary", "embed"), spec("batch", "length")
 
 
 def token_losses(hidden: jax.Array, output_matrix: jax.Array, targets: jax.Array, chunk: int = CHUNK) -> jax.Array:
     """Cross-entropy of every position, -log softmax(hidden @ output_matrix.T)[target], in float32.
 
-    The backward pass recomputes a chunk's logits, so memory is chunk x vocabulary, not length x vocabulary.
+    The output matrix is gathered along fsdp in the type of `hidden`; each device along tensor scores its part of the vocabulary. The backward
+    pass computes a chunk's logits again and adds the matrix' gradient up in float32, or not at all where the matrix does not train.
 
     Args:
       hidden: [B, L, D] after the last norm.
-      output_matrix: [vocabulary, D].
+      output_matrix: [V, D], sharded as spec("vocabulary", "embed").
       targets: [B, L] int32.
-      chunk: positions of a row at a time.
+      chunk: tokens of a device at a time.
 
     Returns:
       [B, L] float32.
     """
-    length = hidden.shape[1]
-    shards = jax.sharding.get_abstract_mesh().shape["context"]
-    local = length // shards
-    size = min(chunk, local)
-    chunks = math.ceil(local / size)
-    matrix = output_matrix.astype(hidden.dtype)
+    return _losses(hidden, jax.sharding.reshard(output_matrix, TABLE), targets, chunk)
 
-    def of_shard(hidden, matrix, targets):
-        pad = chunks * size - local
-        hidden, targets = (jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2)) for x in (hidden, targets))
-        hidden, targets = (x.reshape(x.shape[0], chunks, size, *x.shape[2:]).swapaxes(0, 1) for x in (hidden, targets))
 
-        @jax.checkpoint
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _losses(hidden, matrix, targets, chunk: int) -> jax.Array:
+    return _results(hidden, matrix, targets, chunk)[0]
+
+
+def _results(hidden, matrix, targets, chunk: int) -> tuple[jax.Array, jax.Array]:
+    """Losses and log-sum-exps [B, L]."""
+
+    def local(hidden, matrix, targets):
+        matrix = _gathered(matrix, hidden.dtype)
+
         def of_chunk(_, x):
             hidden, targets = x
-            logits = jnp.einsum("bld,vd->blv", hidden, matrix, preferred_element_type=jnp.float32)
-            chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-            return None, jax.nn.logsumexp(logits, axis=-1) - chosen
+            logits, is_target = _scores(hidden, matrix, targets)
+            largest = jax.lax.pmax(logits.max(axis=-1), "tensor")
+            total = jax.lax.psum(jnp.exp(logits - largest[:, None]).sum(axis=-1), "tensor")
+            log_sum = largest + jnp.log(total)
+            return None, (log_sum - jax.lax.psum(jnp.where(is_target, logits, 0).sum(axis=-1), "tensor"), log_sum)
 
-        losses = jax.lax.scan(of_chunk, None, (hidden, targets))[1]
-        return losses.swapaxes(0, 1).reshape(-1, chunks * size)[:, :local]
+        _, results = jax.lax.scan(of_chunk, None, (_chunks(hidden, chunk), _chunks(targets, chunk)))
+        return tuple(_whole(x, targets) for x in results)
 
-    rows = spec("batch", "length")
-    matrix = jax.sharding.reshard(matrix, spec(None, None))
-    return jax.shard_map(of_shard, in_specs=(spec("batch", "length", None), spec(None, None), rows), out_specs=rows, check_vma=False)(
-        hidden, matrix, targets
+    return jax.shard_map(local, in_specs=(HIDDEN, TABLE, ROWS), out_specs=(ROWS, ROWS), check_vma=False)(hidden, matrix, targets)
+
+
+def _forward(hidden: Any, matrix: Any, targets: Any, chunk: int):
+    losses, log_sums = _results(hidden.value, matrix.value, targets.value, chunk)
+    marker = jnp.zeros(()) if matrix.perturbed else None  # None: the matrix is frozen
+    return losses, (hidden.value, matrix.value, targets.value, log_sums, marker)
+
+
+def _backward(chunk: int, residuals, gradient):
+    hidden, matrix, targets, log_sums, marker = residuals
+
+    def local(hidden, matrix, targets, log_sums, gradient):
+        part, matrix = matrix, _gathered(matrix, hidden.dtype)
+
+        def of_chunk(of_matrix, x):
+            hidden, targets, log_sum, gradient = x
+            logits, is_target = _scores(hidden, matrix, targets)
+            of_logits = ((jnp.exp(logits - log_sum[:, None]) - is_target) * gradient[:, None]).astype(hidden.dtype)
+            if of_matrix is not None:
+                of_matrix += jnp.einsum("cv,cd->vd", of_logits, hidden, preferred_element_type=jnp.float32)
+            return of_matrix, jnp.einsum("cv,vd->cd", of_logits, matrix, preferred_element_type=jnp.float32)
+
+        start = None if marker is None else jnp.zeros(matrix.shape, jnp.float32)
+        chunks = tuple(_chunks(x, chunk) for x in (hidden, targets, log_sums, gradient))
+        of_matrix, of_hidden = jax.lax.scan(of_chunk, start, chunks)
+        of_hidden = jax.lax.psum(_whole(of_hidden, targets), "tensor").astype(hidden.dtype)
+        if of_matrix is None:
+            return (of_hidden,)
+        of_part = jax.lax.psum_scatter(of_matrix.astype(hidden.dtype), "fsdp", scatter_dimension=1, tiled=True)
+        return of_hidden, jax.lax.psum(of_part, ("data", "context")).astype(part.dtype)
+
+    outputs = (HIDDEN,) if marker is None else (HIDDEN, TABLE)
+    gradients = jax.shard_map(local, in_specs=(HIDDEN, TABLE, ROWS, ROWS, ROWS), out_specs=outputs, check_vma=False)(
+        hidden, matrix, targets, log_sums, gradient
     )
+    return gradients[0], gradients[1] if len(gradients) == 2 else None, None
+
+
+_losses.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _gathered(matrix, dtype):
+    return jax.lax.all_gather(matrix.astype(dtype), "fsdp", axis=1, tiled=True)
+
+
+def _scores(hidden, matrix, targets) -> tuple[jax.Array, jax.Array]:
+    """Logits [C, V] of this device's part of the vocabulary, float32, and which of them is the target's."""
+    logits = jnp.einsum("cd,vd->cv", hidden, matrix, preferred_element_type=jnp.float32)
+    return logits, jnp.arange(len(matrix)) + jax.lax.axis_index("tensor") * len(matrix) == targets[:, None]
+
+
+def _chunks(x, chunk: int):
+    """[B, L, ...] -> [n, C, ...], padded with zeros to whole chunks."""
+    x = x.reshape(-1, *x.shape[2:])
+    size = min(chunk, len(x))
+    x = jnp.pad(x, ((0, -len(x) % size), *((0, 0) for _ in x.shape[1:])))
+    return x.reshape(-1, size, *x.shape[1:])
+
+
+def _whole(x, like):
+    """The inverse of `_chunks` for rows of the shape of `like` [B, L]."""
+    return x.reshape(-1, *x.shape[2:])[: like.size].reshape(*like.shape, *x.shape[2:])

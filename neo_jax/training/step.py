@@ -1,6 +1,6 @@
 """The training step and the held-out loss: pure functions of (state, batch), jitted once a phase.
 
-A batch holds the arrays of data_pipelines.schema.batch_fields with an axis in front for gradient accumulation: [accumulate, rows, ...].
+A batch holds the arrays of data_pipelines.shards.shard_fields with an axis in front for gradient accumulation: [accumulate, rows, ...].
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def weighted_losses(
     """
     backbone = build(model, computation.architecture, parameters)
     x = backbone.embed(batch, jnp.dtype(computation.compute_dtype))
-    x, _, _ = backbone.decode(x, batch["positions"], batch["attend"], computation.remat, attention=computation.attention)
+    x, _, _ = backbone.decode(
+        x, batch["positions"], batch["attend"], computation.remat, attention=computation.attention, pieces=batch.get("pieces")
+    )
     losses = token_losses(backbone.normed(x), backbone.output_matrix(), batch["targets"])
     weighted, weights = losses * batch["loss_weights"], batch["loss_weights"]
     of_source = [batch["source"] == source for source in range(sources)]

@@ -233,7 +233,7 @@ class Trainer:
 
     def _batches(self, phase: config.Phase, position: Position) -> Generator[tuple[Batch, InputState]]:
         rows = local_rows(phase.rows_per_step, phase.accumulate, own_rows(phase.rows_per_step // phase.accumulate))
-        return accumulated(self.inputs.train.batches(position.input, phase.rows_per_step, rows), phase.accumulate)
+        return accumulated(self.inputs.train.batches(position.input, phase.rows_per_step, rows, phase.mesh.context), phase.accumulate)
 
     def _stop_requested(self, step: int) -> bool:
         if jax.process_count() == 1:
@@ -301,7 +301,7 @@ class _Heldout:
         mesh = jax.sharding.get_abstract_mesh().shape
         shards = mesh["data"] * mesh["fsdp"]
         rows = -(-settings.run.heldout_rows // shards) * shards  # every device has as many
-        self.names, self.batches = inputs.heldout_batches(phase.input(), rows)
+        self.names, self.batches = inputs.heldout_batches(phase.input(), rows, phase.mesh.context)
         self.step = make_heldout_step(settings.model, Computation.of(phase), len(self.names))
 
     def losses(self, parameters: dict[str, jax.Array]) -> dict[str, float]:

@@ -5,6 +5,7 @@ import numpy as np
 
 from data_pipelines.rows import pack
 from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, Document, PhaseSettings
+from data_pipelines.shards import arrange
 from neo_jax import config
 from neo_jax.model.backbone import abstract
 
@@ -73,3 +74,10 @@ def batch(rows: int, context: int = 64, visual: int = 32, seed: int = 0, pixels:
         documents = [document(rng, [piece for piece in pieces if pixels or isinstance(piece, int)]) for pieces in plan]
         packed.append(pack(documents, [i % 3 for i in range(len(documents))], phase(context, visual if pixels else 0), IMAGE))
     return {name: np.stack([row[name] for row in packed]) for name in packed[0]}
+
+
+def arranged(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A batch whose rows are cut for the context shards of the mesh that is set."""
+    shards = jax.sharding.get_mesh().shape["context"]
+    cut = [arrange({name: array[row] for name, array in rows.items()}, shards) for row in range(len(rows["tokens"]))]
+    return {name: np.stack([row[name] for row in cut]) for name in cut[0]}

@@ -14,7 +14,7 @@ from neo_jax.phase import REMAT_POLICIES
 from neo_jax.sharding import make_mesh, to_devices
 from neo_jax.training.step import Computation, weighted_losses
 from tests.neo_jax.programs import equations
-from tests.neo_jax.tiny_model import batch, model, on_mesh, parameters
+from tests.neo_jax.tiny_model import arranged, batch, model, on_mesh, parameters
 
 # Base layers alone: the pre-buffer is the same layer again, and twice the compile time. Eight heads of keys divide by every mesh.
 BASE_ALONE = model(pre_buffer_layers=0, heads=16, kv_heads=8, head_dim=4)
@@ -41,7 +41,7 @@ def results(remat="none", **axes) -> tuple[float, dict[str, np.ndarray]]:
     mesh = make_mesh(**axes) if axes else make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
         placed = on_mesh(BASE_ALONE, "neo", parameters(BASE_ALONE, "neo", seed=1))
-        loss, gradients = loss_and_gradients(BASE_ALONE, remat)(placed, to_devices(batch(8)))
+        loss, gradients = loss_and_gradients(BASE_ALONE, remat)(placed, to_devices(arranged(batch(8))))
         assert {name: value.sharding for name, value in gradients.items()} == {name: value.sharding for name, value in placed.items()}
         return float(loss), jax.tree.map(np.asarray, gradients)
 
@@ -117,9 +117,15 @@ def test_shards_cut_images():
         ({"fsdp": 8}, "dots"),
         ({"context": 8}, "none"),
         ({"tensor": 8}, "none"),
+        ({"data": 2, "fsdp": 4}, "attention"),
+        ({"data": 2, "context": 4}, "none"),
+        ({"data": 2, "tensor": 4}, "none"),
+        ({"fsdp": 2, "context": 4}, "full"),
+        ({"fsdp": 4, "tensor": 2}, "none"),
+        ({"context": 4, "tensor": 2}, "attention"),
         ({"fsdp": 2, "context": 2, "tensor": 2}, "full"),
     ],
-    ids=["data", "fsdp", "context", "tensor", "fsdp-context-tensor"],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )
 def test_same_numbers_on_every_mesh_with_every_policy(axes, policy):
     """Against one device without rematerialisation."""

@@ -204,7 +204,7 @@ def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_read(corpus: pat
     mesh = {"data": 2, "fsdp": 1, "context": 1, "tensor": 1}
     code, output = run(write_config(corpus, tmp_path / "run", phases__mid__mesh=mesh))
     assert code == 78, output
-    assert "phases.mid.mesh: data 2 x fsdp 1 x context 1 x tensor 1 do not make the 1 devices" in output and "Traceback" not in output
+    assert "phases.mid.mesh: data 2 x fsdp 1 x context 1 x tensor 1 does not make 1 devices" in output and "Traceback" not in output
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,59 @@
+"""Meshes, batches on them, and what is refused."""
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipelines.shards import shard_fields
+from neo_jax.sharding import abstract_batch, make_mesh, mesh_problem, to_devices
+from tests.neo_jax.tiny_model import arranged, batch
+
+
+@pytest.mark.parametrize(
+    ("sizes", "devices", "slices", "problem"),
+    [
+        ((-1, 4, 2, 1), 8, 1, None),
+        ((2, 2, 2, 1), 8, 1, None),
+        ((2, 4, 1, 1), 8, 2, None),
+        ((4, 1, 1, 2), 8, 4, None),
+        ((2, 2, 1, 1), 8, 1, "does not make 8 devices; data 4 x fsdp 2 x context 1 x tensor 1 would"),
+        ((-1, 3, 1, 1), 8, 1, "does not make 8 devices, data -1 standing for the rest; data 8 x fsdp 1 x context 1 x tensor 1 would"),
+        ((-1, 16, 1, 1), 8, 1, "data 1 x fsdp 8 x context 1 x tensor 1 would"),
+        ((1, 8, 1, 1), 8, 2, "only data may cross them; data 2 x fsdp 4 x context 1 x tensor 1 would fit"),
+        ((-1, 2, 2, 2), 12, 1, "data 3 x fsdp 1 x context 2 x tensor 2 would"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused_with_one_that_does(sizes, devices, slices, problem):
+    found = mesh_problem(*sizes, devices, slices)
+    assert (found is None) == (problem is None) and (problem or "") in (found or "")
+    if found:
+        would = [int(word) for word in found.split("; ")[1].split() if word.isdigit()]
+        assert mesh_problem(*would, devices, slices) is None
+
+
+def test_a_mesh_refuses_other_devices():
+    with pytest.raises(ValueError, match="mesh: data 2 x fsdp 2 x context 1 x tensor 1 does not make 8 devices"):
+        make_mesh(data=2, fsdp=2)
+
+
+@pytest.mark.parametrize("axes", [{"data": 8}, {"fsdp": 2, "context": 4}, {"context": 8}])
+def test_a_shard_holds_the_pixels_of_its_own_tokens(axes):
+    """No device holds a row's pixels that another context shard shows."""
+    shards = axes.get("context", 1)
+    with jax.set_mesh(make_mesh(**axes)):
+        placed = to_devices(arranged(batch(8)))
+    for shard, slots in zip(placed["visual"].addressable_shards, placed["visual_slot"].addressable_shards, strict=True):
+        assert shard.device == slots.device
+        assert shard.data.shape[1] == min(32, 64 // shards) and slots.data.shape[1] == 64 // shards
+        assert slots.data.max() < shard.data.shape[1]
+
+
+def test_abstract_batch_is_what_a_step_reads():
+    with jax.set_mesh(make_mesh(fsdp=2, context=4)):
+        shapes = abstract_batch(rows=8, context=64, visual_tokens=32, accumulate=2)
+        rows = {name: array.reshape(2, 4, *array.shape[1:]) for name, array in arranged(batch(8)).items()}
+        placed = to_devices(rows, accumulation_axis=True)
+    assert shapes.keys() == placed.keys() == shard_fields(4, 64, 32, 4).keys()
+    for name, shape in shapes.items():
+        assert (shape.shape, shape.dtype, shape.sharding) == (placed[name].shape, placed[name].dtype, placed[name].sharding), name
+        assert np.array_equal(placed[name], rows[name])
