@@ -11,19 +11,20 @@ import fnmatch
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import ml_collections
 
 from data_pipelines.schema import SourceSettings
 from neo_jax.command_line import read_command_line
-from neo_jax.phase import ARCHITECTURES, REMAT_POLICIES, Mesh, Phase
+from neo_jax.phase import ARCHITECTURES, DTYPES, REMAT_POLICIES, Mesh, Phase
 from neo_jax.settings import (
     INVALID,
     AboveZero,
     AtLeastZero,
     BelowOne,
     ConfigError,
+    OneOf,
     Positive,
     Ratio,
     Seed,
@@ -55,6 +56,7 @@ MAY_CHANGE = (  # in an existing run directory: nothing here changes which rows 
     "phases.*.mesh.*",
     "phases.*.remat",
     "phases.*.attention",
+    "optimizer.offload",
     "data.heldout*",
     "data.index_folder",
     "data.threads",
@@ -140,13 +142,25 @@ class Tokenizer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """AdamW. Decay holds for matrices only; clip_norm is the largest global norm of the gradient."""
+    """AdamW, and how its state and the parameters are kept. The update itself is computed in float32.
+
+    Attributes:
+      weight_decay: of matrices only.
+      clip_norm: largest global norm of the gradient.
+      mu_dtype, nu_dtype: of the first and the second moment.
+      parameter_dtype: of the parameters between steps. bfloat16 is rounded stochastically: rounding to the nearest would lose small updates.
+      offload: the moments stay in host memory and come to the devices for the update.
+    """
 
     beta1: BelowOne = 0.9
     beta2: BelowOne = 0.95
     epsilon: AboveZero = 1e-8
     weight_decay: AtLeastZero = 0.01
     clip_norm: AboveZero = 1.0
+    mu_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
+    nu_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
+    parameter_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
+    offload: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

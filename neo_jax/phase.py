@@ -11,6 +11,7 @@ from neo_jax.settings import AboveZero, AtLeastZero, OneOf, Positive, Ratio, Who
 
 ARCHITECTURES = ("qwen3", "neo")
 REMAT_POLICIES = ("none", "full", "attention", "dots")
+DTYPES = ("float32", "bfloat16")
 ATTENTION = ("auto", "chunked", "tpu", "hopper")
 TOKEN_PIXELS = VISUAL_TOKEN_SIDE * VISUAL_TOKEN_SIDE
 
@@ -70,7 +71,7 @@ class Phase:
     carry_optimizer: bool = True
     remat: Annotated[str, OneOf(REMAT_POLICIES)] = "none"
     attention: Annotated[str, OneOf(ATTENTION)] = "auto"
-    compute_dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
+    compute_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     mesh: Mesh = Mesh()
     resize: Annotated[str, OneOf(("exact", "fast"))] = "exact"
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import cast
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from neo_jax import config
 from neo_jax.model.backbone import Parameters, abstract, initialise
 from neo_jax.model.initialise import neo_from_qwen3
 from neo_jax.sharding import make_mesh, mesh_problem
-from neo_jax.training.optimizer import initial_moments, split
+from neo_jax.training.optimizer import initial_moments, split, stored
 from neo_jax.training.step import TrainState
 
 
@@ -50,7 +51,7 @@ def first_state(settings: config.Config, parameters: dict[str, jax.Array] | None
     phase = settings.phases[0]
     if parameters is None:
         parameters = initialise(settings.model, phase.architecture, settings.run.seed)
-    trainable, frozen = split(parameters, phase.trains)
+    trainable, frozen = split(stored(settings.optimizer, parameters), phase.trains)
     return TrainState(trainable, frozen, jax.jit(lambda x: initial_moments(settings.optimizer, x))(trainable))
 
 
@@ -65,7 +66,7 @@ def next_state(settings: config.Config, state: TrainState, before: config.Phase,
     parameters = {name: jax.device_put(value, shapes[name].sharding) for name, value in parameters.items()}
     if before.architecture != after.architecture:
         parameters = neo_from_qwen3(settings.model, parameters, settings.run.seed)
-    trainable, frozen = split(parameters, after.trains)
+    trainable, frozen = split(stored(settings.optimizer, parameters), after.trains)
     fresh = jax.jit(lambda x: initial_moments(settings.optimizer, x))(trainable)
     kept = state.moments if after.carry_optimizer else {}
     moments = {
@@ -77,12 +78,19 @@ def next_state(settings: config.Config, state: TrainState, before: config.Phase,
 
 def abstract_state(settings: config.Config, phase: config.Phase, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings on `mesh` of a phase's state: what a checkpoint is restored into."""
+    memory = "pinned_host" if settings.optimizer.offload else None  # of moments; None: the device's own
 
-    def concrete(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        partition = PartitionSpec() if x.sharding is None else x.sharding.spec  # step counts have none
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, partition))
+    def of_moment(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        if x.sharding is None:  # a count of steps
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, x.sharding.spec, memory_kind=memory))
 
     with jax.set_mesh(mesh):
-        trainable, frozen = split(cast(Parameters, abstract(settings.model, phase.architecture)), phase.trains)
+        dtype = jnp.dtype(settings.optimizer.parameter_dtype)
+        parameters = {
+            name: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
+            for name, x in abstract(settings.model, phase.architecture).items()
+        }
+        trainable, frozen = split(cast(Parameters, parameters), phase.trains)
         moments = jax.eval_shape(lambda x: initial_moments(settings.optimizer, x), trainable)
-    return TrainState(trainable, frozen, jax.tree.map(concrete, moments))
+    return TrainState(trainable, frozen, jax.tree.map(of_moment, moments))

@@ -50,22 +50,31 @@ def learning_rate(phase: config.Phase) -> optax.Schedule:
     return lambda step: schedule(step + 1)  # the first step moves, the last one is at the minimum
 
 
-def _adam(optimizer: config.Optimizer) -> optax.GradientTransformation:
-    return optax.scale_by_adam(optimizer.beta1, optimizer.beta2, optimizer.epsilon)
+def stored(optimizer: config.Optimizer, parameters: Parameters) -> Parameters:
+    """Parameters in the type that they are kept in between steps."""
+    return {name: value.astype(optimizer.parameter_dtype) for name, value in parameters.items()}
 
 
 def initial_moments(optimizer: config.Optimizer, trainable: Parameters) -> Moments:
     """Zero moments and counts."""
-    return {name: _adam(optimizer).init(value) for name, value in trainable.items()}
+    zeros = (_adam(optimizer).init(value.astype(jnp.float32)) for value in trainable.values())
+    return {name: _kept(optimizer, moments) for name, moments in zip(trainable, zeros, strict=True)}
 
 
 def update(
-    optimizer: config.Optimizer, gradients: Parameters, moments: Moments, trainable: Parameters, rate: jax.Array
+    optimizer: config.Optimizer,
+    gradients: Parameters,
+    moments: Moments,
+    trainable: Parameters,
+    rate: jax.Array,
+    applies: jax.Array | bool = True,
 ) -> tuple[Parameters, Moments, jax.Array]:
     """One AdamW step with clipping by the global norm.
 
     Args:
+      gradients: float32.
       rate: this step's learning rate; weight decay is multiplied by it (decoupled).
+      applies: False leaves parameters and moments as they are.
 
     Returns:
       New parameters, new moments, and the gradients' global norm before clipping.
@@ -74,9 +83,43 @@ def update(
     scale = jnp.minimum(1.0, optimizer.clip_norm / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
     decay = set(decayed(trainable))
     new_parameters, new_moments = {}, {}
-    for name, value in trainable.items():
-        step, new_moments[name] = _adam(optimizer).update(gradients[name] * scale, moments[name])
+    for number, (name, old) in enumerate(sorted(trainable.items())):
+        value = old.astype(jnp.float32)
+        before = _computed(optimizer, moments[name])
+        step, moment = _adam(optimizer).update(gradients[name] * scale, before)
         if name in decay:
             step = step + optimizer.weight_decay * value
-        new_parameters[name] = value - rate * step
+        value = value - rate * step
+        if old.dtype == jnp.bfloat16:
+            # The count of steps and the place of the parameter: the same bits on every mesh, others in every step.
+            value = round_stochastically(value, jax.random.fold_in(jax.random.key(number), moment.count))
+        new_parameters[name], moment = jax.tree.map(lambda new, old: jnp.where(applies, new, old), (value, moment), (old, before))
+        new_moments[name] = _kept(optimizer, moment)
     return new_parameters, new_moments, norm
+
+
+def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
+    """float32 -> bfloat16, up or down with the probability that makes the mean of many roundings x; NaN and infinities stay what they are."""
+    noise = jax.random.bits(key, x.shape, jnp.uint16, out_sharding=jax.typeof(x).sharding.spec).astype(jnp.uint32)
+    bits = (jax.lax.bitcast_convert_type(x, jnp.uint32) + noise) & jnp.uint32(0xFFFF0000)
+    return jnp.where(jnp.isfinite(x), jax.lax.bitcast_convert_type(bits, jnp.float32), x).astype(jnp.bfloat16)
+
+
+def _adam(optimizer: config.Optimizer) -> optax.GradientTransformation:
+    return optax.scale_by_adam(optimizer.beta1, optimizer.beta2, optimizer.epsilon)
+
+
+def _kept(optimizer: config.Optimizer, state: optax.ScaleByAdamState) -> optax.ScaleByAdamState:
+    """Moments as they are between steps."""
+    mu, nu = state.mu.astype(optimizer.mu_dtype), state.nu.astype(optimizer.nu_dtype)
+    if optimizer.offload:
+        mu, nu = (jax.device_put(x, jax.memory.Space.Host) for x in (mu, nu))
+    return state._replace(mu=mu, nu=nu)
+
+
+def _computed(optimizer: config.Optimizer, state: optax.ScaleByAdamState) -> optax.ScaleByAdamState:
+    """Moments as the update computes with them."""
+    mu, nu = state.mu, state.nu
+    if optimizer.offload:
+        mu, nu = (jax.device_put(x, jax.memory.Space.Device) for x in (mu, nu))
+    return state._replace(mu=mu.astype(jnp.float32), nu=nu.astype(jnp.float32))

@@ -102,15 +102,14 @@ def make_train_step(
 
         one = jax.tree.map(lambda x: x[0], batch)
         shapes = jax.eval_shape(jax.grad(loss, has_aux=True), state.trainable, state.frozen, one)
-        start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding.spec), shapes)
+        start = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32, out_sharding=x.sharding.spec), shapes)
         (gradients, sums), _ = jax.lax.scan(accumulate, start, batch)
         labelled = sums["weight"] > 0
         weight = jnp.where(labelled, sums["weight"], 1.0)
         gradients = jax.tree.map(lambda gradient: gradient / weight, gradients)
-        updated = update(optimizer, gradients, state.moments, state.trainable, rate)
         # A step without a label, all its samples having failed, changes nothing: no decay, no momentum.
-        trainable, moments = jax.tree.map(lambda new, old: jnp.where(labelled, new, old), updated[:2], (state.trainable, state.moments))
-        metrics = {"loss": sums["loss"] / weight, "gradient_norm": updated[2], "weight": sums["weight"]}
+        trainable, moments, norm = update(optimizer, gradients, state.moments, state.trainable, rate, labelled)
+        metrics = {"loss": sums["loss"] / weight, "gradient_norm": norm, "weight": sums["weight"]}
         metrics |= {name: sums[name] for name in ("source_loss", "source_weight")}
         return TrainState(trainable, state.frozen, moments), metrics
 
