@@ -17,6 +17,7 @@ from data_pipelines.convert import VERSION, convert
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.scenes import ScenesSettings, texts, write_scenes
 from data_pipelines.tokenizers import train_sentencepiece
+from neo_jax import distributed
 from neo_jax.config import Config
 from neo_jax.train import main, train
 
@@ -42,8 +43,10 @@ def demo(settings: Config) -> None:
     """Prepares the data that the configuration names and runs it."""
     started = time.monotonic()
     corpus = pathlib.Path(settings.tokenizer.path).parent
-    prepare(corpus, ScenesSettings())
-    print(f"The corpus is in {corpus} ({time.monotonic() - started:.0f} s).", file=sys.stderr, flush=True)
+    if distributed.is_first():
+        prepare(corpus, ScenesSettings())
+        print(f"The corpus is in {corpus} ({time.monotonic() - started:.0f} s).", file=sys.stderr, flush=True)
+    distributed.barrier()
     train(settings)
 
 

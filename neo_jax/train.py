@@ -1,37 +1,53 @@
 """Trains a configuration from where its run directory stands: python -m neo_jax.train --config=configs/demo.py [--config.section.key=value ...].
 
-Exit codes: 0 done, 65 data that cannot be used, 70 a loss or gradient that is not finite, 77 stopped by SIGTERM with everything saved (start the
-same command again), 78 a configuration or run directory that cannot be used.
+Exit codes: 0 done, 65 data that cannot be used, 70 a loss or gradient that is not finite, 75 processes that did not find each other (try again),
+77 stopped by SIGTERM with everything saved (start the same command again), 78 a configuration or run directory that cannot be used, or processes
+that do not run the same. All processes of a run end with the same code.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 import jax
 
 from data_pipelines.schema import DataError
+from neo_jax import distributed
 from neo_jax.attention.api import checked_intervals
 from neo_jax.config import Config, ConfigError, parse_command_line
 from neo_jax.evaluation.of_run import report_run
 from neo_jax.evaluation.report import table
-from neo_jax.interop.huggingface import CheckpointError
+from neo_jax.interop import huggingface
+from neo_jax.rendezvous import GroupError, MissingError
+from neo_jax.training import checkpoint
 from neo_jax.training.trainer import NonFiniteError, Preempted, RunDirectoryError, Trainer
 
-DONE, DATA, NOT_FINITE, PREEMPTED, CONFIGURATION = 0, 65, 70, 77, 78
+DONE, FAILED, DATA, NOT_FINITE, TRY_AGAIN, PREEMPTED, CONFIGURATION = 0, 1, 65, 70, 75, 77, 78
+CODES: dict[type[Exception], int] = {
+    ConfigError: CONFIGURATION,
+    RunDirectoryError: CONFIGURATION,
+    huggingface.CheckpointError: CONFIGURATION,
+    checkpoint.CheckpointError: CONFIGURATION,
+    GroupError: CONFIGURATION,
+    MissingError: TRY_AGAIN,
+    DataError: DATA,
+    NonFiniteError: NOT_FINITE,
+    Preempted: PREEMPTED,
+}
 
 
 def train(settings: Config) -> None:
     """Runs the curriculum and writes its report, whose path is printed last; raises what Trainer.run raises."""
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("neo_jax").setLevel(logging.INFO)
+    logging.getLogger("neo_jax").setLevel(logging.INFO if distributed.is_first() else logging.WARNING)
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", f"{settings.run.directory}/compilation_cache")
     with checked_intervals(settings.run.debug):
         Trainer(settings).run()
-    written = report_run(settings)
+    written = report_run(settings) if distributed.is_first() else None
     if written is not None:
         page, report = written
         print(table(report.results))
@@ -39,23 +55,39 @@ def train(settings: Config) -> None:
 
 
 def main(arguments: Sequence[str], run: Callable[[Config], None] = train) -> int:
-    """Runs a command on the configuration of a command line; returns the exit code, with one sentence on stderr where it is not 0."""
+    """Runs a command on the configuration of a command line, in one process or several; returns the exit code.
+
+    Where it is not 0, one sentence on stderr says why. Where it is one of several processes that fails, this does not return: it ends them all.
+    """
     try:
-        run(parse_command_line(arguments))
-    except (ConfigError, RunDirectoryError, CheckpointError) as error:
-        return _report(error, CONFIGURATION)
-    except DataError as error:
-        return _report(error, DATA)
-    except NonFiniteError as error:
-        return _report(error, NOT_FINITE)
-    except Preempted as error:
-        return _report(error, PREEMPTED)
+        flags, rest = distributed.read_flags(arguments)
+        settings = parse_command_line(rest)
+        distributed.start(flags, settings.resolved())
+    except tuple(CODES) as error:  # nothing is connected yet
+        return _report(error)
+    try:
+        run(settings)
+        distributed.finish()
+    except Preempted as error:  # in every process, after the same step
+        distributed.finish()
+        return _report(error)
+    except Exception as error:
+        if jax.process_count() > 1:
+            distributed.leave(_report(error), str(error) or type(error).__name__)
+        if not isinstance(error, tuple(CODES)):
+            raise
+        return _report(error)
     return DONE
 
 
-def _report(error: Exception, code: int) -> int:
-    print(f"\n{error}", file=sys.stderr)
-    return code
+def _report(error: Exception) -> int:
+    """Says what went wrong, with its trace where nobody expected it; returns the exit code."""
+    for kind, code in CODES.items():
+        if isinstance(error, kind):
+            print(f"\n{error}", file=sys.stderr)
+            return code
+    traceback.print_exception(error)
+    return FAILED
 
 
 if __name__ == "__main__":
