@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import pathlib
+import secrets
 
 
 def write_whole(path: pathlib.Path, content: str | bytes | memoryview) -> None:
-    """Writes a file so that a kill at any moment leaves the old content or the new, also where several processes write it.
+    """Writes a file so that a kill at any moment leaves the old content or the new, also where processes of several machines write it.
 
     Args:
       path: the file; its folder must exist.
       content: what it will hold; text is encoded as UTF-8.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

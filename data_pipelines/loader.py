@@ -45,12 +45,15 @@ class Input:
       tokenizer: the one that the indexes were built with.
       seed: of the run: order, frames.
       policy: when samples that cannot be used stop the run.
-      log: file of JSON lines that names every sample that no phase can use, that failed at decoding, or that is too long for a phase.
+      log: file of JSON lines that names every sample that no phase can use, that failed at decoding, or that is too long for a phase. Each
+        process has its own.
       threads: that decode rows. Their number does not change the rows.
       block_rows: rows planned together: part of the data's order.
+      names_excluded: the log also names what the indexes exclude: of several processes, one does.
 
     Attributes:
-      failures: counts of what failed at decoding in the rows that `batches` delivered.
+      failures: counts of what failed at decoding in the rows that `batches` delivered: with several processes, in this one's own rows, which
+        the policy judges alone.
       too_long: for each phase in order, how many samples of each source of its mixture are too long for it.
 
     Raises:
@@ -69,6 +72,7 @@ class Input:
         log: str | pathlib.Path,
         threads: int,
         block_rows: int = BLOCK_ROWS,
+        names_excluded: bool = True,
     ):
         names = [source.name for source in sources]
         if names != [index.name for index in indexes] or len(set(names)) != len(names):
@@ -81,9 +85,10 @@ class Input:
         self._tokenizer, self._seed, self._threads, self._block_rows = tokenizer, seed, threads, block_rows
         self.failures = Failures(pathlib.Path(log), policy)
         self._planner: Planner | None = None
+        self._names_excluded = names_excluded
         for index in indexes:
             _check_index(index, policy)
-            for line in index.log.read_text(encoding="utf-8").splitlines():
+            for line in index.log.read_text(encoding="utf-8").splitlines() if names_excluded else ():
                 self.failures.name(**json.loads(line))
         none_taken = (0,) * len(sources)
         planners = (self._plan(InputState(number, 0, 0, none_taken)) for number in range(len(phases)))
@@ -139,7 +144,8 @@ class Input:
         self, planner: Planner, state: InputState, rows_per_step: int, local: list[int], context_shards: int
     ) -> Generator[tuple[Batch, InputState]]:
         self._planner = planner
-        self._name_too_long(planner)
+        if self._names_excluded:
+            self._name_too_long(planner)
         steps = (planner.phase.rows - state.row) // rows_per_step
 
         def decode(number: int) -> _Decoded:

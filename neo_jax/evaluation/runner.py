@@ -11,14 +11,14 @@ import numpy as np
 
 from data_pipelines.documents import prompt_document
 from data_pipelines.lengths import sample_seed
-from data_pipelines.schema import Document, PhaseSettings, Sample, SampleError
+from data_pipelines.schema import DataError, Document, PhaseSettings, Sample, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.tokenizers import Tokenizer
-from neo_jax import config
+from neo_jax import config, distributed
 from neo_jax.evaluation.results import FamilyResult
 from neo_jax.inference.decode import greedy, prompt_batch
 from neo_jax.model.backbone import Parameters
-from neo_jax.sharding import to_devices
+from neo_jax.sharding import own_rows, spec, to_devices
 
 BLANK = 127  # the grey of a blank image
 LENGTHS = 64  # prompts are padded to multiples of this, so that few shapes are compiled
@@ -74,6 +74,17 @@ def read_questions(
     return questions
 
 
+def check_same(questions: Sequence[Question]) -> None:
+    """Raises DataError in every process where one could not read a question that another could."""
+    mine = [question.sample.key for question in questions]
+    for process, theirs in enumerate(distributed.gather(mine)):
+        if differing := sorted(set(mine) ^ set(theirs)):
+            raise DataError(
+                f"process {process} reads other held-out questions than process {jax.process_index()}: {', '.join(differing[:3])}; give all "
+                "processes the same files"
+            )
+
+
 def answer_questions(
     model: config.Model,
     architecture: str,
@@ -84,7 +95,10 @@ def answer_questions(
     dtype: str,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Answer]:
-    """Answers every question twice, the second time with blank images, on the mesh that is set; in the order given."""
+    """Answers every question twice, the second time with blank images, on the mesh that is set; in the order given.
+
+    Every process is given all questions and returns all answers; each makes the rows that its devices hold.
+    """
     order = sorted(range(len(questions)), key=lambda i: len(questions[i].document.tokens))
     special = tokenizer.special
     image_token = special["<IMG_CONTEXT>"]
@@ -93,19 +107,20 @@ def answer_questions(
     mesh = jax.sharding.get_abstract_mesh().shape
     shards = mesh["data"] * mesh["fsdp"]
     size = -(-evaluation.rows // shards) * shards  # every device answers as many
+    own = [row for part in own_rows(size) for row in part]
     answers: dict[int, Answer] = {}
     for start in range(0, len(order), size):
         numbers = order[start : start + size]
         documents = [questions[i].document for i in numbers]
         documents += documents[-1:] * (size - len(documents))  # whole batches: one shape
         length = -(-max(len(document.tokens) for document in documents) // LENGTHS) * LENGTHS
-        batch = prompt_batch(documents, length, length, image_token)
+        batch = prompt_batch([documents[row] for row in own], length, length, image_token)
 
         def decode(batch: dict[str, np.ndarray]) -> list[str]:
             tokens = greedy(
                 model, architecture, parameters, to_devices(batch), evaluation.answer_tokens, special["<|im_end|>"], never, dtype
             )
-            rows = np.asarray(jax.device_get(tokens))
+            rows = np.asarray(jax.device_get(jax.sharding.reshard(tokens, spec(None, None))))  # every process reads all
             return [tokenizer.decode(_until(row, special["<|im_end|>"])) for row in rows]
 
         seen = decode(batch)

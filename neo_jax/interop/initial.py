@@ -8,6 +8,7 @@ import pathlib
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 from neo_jax import config
 from neo_jax.interop.huggingface import (
@@ -67,12 +68,18 @@ def _check_shape(folder: pathlib.Path, wanted: config.Model, found: config.Model
 def _put(model: config.Model, architecture: str, arrays: dict[str, np.ndarray]) -> Parameters:
     """On the mesh, in float32, each with its sharding."""
     shapes = abstract(model, architecture)
-    parameters = {}
+    parameters: Parameters = {}
     for name, shape in shapes.items():
         array = arrays.pop(name)
         if array.shape != shape.shape:
             raise CheckpointError(
                 f"parameter {name} has shape {array.shape}, the model needs {shape.shape}: is config.json that of these weights?"
             )
-        parameters[name] = jax.device_put(array.astype(np.float32), shape.sharding)
+        sharding = NamedSharding(jax.sharding.get_mesh(), shape.sharding.spec)
+        parameters[name] = _place(array, sharding)
     return parameters
+
+
+def _place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    # Not device_put: with several processes it would send the whole array around, to see that all have the same.
+    return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part].astype(np.float32))

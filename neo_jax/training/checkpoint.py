@@ -1,7 +1,8 @@
 """Checkpoints: parameters, optimizer and a JSON record of where the run stands; asynchronous, atomic, verified when read.
 
 The one module that knows Orbax. A checksum of all arrays, computed on the devices and independent of the mesh, is stored beside each step:
-Orbax itself loads a flipped bit without a word.
+Orbax itself loads a flipped bit without a word. In a run of several processes all of them write and read, each what its devices hold; process 0
+moves folders.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
+
+from neo_jax import distributed
 
 SAVE_TIMEOUT = 600  # seconds; Orbax's own default would let a full disk hang several processes for twenty minutes
 FREE_SPACE = 1.2  # times the size of a checkpoint that must be free before one is written
@@ -34,6 +37,7 @@ def checksum(tree: Any) -> jax.Array:
     """A uint32 over the bits of all arrays, the same on every mesh: each element's bits times an odd number from its place, summed."""
     total = jnp.uint32(0)
     for i, leaf in enumerate(jax.tree.leaves(tree)):
+        leaf = jax.device_put(leaf, jax.memory.Space.Device)  # moments may be kept in the host's memory
         bits = jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]).astype(jnp.uint32)
         for axis in range(bits.ndim):
             weights = (2 * jax.lax.broadcasted_iota(jnp.uint32, (bits.shape[axis],), 0) + 1) * jnp.uint32(2654435761)
@@ -53,12 +57,13 @@ class Checkpoints:
     def __init__(self, directory: pathlib.Path, keep: int):
         """Opens or creates `directory`; keeps the `keep` newest checkpoints."""
         self.directory = directory.absolute()
-        for folder in sorted(self.directory.glob("*")):
+        for folder in sorted(self.directory.glob("*")) if distributed.is_first() else ():
             if folder.name.isdigit():
                 try:
                     ocp.metadata(folder)
                 except UNREADABLE as error:  # one such folder would keep Orbax from opening any
                     self._quarantine(int(folder.name), f"{type(error).__name__}: {error}")
+        distributed.barrier()
         context = ocp.Context()
         context.asynchronous.timeout_secs = SAVE_TIMEOUT
         self._checkpointer = ocp.training.Checkpointer(
@@ -77,16 +82,19 @@ class Checkpoints:
           record: JSON that describes it: phase, input state, configuration.
 
         Raises:
-          CheckpointError: the disk has too little room.
+          CheckpointError: the disk has too little room, for any process.
         """
         self.wait()
         need = FREE_SPACE * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
+        verdict = None
         if free < need:
-            raise CheckpointError(
+            verdict = (
                 f"{self.directory}: a checkpoint needs {need / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free; "
                 "the last checkpoint is untouched. Make room and start the same command again"
             )
+        if problem := _first_problem(verdict):
+            raise CheckpointError(problem)
         sums = {"checksum": int(checksum(state)), "record_checksum": record_checksum(record)}
         self._pending = self._checkpointer.save_async(step, state, overwrite=True, custom_metadata=record | sums)
 
@@ -114,18 +122,15 @@ class Checkpoints:
         Raises:
           CheckpointError: there are or were checkpoints, and none can be read.
         """
-        for step in reversed(self.steps()):
-            try:
-                record = dict(self._checkpointer.metadata(step).custom_metadata)
-                sums = record.pop("checksum"), record.pop("record_checksum")
-                if record_checksum(record) == sums[1]:
-                    state = self._checkpointer.load(step, template(record))
-                    if int(checksum(state)) == sums[0]:
-                        return step, state, record
-                reason = "its checksum differs"
-            except UNREADABLE as error:
-                reason = f"{type(error).__name__}: {error.__context__ or error}"
-            self._quarantine(step, reason)
+        for step in reversed(distributed.from_first(self.steps())):
+            record, sums, reason = distributed.from_first(self._read_record(step) if distributed.is_first() else None)
+            if reason is None:
+                state, reason = self._read_arrays(step, template, record, sums[0])
+                if reason is None:
+                    return step, state, record
+            if distributed.is_first():
+                self._quarantine(step, reason)
+            distributed.barrier()
             self._checkpointer.reload()
         if damaged := sorted(path.name for path in self.directory.parent.glob("quarantine-*")):
             raise CheckpointError(
@@ -133,6 +138,35 @@ class Checkpoints:
                 "Repair one and move it back, or delete them to begin the run anew"
             )
         return None
+
+    def _read_record(self, step: int) -> tuple[dict[str, Any], list[int], str | None]:
+        """(record, checksums of the arrays and of the record, what is wrong with it)."""
+        try:
+            record = dict(self._checkpointer.metadata(step).custom_metadata)
+            sums = [record.pop("checksum"), record.pop("record_checksum")]
+        except UNREADABLE as error:
+            return {}, [], _reason(error)
+        return record, sums, None if record_checksum(record) == sums[1] else "its record's checksum differs"
+
+    def _read_arrays(
+        self, step: int, template: Callable[[dict[str, Any]], Any], record: dict[str, Any], expected: int
+    ) -> tuple[Any, str | None]:
+        """(state, what is wrong with it), the same verdict in every process."""
+        state, reason = None, None
+        # Each process reads for itself: in Orbax's barrier the others would wait twenty minutes for one that fails.
+        process = jax.process_index()
+        context = ocp.Context()
+        context.multiprocessing.primary_host = process
+        context.multiprocessing.active_processes = {process}
+        context.multiprocessing.barrier_sync_key_prefix = f"process{process}"
+        try:
+            with context:
+                state = ocp.load_checkpointables(self.directory / str(step), {"state": template(record)})["state"]
+        except UNREADABLE as error:
+            reason = _reason(error)
+        if reason := _first_problem(reason):
+            return None, reason
+        return (state, None) if int(checksum(state)) == expected else (None, "its checksum differs")
 
     def _quarantine(self, step: int, reason: str) -> None:
         target = self.directory.parent / f"quarantine-{step}"
@@ -143,3 +177,14 @@ class Checkpoints:
     def close(self) -> None:
         self.wait()
         self._checkpointer.close()
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error.__context__ or error}"
+
+
+def _first_problem(mine: str | None) -> str | None:
+    """The first process's problem that has one, in every process."""
+    problems = distributed.gather(mine)
+    named = (f"process {process}: {problem}" if len(problems) > 1 else problem for process, problem in enumerate(problems) if problem)
+    return next(named, None)

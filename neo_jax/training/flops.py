@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from neo_jax.training.optimizer import trains
 
@@ -28,17 +31,32 @@ PEAKS = {
     "NVIDIA H200": 989e12,
 }
 
+PAIRS = 4096  # the pairs of a long row exceed an int32
+
 
 def peak(device_kind: str) -> float | None:
     """Dense bfloat16 FLOP/s of a device, None where it is not known (CPUs)."""
     return PEAKS.get(device_kind)
 
 
-def count(batch: dict[str, np.ndarray]) -> tuple[int, int, int]:
-    """(tokens, visual tokens, attended pairs) of a batch on the host, padding left out."""
+@jax.jit
+def count_rows(batch: dict[str, jax.Array]) -> jax.Array:
+    """What every row of a batch on the devices holds, padding left out; the same in every process.
+
+    Returns:
+      [rows, 4] int32, or [accumulate, rows, 4]: tokens, visual tokens, and attended pairs in units of PAIRS and what is left of them.
+    """
     real = batch["source"] >= 0
-    spans = batch["attend"][..., 1] - batch["attend"][..., 0]
-    return int(real.sum()), int((batch["visual_slot"] >= 0).sum()), int(spans[real].sum(dtype=np.int64))
+    spans = jnp.where(real, batch["attend"][..., 1] - batch["attend"][..., 0], 0)
+    parts = (real, batch["visual_slot"] >= 0, spans // PAIRS, spans % PAIRS)
+    sums = jnp.stack([part.sum(-1, dtype=jnp.int32) for part in parts], -1)
+    return jax.sharding.reshard(sums, PartitionSpec())
+
+
+def total(rows: np.ndarray) -> tuple[int, int, int]:
+    """(tokens, visual tokens, attended pairs) of a batch from its `count_rows`."""
+    tokens, visual, units, rest = rows.reshape(-1, 4).sum(0, dtype=np.int64).tolist()
+    return tokens, visual, PAIRS * units + rest
 
 
 def useful(shapes: dict[str, tuple[int, ...]], heads: int, head_dim: int, what: str, tokens: int, visual: int, pairs: int) -> float:
@@ -48,7 +66,7 @@ def useful(shapes: dict[str, tuple[int, ...]], heads: int, head_dim: int, what: 
       shapes: shape of every parameter by name (layers stacked).
       heads, head_dim: query heads and their width.
       what: the phase's `trains`.
-      tokens, visual, pairs: from `count`.
+      tokens, visual, pairs: from `total`.
     """
     total = 0.0
     for name, shape in shapes.items():

@@ -8,8 +8,6 @@ import functools
 import pathlib
 from collections.abc import Generator, Mapping, Sequence
 
-import numpy as np
-
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.lengths import LengthIndex
 from data_pipelines.loader import Batch, Input
@@ -29,6 +27,7 @@ class Inputs:
       sources: what the mixtures name, in the order in which batches number them.
       heldout: held-out sources, in the order of the configuration.
       train: the rows of all phases.
+      process: index of the process that reads.
     """
 
     tokenizer: Tokenizer
@@ -38,17 +37,21 @@ class Inputs:
     train: Input
     indexes: list[LengthIndex]
     settings: config.Config
+    process: int = 0
 
     @functools.cached_property
     def identity(self) -> dict[str, str]:
         """Of the tokenizer and each training source: what, beside the configuration, the order of the data depends on."""
         return {"tokenizer": self.tokenizer.fingerprint} | {f"source {index.name}": index.digest() for index in self.indexes}
 
-    def heldout_batches(self, phase: PhaseSettings, rows: int, context_shards: int = 1) -> tuple[list[str], list[Batch]]:
+    def heldout_batches(
+        self, phase: PhaseSettings, rows: int, own: Sequence[int], context_shards: int = 1
+    ) -> tuple[list[str], list[Batch]]:
         """The same held-out rows each time: about `rows` for each held-out source that the phase can hold, arranged for context shards.
 
         Returns:
-          the names of those sources, as batches number them, and batches of `rows` rows; no batch where the phase holds none of them.
+          the names of those sources, as batches number them, and of each batch of `rows` rows those that this process reads, `own`; no batch
+          where the phase holds none of the sources.
         """
         fitting = [
             (source, index)
@@ -60,15 +63,30 @@ class Inputs:
         sources, indexes = (list(each) for each in zip(*fitting, strict=True))
         names = [source.name for source in sources]
         phase = dataclasses.replace(phase, rows=rows * len(names), mixture=dict.fromkeys(names, 1.0))
-        log = pathlib.Path(self.settings.run.directory) / "skipped_heldout.jsonl"
         rows_of = Input(
-            sources, indexes, [phase], self.tokenizer, self.settings.run.seed, _policy(self.settings.data), log, self.settings.data.threads
+            sources,
+            indexes,
+            [phase],
+            self.tokenizer,
+            self.settings.run.seed,
+            _policy(self.settings.data),
+            skipped_log(self.settings, "skipped_heldout", self.process),
+            self.settings.data.threads,
+            names_excluded=self.process == 0,
         )
-        return names, [batch for batch, _ in rows_of.batches(rows_of.start(), rows, None, context_shards)]
+        return names, [batch for batch, _ in rows_of.batches(rows_of.start(), rows, own, context_shards)]
 
 
-def open_inputs(settings: config.Config) -> Inputs:
+def skipped_log(settings: config.Config, name: str, process: int) -> pathlib.Path:
+    """The log NAME.jsonl of a run directory that process 0 writes, NAME.PROCESS.jsonl for another: none writes into another's."""
+    return pathlib.Path(settings.run.directory) / (f"{name}.{process}.jsonl" if process else f"{name}.jsonl")
+
+
+def open_inputs(settings: config.Config, process: int = 0) -> Inputs:
     """Opens tokenizer and sources and builds what length indexes are missing.
+
+    Args:
+      process: index of the process that reads. Process 0 alone names what the indexes exclude.
 
     Raises:
       DataError: a file is missing or unusable, or the tokenizer does not fit the model.
@@ -89,10 +107,11 @@ def open_inputs(settings: config.Config) -> Inputs:
         tokenizer,
         settings.run.seed,
         _policy(settings.data),
-        pathlib.Path(settings.run.directory) / "skipped.jsonl",
+        skipped_log(settings, "skipped", process),
         settings.data.threads,
+        names_excluded=process == 0,
     )
-    return Inputs(tokenizer, sources, heldout, heldout_indexes, train, indexes, settings)
+    return Inputs(tokenizer, sources, heldout, heldout_indexes, train, indexes, settings, process)
 
 
 def _open(sources: Mapping[str, SourceSettings], tokenizer: Tokenizer, folder: pathlib.Path, threads: int):
@@ -121,8 +140,3 @@ def local_rows(rows: int, accumulate: int, own: Sequence[range]) -> list[int]:
     """
     each = rows // accumulate
     return [start * each + row for start in range(accumulate) for part in own for row in part]
-
-
-def fill(batch: Mapping[str, np.ndarray]) -> float:
-    """Share of a batch's tokens that are not padding."""
-    return float((batch["source"] >= 0).mean())

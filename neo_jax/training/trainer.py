@@ -1,4 +1,7 @@
-"""Walks the table of phases in one process: train, save, answer held-out questions, next phase; from wherever the run stopped."""
+"""Walks the table of phases: train, save, answer held-out questions, next phase; from wherever the run stopped.
+
+With several processes each runs this. Process 0 alone writes the run directory, but for the checkpoints' arrays and logs of failed samples.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,16 @@ from data_pipelines.failures import FailurePolicy, Failures
 from data_pipelines.files import write_whole
 from data_pipelines.loader import Batch
 from data_pipelines.planner import InputState
-from neo_jax import config
-from neo_jax.evaluation.runner import Answer, answer_questions, read_questions, score
+from data_pipelines.schema import DataError
+from neo_jax import config, distributed
+from neo_jax.evaluation.runner import Answer, answer_questions, check_same, read_questions, score
 from neo_jax.interop.initial import initial_parameters
 from neo_jax.model.backbone import abstract
-from neo_jax.sharding import make_mesh, own_rows, to_devices
+from neo_jax.sharding import make_mesh, own_rows, slice_count, to_devices
 from neo_jax.training import flops
 from neo_jax.training.checkpoint import Checkpoints
 from neo_jax.training.curriculum import abstract_state, first_state, mesh_problems, next_state, phase_mesh
-from neo_jax.training.inputs import Inputs, accumulated, fill, local_rows, open_inputs
+from neo_jax.training.inputs import Inputs, accumulated, local_rows, open_inputs, skipped_log
 from neo_jax.training.metrics import MetricsWriter, Progress
 from neo_jax.training.optimizer import learning_rate
 from neo_jax.training.step import Computation, TrainState, make_heldout_step, make_train_step
@@ -54,8 +58,6 @@ class Position:
     phase: int
     phase_step: int
     step: int
-    tokens: int
-    seconds: float
     input: InputState
 
 
@@ -64,6 +66,7 @@ class _Done:
     """A step that was dispatched and whose metrics are still on the device."""
 
     metrics: dict[str, Any]
+    counts: jax.Array
     position: Position
     values: dict[str, float]
     first_row: int
@@ -75,8 +78,9 @@ class Trainer:
     def __init__(self, settings: config.Config, progress: Progress | None = None):
         self.settings = settings
         self.directory = pathlib.Path(settings.run.directory).absolute()
-        self.progress = progress or Progress()
+        self.progress = progress or Progress(silent=not distributed.is_first())
         self._stop = False
+        self._tokens, self._seconds = 0, 0.0  # of the run, earlier starts included
 
     def run(self) -> None:
         """Trains from where the directory stands to the end of the curriculum.
@@ -87,25 +91,45 @@ class Trainer:
           NonFiniteError, Preempted: as named.
           data_pipelines.schema.DataError: the data cannot be used.
         """
-        if problems := mesh_problems(self.settings, jax.device_count()):
+        if problems := mesh_problems(self.settings, jax.device_count(), slice_count(jax.devices())):
             raise config.ConfigError(problems)
-        self._lock = prepare_directory(self.settings, self.directory)
+        lock = prepare_directory(self.settings, self.directory) if distributed.is_first() else None
+        distributed.barrier()
         self._started = time.monotonic()
-        before = signal.signal(signal.SIGTERM, self._request_stop)
+        alone = jax.process_count() == 1  # jax listens for SIGTERM in runs of several processes
+        before = signal.signal(signal.SIGTERM, self._request_stop) if alone else None
         checkpoints = Checkpoints(self.directory / "checkpoints", self.settings.run.keep_checkpoints)
         try:
-            self.inputs = open_inputs(self.settings)
+            self.inputs = self._open_inputs()
             self._show_unusable()
             position, state = self._restore(checkpoints)
-            self.metrics = MetricsWriter(self.directory, position.step)
-            self._seconds = position.seconds
+            self.metrics = MetricsWriter(self.directory, position.step) if distributed.is_first() else None
             for number in range(position.phase, len(self.settings.phases)):
                 position, state = self._phase(number, position, state, checkpoints)
         finally:
             checkpoints.close()
-            signal.signal(signal.SIGTERM, before)
-            self._lock.close()
-        self.metrics.close()
+            if alone:
+                signal.signal(signal.SIGTERM, before)
+            if lock is not None:
+                lock.close()
+        if self.metrics is not None:
+            self.metrics.close()
+
+    def _open_inputs(self) -> Inputs:
+        """Process 0 builds what length indexes are missing; then the others read them, or build their own on a disk of their own."""
+        process = jax.process_index()
+        inputs = open_inputs(self.settings) if process == 0 else None
+        distributed.barrier()
+        if inputs is None:
+            inputs = open_inputs(self.settings, process)
+        mine = inputs.identity | {f"held-out source {index.name}": index.digest() for index in inputs.heldout_indexes}
+        first, *others = distributed.gather(mine)
+        for number, other in enumerate(others, 1):
+            if changed := [name for name in first if first[name] != other[name]]:
+                raise DataError(
+                    f"process {number} reads other data than process 0: {', '.join(changed)}; give all processes the same files"
+                )
+        return inputs
 
     def _show_unusable(self) -> None:
         for index in (*self.inputs.indexes, *self.inputs.heldout_indexes):
@@ -123,7 +147,7 @@ class Trainer:
 
         restored = checkpoints.restore(template)
         if restored is None:
-            return Position(0, 0, 0, 0, 0.0, self.inputs.train.start()), None
+            return Position(0, 0, 0, self.inputs.train.start()), None
         step, arrays, record = restored
         now = self.inputs.identity
         if changed := [name for name in now if now[name] != record["data"].get(name)]:
@@ -131,14 +155,14 @@ class Trainer:
                 f"{self.directory} holds a run over other data: {', '.join(changed)} changed since step {step}, and with it the order of the "
                 "samples; put back what the run began with, or set run.directory to a new one"
             )
-        position = Position(
-            record["phase"], record["phase_step"], step, record["tokens"], record["seconds"], InputState.from_json(record["input"])
-        )
+        position = Position(record["phase"], record["phase_step"], step, InputState.from_json(record["input"]))
+        self._tokens, self._seconds = record["tokens"], record["seconds"]
         self.progress.line(f"resumed after step {step}, in phase {self.settings.phases[position.phase].name}")
         return position, TrainState(**arrays)
 
     def _save(self, checkpoints: Checkpoints, position: Position, state: TrainState) -> None:
-        record = dataclasses.asdict(position) | {"input": position.input.to_json(), "seconds": self._total_seconds()}
+        record = dataclasses.asdict(position) | {"input": position.input.to_json()}
+        record |= {"tokens": self._tokens, "seconds": self._total_seconds()}
         record |= {"data": self.inputs.identity, "configuration": self.settings.resolved()}
         checkpoints.save(position.step, {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}, record)
 
@@ -164,7 +188,7 @@ class Trainer:
     def _train(self, phase: config.Phase, position: Position, state: TrainState, checkpoints: Checkpoints) -> tuple[Position, TrainState]:
         names = list(self.settings.data.sources)
         step = make_train_step(self.settings.model, Computation.of(phase), self.settings.optimizer, len(names))
-        schedule = learning_rate(phase)
+        schedule, model = learning_rate(phase), self.settings.model
         heldout = _Heldout(self.inputs, self.settings, phase)
         shapes = {name: value.shape for name, value in state.parameters.items()}
         peak = flops.peak(jax.devices()[0].device_kind)
@@ -176,39 +200,37 @@ class Trainer:
         def finish(done: _Done) -> None:
             metrics = jax.device_get(done.metrics)
             self._check_finite(metrics, done, phase)
-            times.append((time.monotonic(), done.position.tokens))
-            values = {"phase": phase.name, "tokens": done.position.tokens} | _figures(metrics, names) | done.values
+            tokens, visual, pairs = flops.total(jax.device_get(done.counts))
+            self._tokens += tokens
+            times.append((time.monotonic(), self._tokens))
+            values = {"phase": phase.name, "tokens": self._tokens} | _figures(metrics, names) | done.values
+            values["fill"] = tokens / (phase.rows_per_step * phase.context)
+            useful = flops.useful(shapes, model.heads, model.head_dim, phase.trains, tokens, visual, pairs)
+            values["useful_flops"] = useful
             if len(times) > 1:
                 elapsed = times[-1][0] - times[0][0]
                 values["tokens_per_second"] = (times[-1][1] - times[0][1]) / elapsed
                 if peak is not None:
-                    values["mfu"] = done.values["useful_flops"] * (len(times) - 1) / elapsed / (peak * jax.device_count())
+                    values["mfu"] = useful * (len(times) - 1) / elapsed / (peak * jax.device_count())
             at = done.position.phase_step
             if (every and at % every == 0) or at == phase.steps:
                 values["heldout_loss"] = heldout.losses(state.parameters)
-            if done.position.step % self.settings.run.log_every == 0 or "heldout_loss" in values:
+            if self.metrics is not None and (done.position.step % self.settings.run.log_every == 0 or "heldout_loss" in values):
                 self.metrics.write(done.position.step, values)
             self._show(phase, done.position, values, times)
 
         waited_from = time.monotonic()
         for batch, after in batches:
             waited = time.monotonic() - waited_from
-            tokens, visual, pairs = flops.count(batch)
-            model = self.settings.model
-            values = {
-                "fill": fill(batch),
-                "input_wait_seconds": waited,
-                "useful_flops": flops.useful(shapes, model.heads, model.head_dim, phase.trains, tokens, visual, pairs),
-            }
+            values = {"input_wait_seconds": waited, "learning_rate": float(schedule(position.phase_step))}
             first_row = position.phase_step * phase.rows_per_step
-            values["learning_rate"] = float(schedule(position.phase_step))
-            state, metrics = step(state, to_devices(batch, accumulation_axis=True), np.float32(values["learning_rate"]))
+            rows = to_devices(batch, accumulation_axis=True)
+            counts = flops.count_rows(rows)
+            state, metrics = step(state, rows, np.float32(values["learning_rate"]))
             if pending is not None and not self._boundary(pending.position, phase):
                 finish(pending)
-            position = dataclasses.replace(
-                position, phase_step=position.phase_step + 1, step=position.step + 1, tokens=position.tokens + tokens, input=after
-            )
-            pending = _Done(metrics, position, values, first_row)
+            position = dataclasses.replace(position, phase_step=position.phase_step + 1, step=position.step + 1, input=after)
+            pending = _Done(metrics, counts, position, values, first_row)
             stop = self._stop_requested(position.step)
             if stop or self._boundary(position, phase):
                 finish(pending)  # before the state is saved: what is not finite is never written
@@ -267,14 +289,15 @@ class Trainer:
     def _evaluate(self, number: int, phase: config.Phase, state: TrainState) -> None:
         """Answers the held-out questions once; the answers are kept in evaluations/PHASE.json."""
         path = self.directory / "evaluations" / f"{number:02d}-{phase.name}.json"
-        if path.exists():
+        if distributed.from_first(path.exists()):
             return
         run, evaluation = self.settings.run, self.settings.evaluation
         last = number == len(self.settings.phases) - 1
         most = evaluation.questions if last else evaluation.interim_questions
-        left_out = Failures(self.directory / "skipped_heldout.jsonl", FailurePolicy(max_rate=1.0))
+        left_out = Failures(skipped_log(self.settings, "skipped_heldout", jax.process_index()), FailurePolicy(max_rate=1.0))
         questions = read_questions(self.inputs.heldout, phase.input(), self.inputs.tokenizer, run.seed, most, left_out.name)
-        with jax.set_mesh(make_mesh(data=-1)):
+        check_same(questions)
+        with jax.set_mesh(make_mesh(data=-1, fsdp=phase.mesh.fsdp, tensor=phase.mesh.tensor)):
             shapes = abstract(self.settings.model, phase.architecture)
             parameters = {name: jax.device_put(value, shapes[name].sharding) for name, value in state.parameters.items()}
             answers = answer_questions(
@@ -287,7 +310,8 @@ class Trainer:
                 phase.compute_dtype,
                 lambda done, total: self.progress.show(f"{phase.name}: {done} of {total} held-out questions answered"),
             )
-        write_evaluation(path, phase.name, answers, self._total_seconds())
+        if distributed.is_first():
+            write_evaluation(path, phase.name, answers, self._total_seconds())
         scores = score(answers)
         if scores:
             mean = np.mean([each.exact_match for each in scores.values()])
@@ -301,7 +325,8 @@ class _Heldout:
         mesh = jax.sharding.get_abstract_mesh().shape
         shards = mesh["data"] * mesh["fsdp"]
         rows = -(-settings.run.heldout_rows // shards) * shards  # every device has as many
-        self.names, self.batches = inputs.heldout_batches(phase.input(), rows, phase.mesh.context)
+        own = [row for part in own_rows(rows) for row in part]
+        self.names, self.batches = inputs.heldout_batches(phase.input(), rows, own, phase.mesh.context)
         self.step = make_heldout_step(settings.model, Computation.of(phase), len(self.names))
 
     def losses(self, parameters: dict[str, jax.Array]) -> dict[str, float]:
