@@ -1,13 +1,15 @@
 # make demo, make test, make lint, make test-aot: each sets up what it needs. make test PYTHON_JAX=0.11.2: the tests on another jax, in its own
 # environment. make test-aot, make test-aot-gpu: programs compiled for TPUs and for an H200 that are not there.
+# make plan ARGS="--config=configs/neo_ov_2b.py --hardware=v5p:4x4x4": what a run needs (neo_jax/plan.py).
 PYTHON_JAX ?=
 ENVIRONMENT := .venv$(if $(PYTHON_JAX),-jax-$(PYTHON_JAX))
 RUN := $(ENVIRONMENT)/bin/python -m
 PYTEST ?= -q -n 2 --dist loadgroup
+GPU_JAX := 0.11.2
 LIBTPU := 0.0.52
 LIBTPU_FOLDER := .cache/libtpu-$(LIBTPU)
 
-.PHONY: demo test test-aot test-aot-gpu lint clean
+.PHONY: demo plan test test-aot test-aot-gpu lint clean
 
 demo: $(ENVIRONMENT)/complete
 	$(RUN) neo_jax.demo
@@ -17,6 +19,9 @@ test: $(ENVIRONMENT)/complete $(if $(PYTHON_JAX),,lint)
 
 test-aot: $(ENVIRONMENT)/complete $(LIBTPU_FOLDER)/complete
 	PYTHONPATH=$(LIBTPU_FOLDER) $(RUN) pytest -q -n 2 tests/aot
+
+plan: $(if $(findstring =h,$(filter --hardware=%,$(ARGS))),.venv-gpu/complete,$(ENVIRONMENT)/complete $(LIBTPU_FOLDER)/complete)
+	$(if $(findstring =h,$(filter --hardware=%,$(ARGS))),.venv-gpu/bin/python -m,PYTHONPATH=$(LIBTPU_FOLDER) $(RUN)) neo_jax.plan $(ARGS)
 
 test-aot-gpu: .venv-gpu/complete
 	.venv-gpu/bin/python -m pytest -q tests/aot_gpu
@@ -37,5 +42,5 @@ $(LIBTPU_FOLDER)/complete: $(ENVIRONMENT)/complete
 	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --target $(LIBTPU_FOLDER) libtpu==$(LIBTPU)
 	touch $@
 
-.venv-gpu/complete: requirements-gpu.txt scripts/make_gpu_environment.sh scripts/find_python.sh
-	scripts/make_gpu_environment.sh .venv-gpu
+.venv-gpu/complete: requirements.txt requirements-dev.txt requirements-gpu.txt scripts/make_environment.sh scripts/find_python.sh
+	scripts/make_environment.sh .venv-gpu $(GPU_JAX) requirements-gpu.txt

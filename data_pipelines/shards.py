@@ -68,6 +68,12 @@ def _exchange(dealt: list[list[int]], sums: np.ndarray, costs: np.ndarray) -> bo
     return False
 
 
+def piece_order(attend: np.ndarray, shards: int) -> np.ndarray:
+    """[P] pieces of a row with intervals [L, 2] in the order of the shards that take them."""
+    count = shards * pieces_of_shard(len(attend), shards)
+    return deal((attend[:, 1] - attend[:, 0]).reshape(count, -1).sum(axis=1, dtype=np.int64), shards).reshape(-1)
+
+
 def attended_pairs(row: dict[str, np.ndarray], shards: int) -> np.ndarray:
     """[S] attended pairs of each shard of a row that `arrange` gave."""
     spans = row["attend"][:, 1] - row["attend"][:, 0]
@@ -86,9 +92,8 @@ def arrange(row: dict[str, np.ndarray], shards: int) -> dict[str, np.ndarray]:
     """
     if shards == 1:
         return row
-    context, count = len(row["tokens"]), shards * pieces_of_shard(len(row["tokens"]), shards)
-    spans = row["attend"][:, 1] - row["attend"][:, 0]
-    order = deal(spans.reshape(count, -1).sum(axis=1, dtype=np.int64), shards).reshape(-1)
+    order = piece_order(row["attend"], shards)
+    context, count = len(row["tokens"]), len(order)
     arranged = {
         name: array.reshape(count, context // count, *array.shape[1:])[order].reshape(array.shape)
         for name, array in row.items()

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# make_environment.sh FOLDER [JAX_VERSION]: a fresh virtual environment with the pinned requirements, and with another jax where one is named.
-# FOLDER/complete is written last: without it an environment was interrupted and is made anew.
+# make_environment.sh FOLDER [JAX_VERSION [REQUIREMENTS]]: a fresh virtual environment with the pinned requirements, with another jax where one is
+# named, and with a further file of requirements. FOLDER/complete is written last: without it an environment was interrupted and is made anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$1
 jax=${2:-}
+further=${3:-}
 
 python=$(scripts/find_python.sh)
 echo "Making $folder with $python ($("$python" --version)); this takes a minute or two, once."
 "$python" -m venv --clear "$folder"
 
 requirements=$folder/requirements.txt
+cat requirements.txt requirements-dev.txt ${further:+"$further"} >"$requirements"
 if [ -n "$jax" ]; then
-    sed -E "s/^(jax|jaxlib)==.*/\1==$jax/" requirements.txt requirements-dev.txt >"$requirements"
-else
-    cat requirements.txt requirements-dev.txt >"$requirements"
+    sed -i.as_pinned -E "s/^(jax|jaxlib)==.*/\1==$jax/" "$requirements"
 fi
 if ! "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --requirement "$requirements"; then
     echo "The packages could not be installed; pip says why above. They come from the index that pip is set to: is it reachable?" >&2

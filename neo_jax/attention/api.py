@@ -27,12 +27,13 @@ class Implementation(NamedTuple):
     supports: Callable[..., str | None]
     forward: Callable[..., tuple[jax.Array, jax.Array]]
     backward: Callable[..., tuple[jax.Array, ...]]
+    computed_pairs: Callable[..., int]
 
 
 IMPLEMENTATIONS = {
-    "chunked": Implementation(chunked.supports, chunked.forward, chunked.backward),
-    "tpu": Implementation(tpu.supports, tpu.forward, tpu.backward),
-    "hopper": Implementation(hopper.supports, hopper.forward, hopper_backward.backward),
+    "chunked": Implementation(chunked.supports, chunked.forward, chunked.backward, chunked.computed_pairs),
+    "tpu": Implementation(tpu.supports, tpu.forward, tpu.backward, tpu.computed_pairs),
+    "hopper": Implementation(hopper.supports, hopper.forward, hopper_backward.backward, hopper.computed_pairs),
 }
 # For rematerialisation: with these kept, the backward pass does not compute attention again.
 SAVED_NAMES = ("attention_output", "attention_log_sum")
@@ -123,12 +124,13 @@ def attention_with_log_sum(q, k, v, lo, hi, scale: float, kernel: Kernel) -> tup
 def _attend(q, k, v, lo, hi, pieces, scale, kernel: Kernel, spread: bool):
     """`spread`: k and v are this device's part of rows that are spread over the context axis."""
 
-    def one_device(*arrays):
+    @jax.jit  # a part of the program with a name: for profiles, and for planning.work
+    def attention_forward(*arrays):
         return kernel.implementation.forward(*arrays, scale, kernel.blocks, kernel.interpret)
 
     if spread:
-        return context_parallel.forward(one_device, q, k, v, lo, hi, pieces)
-    return one_device(q, k, v, lo, hi)
+        return context_parallel.forward(attention_forward, q, k, v, lo, hi, pieces)
+    return attention_forward(q, k, v, lo, hi)
 
 
 def _attend_forward(q, k, v, lo, hi, pieces, scale, kernel: Kernel, spread: bool):
@@ -142,13 +144,14 @@ def _attend_backward(scale, kernel: Kernel, spread: bool, residuals, gradients):
     gradient, of_log_sum = gradients
     delta = jnp.einsum("blhv,blhv->bhl", gradient.astype(jnp.float32), out.astype(jnp.float32)) - of_log_sum
 
-    def one_device(*arrays):
+    @jax.jit
+    def attention_backward(*arrays):
         return kernel.implementation.backward(*arrays, scale, kernel.blocks, kernel.interpret)
 
     if spread:
-        backward = context_parallel.backward(one_device, q, k, v, lo, hi, pieces, log_sum, delta, gradient)
+        backward = context_parallel.backward(attention_backward, q, k, v, lo, hi, pieces, log_sum, delta, gradient)
     else:
-        backward = one_device(q, k, v, lo, hi, log_sum, delta, gradient)
+        backward = attention_backward(q, k, v, lo, hi, log_sum, delta, gradient)
     return *backward, None, None, None
 
 

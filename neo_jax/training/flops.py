@@ -14,29 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from neo_jax.hardware import CHIPS
 from neo_jax.training.optimizer import trains
 
-# Dense bfloat16 FLOP/s of one device by jax's device_kind; public data sheets.
-PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 2307e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
+# Dense bfloat16 FLOP/s of devices that no plan is made for; public data sheets.
+OTHERS = {"TPU v4": 275e12, "NVIDIA A100-SXM4-80GB": 312e12}
 
 PAIRS = 4096  # the pairs of a long row exceed an int32
 
 
 def peak(device_kind: str) -> float | None:
     """Dense bfloat16 FLOP/s of a device, None where it is not known (CPUs)."""
-    return PEAKS.get(device_kind)
+    chip = next((chip for chip in CHIPS.values() if device_kind in chip.kinds), None)
+    return chip.flops if chip else OTHERS.get(device_kind)
 
 
 @jax.jit

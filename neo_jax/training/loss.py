@@ -77,17 +77,17 @@ def _backward(chunk: int, residuals, gradient):
             logits, is_target = _scores(hidden, matrix, targets)
             of_logits = ((jnp.exp(logits - log_sum[:, None]) - is_target) * gradient[:, None]).astype(hidden.dtype)
             if of_matrix is not None:
-                of_matrix += jnp.einsum("cv,cd->vd", of_logits, hidden, preferred_element_type=jnp.float32)
+                of_matrix += jnp.einsum("cv,cd->dv", of_logits, hidden, preferred_element_type=jnp.float32)
             return of_matrix, jnp.einsum("cv,vd->cd", of_logits, matrix, preferred_element_type=jnp.float32)
 
-        start = None if marker is None else jnp.zeros(matrix.shape, jnp.float32)
+        start = None if marker is None else jnp.zeros(matrix.shape[::-1], jnp.float32)  # scattered along the axis in front
         chunks = tuple(_chunks(x, chunk) for x in (hidden, targets, log_sums, gradient))
         of_matrix, of_hidden = jax.lax.scan(of_chunk, start, chunks)
         of_hidden = jax.lax.psum(_whole(of_hidden, targets), "tensor").astype(hidden.dtype)
         if of_matrix is None:
             return (of_hidden,)
-        of_part = jax.lax.psum_scatter(of_matrix.astype(hidden.dtype), "fsdp", scatter_dimension=1, tiled=True)
-        return of_hidden, jax.lax.psum(of_part, ("data", "context")).astype(part.dtype)
+        of_part = jax.lax.psum_scatter(of_matrix.astype(hidden.dtype), "fsdp", scatter_dimension=0, tiled=True)
+        return of_hidden, jax.lax.psum(of_part, ("data", "context")).T.astype(part.dtype)
 
     outputs = (HIDDEN,) if marker is None else (HIDDEN, TABLE)
     gradients = jax.shard_map(local, in_specs=(HIDDEN, TABLE, ROWS, ROWS, ROWS), out_specs=outputs, check_vma=False)(

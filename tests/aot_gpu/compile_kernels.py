@@ -33,7 +33,9 @@ SCALE = 128**-0.5
 
 
 def main(length: int, query_heads: int, key_heads: int) -> None:
-    topology = topologies.get_topology_desc("h200", "cuda", topology="1x1x1", target_config=(HERE / "h200.txtpb").read_text())
+    topology = topologies.get_topology_desc(
+        "h200", "cuda", topology="1x1x1", target_config=(HERE.parents[1] / "neo_jax" / "gpus" / "h200.txtpb").read_text()
+    )
     mesh = Mesh(topology.devices[:1], ("data",))
 
     def array(*shape, dtype=jnp.bfloat16):

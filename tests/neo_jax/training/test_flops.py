@@ -4,7 +4,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from neo_jax.model.backbone import abstract
@@ -111,4 +110,4 @@ def test_equals_the_matrix_products_of_the_traced_gradient(what):
 def test_peaks():
     assert flops.peak("cpu") is None
     assert flops.peak("NVIDIA H200") == 989e12
-    assert all(np.isfinite(value) and value > 1e14 for value in flops.PEAKS.values())
+    assert all(value > 1e14 for value in flops.OTHERS.values())

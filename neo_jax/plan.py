@@ -1,0 +1,253 @@
+"""What each phase of a configuration needs on hardware that is not there, and how fast it may be.
+
+    python -m neo_jax.plan --config=configs/neo_ov_2b.py --hardware=v5p:4x4x4 [--config.section.key=value ...]
+
+--hardware=CHIP:SHAPE   v5e:16x16, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4 (chips), 2*v5p:4x4x4 (slices), h200:8x8, h100:8x8 (nodes x GPUs of a node)
+--phases=a,b            only these; all of the curriculum without it
+--documents=N           documents of an assumed row, of equal length; 8 without it
+--search=N              tries meshes, rematerialisation and rows of each phase: an estimate ranks them, the best N are compiled (--search: 4)
+--json=FILE --chart=FILE.svg   the plan as JSON, and memory by phase as a chart
+
+Each phase's real training step is compiled. TPUs need libtpu, GPUs jax[cuda13]: `make plan ARGS="--config=... --hardware=..."` brings either.
+Flags of the compiler are those of the environment (LIBTPU_INIT_ARGS, XLA_FLAGS). Exit code 78: something in this cannot be planned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here: the compilers are asked by name
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # what is compiled for absent devices cannot be read back
+
+import jax.numpy as jnp
+from rich.console import Console
+
+from data_pipelines.files import write_whole
+from neo_jax import config
+from neo_jax.config import Config, ConfigError, parse_command_line
+from neo_jax.hardware import Hardware, HardwareError, open_hardware
+from neo_jax.planning import bounds, search, work
+from neo_jax.planning.programs import Program, compile_step
+from neo_jax.planning.report import memory_chart, show
+from neo_jax.settings import nearest
+from neo_jax.sharding import make_mesh
+from neo_jax.training import flops
+from neo_jax.training.curriculum import abstract_state, mesh_problems
+from neo_jax.training.step import Computation
+
+CONFIGURATION = 78
+FLAGS = ("hardware", "phases", "documents", "search", "json", "chart")
+DOCUMENTS, SEARCHED = 8, 4
+DAY = 86_400
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """The command line beside --config; see the module's docstring."""
+
+    hardware: str
+    phases: tuple[str, ...] = ()
+    documents: int = DOCUMENTS
+    search: int = 0
+    json: str = ""
+    chart: str = ""
+
+
+def read_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
+    """(flags, the arguments of the configuration). Raises ConfigError."""
+    values: dict[str, Any] = {}
+    rest: list[str] = []
+    problems: list[str] = []
+    for argument in arguments:
+        key, equals, text = argument.removeprefix("--").partition("=")
+        if key == "config" or key.startswith("config."):
+            rest.append(argument)
+        elif not argument.startswith("--") or key not in FLAGS:
+            problems.append(
+                f"{argument}: not understood{nearest(key, FLAGS)}: write --config=FILE --hardware=v5p:4x4x4, and {', '.join(FLAGS)}"
+            )
+        elif key in ("documents", "search"):
+            if key == "search" and not equals:
+                values[key] = SEARCHED
+            elif text.isdecimal() and int(text) > 0:
+                values[key] = int(text)
+            else:
+                problems.append(f"{argument}: must be a whole number of at least 1")
+        elif not text:
+            problems.append(f"{argument}: is empty")
+        else:
+            values[key] = tuple(text.split(",")) if key == "phases" else text
+    if "hardware" not in values and not problems:
+        problems.append("--hardware is missing: write for example --hardware=v5p:4x4x4 or --hardware=h200:8x8")
+    if problems:
+        raise ConfigError(problems)
+    return Flags(**values), rest
+
+
+def make_plan(settings: Config, flags: Flags, tell: Callable[[str], None], command: str = "") -> dict[str, Any]:
+    """The plan as JSON.
+
+    Args:
+      tell: shows progress.
+
+    Raises:
+      ConfigError: a phase is unknown, or its mesh does not fit the hardware.
+      HardwareError: as named.
+    """
+    names = [phase.name for phase in settings.phases]
+    if unknown := [name for name in flags.phases if name not in names]:
+        raise ConfigError([f"--phases: no phase {name!r} in the curriculum ({', '.join(names)}){nearest(name, names)}" for name in unknown])
+    settings = dataclasses.replace(settings, phases=tuple(p for p in settings.phases if not flags.phases or p.name in flags.phases))
+    hardware = open_hardware(flags.hardware)
+    slices = hardware.groups if hardware.is_tpu else 1
+    if not flags.search and (problems := mesh_problems(settings, len(hardware.devices), slices)):
+        raise ConfigError(problems)
+    phases: list[dict[str, Any]] = []
+    compiled: dict[Any, Program] = {}
+    for number, phase in enumerate(settings.phases, 1):
+        where = f"{phase.name} ({number} of {len(settings.phases)})"
+        tried = [phase]
+        if flags.search:
+            total, trained = _sizes(settings, phase, hardware)
+            tried = [each.phase for each in search.candidates(settings, phase, hardware, total, trained)[: flags.search]]
+        results = []
+        for attempt, each in enumerate(tried, 1):
+            key = _program_key(each)
+            if key not in compiled:
+                what = f"{where}, candidate {attempt} of {len(tried)}" if flags.search else where
+                tell(f"{what}: compiling for {len(hardware.devices)} devices, {_mesh_text(each)}, {each.remat}, {each.rows_per_step} rows")
+                compiled[key] = compile_step(settings, each, hardware)
+                tell(f"{what}: compiled in {sum(compiled[key].seconds):.0f} s")
+            results.append(_describe(settings, each, hardware, compiled[key], flags.documents))
+        results.sort(key=lambda result: (not result["fits"], -result["tokens_per_day"]))
+        phases.append(results[0] | ({"candidates": results} if flags.search else {}))
+    return {
+        "config": command or "configuration",
+        "hardware": {"name": hardware.text, "devices": len(hardware.devices)} | _facts(hardware),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")} | {"compiler flags": _compiler_flags()},
+        "assumptions": [f"{result['phase']}: {result['row']}" for result in phases],
+        "phases": phases,
+    }
+
+
+def _program_key(phase: config.Phase) -> Any:
+    return Computation.of(phase), phase.trains, phase.mesh, phase.rows_per_step, phase.accumulate, phase.context, phase.visual_tokens
+
+
+def _sizes(settings: Config, phase: config.Phase, hardware: Hardware) -> tuple[int, int]:
+    """(parameters, those that train) of a phase."""
+    state = abstract_state(settings, phase, make_mesh(data=-1, devices=hardware.devices))
+    return sum(x.size for x in state.parameters.values()), sum(x.size for x in state.trainable.values())
+
+
+def _describe(settings: Config, phase: config.Phase, hardware: Hardware, program: Program, documents: int) -> dict[str, Any]:
+    row = work.assumed_row(phase, documents)
+    computed, attended = work.busiest_pairs(row, program.kernel, program.axis_sizes["context"])
+    done = work.executed(program.jaxpr, program.axis_sizes, computed)
+    model, devices, memory = settings.model, len(hardware.devices), program.memory
+    mesh = make_mesh(phase.mesh.data, phase.mesh.fsdp, phase.mesh.context, phase.mesh.tensor, devices=hardware.devices)
+    state = abstract_state(settings, phase, mesh)
+    shapes = {name: x.shape for name, x in state.parameters.items()}
+    count = phase.rows_per_step
+    useful = flops.useful(shapes, model.heads, model.head_dim, phase.trains, count * phase.context, count * row.visual, count * row.pairs)
+    trained = sum(math.prod(x.sharding.shard_shape(x.shape)) for x in state.trainable.values())
+    share = trained * jnp.dtype(settings.optimizer.parameter_dtype).itemsize + memory.optimizer
+    moved = done.bytes + 2 * share + bounds.GRADIENT_BYTES * trained
+    limits = bounds.bound(hardware, done.flops, moved, program.collectives, program.places)
+    tokens = count * phase.context
+    sent = [
+        {"kind": each.kind, "axes": list(each.axes), "shape": each.shape, "count": each.count, "bytes": each.bytes * each.count,
+         "asynchronous": each.asynchronous, "seconds": each.count * bounds.duration(hardware, each, [int(program.places[i]) for i in each.members])}
+        for each in program.collectives
+    ]  # fmt: skip
+    return {
+        "phase": phase.name,
+        "mesh": dict(program.axis_sizes),
+        "rows_per_step": count,
+        "accumulate": phase.accumulate,
+        "context": phase.context,
+        "remat": phase.remat,
+        "attention": f"{program.kernel.name} {program.kernel.blocks}",
+        "row": row.text,
+        "memory": dataclasses.asdict(memory) | {"available": hardware.chip.hbm_bytes},
+        "fits": not program.error and memory.peak <= hardware.chip.hbm_bytes,
+        "error": program.error,
+        "useful_flops": useful,
+        "executed_flops": done.flops * devices,
+        "attention_share": done.attention / done.flops,
+        "busiest_context_shard": attended * program.axis_sizes["context"] / row.pairs,
+        "bound": dataclasses.asdict(limits),
+        "mfu": useful / (devices * hardware.chip.flops * limits.step),
+        "tokens_per_day": tokens / limits.step * DAY,
+        "days": phase.steps * limits.step / DAY,
+        "collectives": _by_kind(sent),
+        "arrays": sent,
+        "seconds": program.seconds,
+    }
+
+
+def _by_kind(sent: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Collectives summed up by kind and axes, longest first."""
+    lines: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
+    for each in sent:
+        line = lines.setdefault(
+            (each["kind"], tuple(each["axes"])),
+            {"kind": each["kind"], "axes": each["axes"], "count": 0, "bytes": 0, "seconds": 0.0, "hidden_seconds": 0.0},
+        )
+        for key in ("count", "bytes", "seconds"):
+            line[key] += each[key]
+        line["hidden_seconds"] += each["seconds"] if each["asynchronous"] else 0.0
+    for line in lines.values():
+        hidden = line.pop("hidden_seconds")
+        line["hidden"] = hidden / line["seconds"] if line["seconds"] else 0.0
+    return sorted(lines.values(), key=lambda line: -line["seconds"])
+
+
+def _facts(hardware: Hardware) -> dict[str, Any]:
+    facts = dataclasses.asdict(hardware.chip)
+    return {key: facts[key] for key in ("flops", "hbm_bytes", "hbm_bandwidth", "link_bandwidth", "slow_bandwidth")}
+
+
+def _mesh_text(phase: config.Phase) -> str:
+    return " x ".join(f"{name} {size}" for name, size in dataclasses.asdict(phase.mesh).items() if size != 1) or "one device"
+
+
+def _compiler_flags() -> str:
+    return " ".join(filter(None, (os.environ.get("LIBTPU_INIT_ARGS"), os.environ.get("XLA_FLAGS"))))
+
+
+def main(arguments: Sequence[str]) -> int:
+    started = time.monotonic()
+    progress = Console(stderr=True)
+
+    def tell(text: str) -> None:
+        progress.print(f"[{time.monotonic() - started:5.0f} s] {text}", markup=False, highlight=False)
+
+    try:
+        flags, rest = read_flags(arguments)
+        settings = parse_command_line(rest)
+        file = next(argument.partition("=")[2] for argument in rest if argument.startswith("--config="))
+        plan = make_plan(settings, flags, tell, file)
+    except (ConfigError, HardwareError) as error:
+        print(error, file=sys.stderr)
+        return CONFIGURATION
+    plan["command"] = "python -m neo_jax.plan " + " ".join(arguments)
+    show(plan, Console(width=max(100, 30 + 16 * len(plan["phases"]))))
+    if flags.json:
+        write_whole(pathlib.Path(flags.json), json.dumps(plan, indent=1) + "\n")
+    if flags.chart:
+        write_whole(pathlib.Path(flags.chart), memory_chart(plan, open_hardware(flags.hardware).chip))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""A phase's real training step, compiled for hardware that is not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from neo_jax import config
+from neo_jax.attention.api import Kernel, choose
+from neo_jax.hardware import GIB, Hardware
+from neo_jax.planning.collectives import Collective, collectives
+from neo_jax.sharding import abstract_batch, make_mesh
+from neo_jax.training.curriculum import abstract_state
+from neo_jax.training.step import Computation, TrainState, make_train_step
+
+GPU_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}  # there is no GPU to time kernels on
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one device.
+
+    Attributes:
+      parameters, optimizer, batch: what the step is given; the optimizer's part in device memory.
+      activations: what the program needs beside it, gradients included, and its code.
+      host: optimizer state in host memory, for one device.
+      peak: all of it at once; None where the compiler gave up before it knew all.
+    """
+
+    parameters: int
+    optimizer: int
+    batch: int
+    activations: int
+    host: int
+    peak: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a compiled step says of itself.
+
+    Attributes:
+      memory: of one device.
+      kernel: what computes attention.
+      collectives: of one step.
+      jaxpr: the traced step.
+      axis_sizes: of the mesh, in its order.
+      places: the devices in the mesh's order, as places in Hardware.devices.
+      seconds: (trace, lower, compile).
+      error: why it could not be compiled, such as too little memory; memory.activations is then what the compiler said it needs.
+    """
+
+    memory: Memory
+    kernel: Kernel
+    collectives: list[Collective]
+    jaxpr: Any
+    axis_sizes: dict[str, int]
+    places: np.ndarray
+    seconds: tuple[float, float, float]
+    error: str = ""
+
+
+def compile_step(settings: config.Config, phase: config.Phase, hardware: Hardware) -> Program:
+    """Traces, lowers and compiles the training step of a phase on its mesh over the hardware.
+
+    Raises:
+      ValueError: the mesh does not fit the devices.
+    """
+    sizes = phase.mesh
+    mesh = make_mesh(sizes.data, sizes.fsdp, sizes.context, sizes.tensor, devices=hardware.devices)
+    number = {id(device): place for place, device in enumerate(hardware.devices)}
+    places = np.array([number[id(device)] for device in mesh.devices.flat])
+    options = {} if hardware.is_tpu else GPU_OPTIONS
+    with jax.set_mesh(mesh):
+        state = abstract_state(settings, phase, mesh)
+        batch = abstract_batch(phase.rows_per_step, phase.context, phase.visual_tokens, phase.accumulate)
+        kernel = _kernel(settings, phase, mesh.shape)
+        step = make_train_step(settings.model, Computation.of(phase), settings.optimizer, len(settings.data.sources))
+        start = time.monotonic()
+        traced = cast(Any, step).trace(state, batch, jax.ShapeDtypeStruct((), np.float32))
+        at_lower = time.monotonic()
+        lowered = traced.lower()
+        at_compile = time.monotonic()
+        try:
+            compiled = lowered.compile(options)
+        except jax.errors.JaxRuntimeError as error:
+            needed = _needed(str(error))
+            if needed is None:
+                raise
+            memory, found, reason = _memory(state, batch, needed), [], str(error).splitlines()[0]
+        else:
+            analysis = compiled.memory_analysis()
+            outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+            own = analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes + outputs
+            memory, reason = _memory(state, batch, own, analysis.host_argument_size_in_bytes), ""
+            found = collectives(compiled.as_text(), dict(mesh.shape))
+        seconds = (at_lower - start, at_compile - at_lower, time.monotonic() - at_compile)
+    return Program(memory, kernel, found, traced.jaxpr.jaxpr, dict(mesh.shape), places, seconds, reason)
+
+
+def _kernel(settings: config.Config, phase: config.Phase, sizes) -> Kernel:
+    model = settings.model
+    rows = phase.rows_per_step // phase.accumulate // (sizes["data"] * sizes["fsdp"])
+    width = model.head_dim * (2 if phase.architecture == "neo" else 1)
+    queries, keys = model.heads // sizes["tensor"], model.kv_heads // sizes["tensor"]
+    shapes = ((phase.context // sizes["context"], queries, width), (phase.context, keys, width), (phase.context, keys, model.head_dim))
+    q, k, v = (cast(jax.Array, jax.ShapeDtypeStruct((rows, *shape), phase.compute_dtype)) for shape in shapes)
+    return choose(q, k, v, phase.attention)
+
+
+def _memory(state: TrainState, batch: dict[str, Any], own: int, host: int = 0) -> Memory:
+    parameters = sum(_bytes(x) for x in jax.tree.leaves((state.trainable, state.frozen)))
+    optimizer = sum(_bytes(x) for x in jax.tree.leaves(state.moments)) - host
+    of_batch = sum(_bytes(x) for x in batch.values())
+    return Memory(parameters, optimizer, of_batch, own, host, parameters + optimizer + of_batch + own)
+
+
+def _bytes(x: jax.ShapeDtypeStruct) -> int:
+    """Of one device's part."""
+    return int(np.prod(x.sharding.shard_shape(x.shape), dtype=np.int64)) * x.dtype.itemsize
+
+
+def _needed(message: str) -> int | None:
+    """Bytes of temporary memory that a compiler out of memory says it needs; None: the error is another one."""
+    if "RESOURCE_EXHAUSTED" not in message and "out of memory" not in message.lower() and "Ran out of memory" not in message:
+        return None
+    for pattern in (r"required for HLO temporaries \(([\d.]+)([KMG])\)", r"hbm requirement ([\d.]+)([KMG])", r"Used ([\d.]+)([KMG]) of"):
+        if match := re.search(pattern, message):
+            return int(float(match[1]) * {"K": 1 << 10, "M": 1 << 20, "G": GIB}[match[2]])
+    return 0
