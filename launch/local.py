@@ -1,6 +1,10 @@
-"""Runs a training command on this machine and starts it again when it was stopped or killed.
+"""Runs a training command on this machine, in one process or several, and starts it again when it was stopped or killed.
 
     python launch/local.py -- python -m neo_jax.train --config=configs/demo.py
+    python launch/local.py --processes=4 --devices=2 -- python -m neo_jax.train --config=configs/demo.py
+
+Several processes have so many virtual CPU devices each, and find each other at a free port. Process 0's output is shown as it is, of the others
+what they say on stderr, with their number before it. When one ends badly the others are ended too, and all are started again.
 
 A run resumes exactly from its last checkpoint, so starting again is always safe. Configuration and data errors, and losses that are not finite,
 are not tried again. Attempts are counted by progress: RETRIES in a row that write no checkpoint end it, however many succeeded before.
@@ -10,17 +14,92 @@ from __future__ import annotations
 
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, from anywhere
 
 from neo_jax.config import ConfigError, parse_command_line
-from neo_jax.train import CONFIGURATION, DATA, DONE, NOT_FINITE, PREEMPTED
+from neo_jax.settings import nearest
+from neo_jax.train import CONFIGURATION, DATA, DONE, NOT_FINITE, PREEMPTED, TRY_AGAIN
 
 FINAL = (DONE, DATA, NOT_FINITE, CONFIGURATION)
 RETRIES = 3
+END_SECONDS = 10.0  # that processes have to end by themselves after another of the group did, and again after SIGTERM
+POLL_SECONDS = 0.05
+USAGE = "usage: python launch/local.py [--processes=4 --devices=2] -- python -m neo_jax.train --config=FILE ..."
+
+
+class Group:
+    """The running processes of one attempt."""
+
+    def __init__(self, command: Sequence[str], processes: int, devices: int):
+        self._processes: list[subprocess.Popen[str]] = []
+        self._readers: list[threading.Thread] = []
+        port = free_port()
+        for number in range(processes):
+            flags = [f"--processes={processes}", f"--process={number}", f"--coordinator=127.0.0.1:{port}", f"--cpu-devices={devices}"]
+            # A process group of its own: Ctrl-C reaches this program alone, which passes it on as SIGTERM.
+            process = subprocess.Popen(
+                [*command, *(flags if devices else [])],
+                stdout=subprocess.DEVNULL if number else None,
+                stderr=subprocess.PIPE if number else None,
+                text=True,
+                errors="replace",
+                process_group=0,
+            )
+            self._processes.append(process)
+            if number:
+                self._readers.append(threading.Thread(target=_show, args=(process, number), daemon=True))
+                self._readers[-1].start()
+
+    def terminate(self) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Waits for all processes, ends those that outlive another, and returns the code that says most of why they ended."""
+        ended: list[int] = []  # codes of those that ended by themselves, in this order
+        running = list(self._processes)
+        deadline, terminated = float("inf"), False
+        while running:
+            time.sleep(POLL_SECONDS)
+            now = time.monotonic()
+            for process in [process for process in running if process.poll() is not None]:
+                running.remove(process)
+                if not terminated:
+                    ended.append(process.returncode)
+                if process.returncode != DONE:
+                    deadline = min(deadline, now + END_SECONDS)
+            if running and now > deadline:
+                for process in running:
+                    if terminated:
+                        process.kill()
+                    else:
+                        process.terminate()
+                terminated, deadline = True, now + END_SECONDS
+        for reader in self._readers:
+            reader.join()
+        bad = [code for code in ended if code != DONE]
+        known = [code for code in (*FINAL, PREEMPTED, TRY_AGAIN) if code in bad]
+        return (known or bad or [DONE])[0]
+
+
+def _show(process: subprocess.Popen[str], number: int) -> None:
+    """Passes on what a process says, each line with its number."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        print(f"[{number}] {line}", end="", file=sys.stderr, flush=True)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 def newest_checkpoint(directory: pathlib.Path) -> int:
@@ -28,21 +107,31 @@ def newest_checkpoint(directory: pathlib.Path) -> int:
     return max((int(path.name) for path in (directory / "checkpoints").glob("*") if path.name.isdigit()), default=-1)
 
 
-def supervise(command: Sequence[str], directory: pathlib.Path) -> int:
-    """Runs the command until it ends for good; returns its last exit code. SIGTERM and SIGINT are passed on and end the supervision."""
+def supervise(command: Sequence[str], directory: pathlib.Path, processes: int = 1, devices: int = 0) -> int:
+    """Runs the command until it ends for good; returns its last exit code. SIGTERM, SIGINT and SIGHUP end it: all processes get a SIGTERM.
+
+    Args:
+      processes: that run it.
+      devices: virtual CPU devices of each; 0: one process with the devices that there are.
+    """
     stopping = False
+    group: Group | None = None
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+        if group is not None:
+            group.terminate()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, stop)
     failures, progress = 0, newest_checkpoint(directory)
     while True:
-        process = subprocess.Popen(command)
-
-        def stop(*_: object, process: subprocess.Popen[bytes] = process) -> None:
-            nonlocal stopping
-            stopping = True
-            process.send_signal(signal.SIGTERM)
-
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
-        code = process.wait()
+        group = Group(command, processes, devices)
+        if stopping:  # while it was being started
+            group.terminate()
+        code = group.wait()
         if code in FINAL or stopping:
             return code
         newest = newest_checkpoint(directory)
@@ -57,15 +146,29 @@ def supervise(command: Sequence[str], directory: pathlib.Path) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     if "--" not in arguments or not arguments[arguments.index("--") + 1 :]:
-        print("usage: python launch/local.py -- python -m neo_jax.train --config=FILE ...", file=sys.stderr)
-        return CONFIGURATION
-    command = list(arguments[arguments.index("--") + 1 :])
+        return _refuse(USAGE)
+    place = list(arguments).index("--")
+    command = list(arguments[place + 1 :])
+    numbers = {"processes": 1, "devices": 0}
+    for argument in arguments[:place]:
+        name, _, text = argument.removeprefix("--").partition("=")
+        if name not in numbers or not argument.startswith("--"):
+            return _refuse(f"{argument}: unknown flag{nearest(name, numbers)}\n{USAGE}")
+        if not (text.isascii() and text.isdecimal() and int(text)):
+            return _refuse(f"{argument}: must be a whole number of at least 1, as in --{name}=2")
+        numbers[name] = int(text)
+    if numbers["processes"] > 1 and not numbers["devices"]:
+        return _refuse(f"--processes={numbers['processes']} needs --devices: how many virtual CPU devices each of them has")
     try:
         settings = parse_command_line([argument for argument in command if argument.startswith("--config")])
     except ConfigError as error:
-        print(error, file=sys.stderr)
-        return CONFIGURATION
-    return supervise(command, pathlib.Path(settings.run.directory))
+        return _refuse(str(error))
+    return supervise(command, pathlib.Path(settings.run.directory), **numbers)
+
+
+def _refuse(message: str) -> int:
+    print(message, file=sys.stderr)
+    return CONFIGURATION
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from neo_jax.sharding import make_mesh, own_rows, slice_count, to_devices
 from neo_jax.training import flops
 from neo_jax.training.checkpoint import Checkpoints
 from neo_jax.training.curriculum import abstract_state, first_state, mesh_problems, next_state, phase_mesh
-from neo_jax.training.inputs import Inputs, accumulated, local_rows, open_inputs, skipped_log
+from neo_jax.training.inputs import Inputs, accumulated, local_rows, open_inputs
 from neo_jax.training.metrics import MetricsWriter, Progress
 from neo_jax.training.optimizer import learning_rate
 from neo_jax.training.step import Computation, TrainState, make_heldout_step, make_train_step
@@ -294,8 +294,9 @@ class Trainer:
         run, evaluation = self.settings.run, self.settings.evaluation
         last = number == len(self.settings.phases) - 1
         most = evaluation.questions if last else evaluation.interim_questions
-        left_out = Failures(skipped_log(self.settings, "skipped_heldout", jax.process_index()), FailurePolicy(max_rate=1.0))
-        questions = read_questions(self.inputs.heldout, phase.input(), self.inputs.tokenizer, run.seed, most, left_out.name)
+        log = Failures(self.directory / "skipped_heldout.jsonl", FailurePolicy(max_rate=1.0))
+        left_out = log.name if distributed.is_first() else lambda *_: None  # all processes read the same questions
+        questions = read_questions(self.inputs.heldout, phase.input(), self.inputs.tokenizer, run.seed, most, left_out)
         check_same(questions)
         with jax.set_mesh(make_mesh(data=-1, fsdp=phase.mesh.fsdp, tensor=phase.mesh.tensor)):
             shapes = abstract(self.settings.model, phase.architecture)

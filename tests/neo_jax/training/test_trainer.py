@@ -1,72 +1,17 @@
 """Whole runs in processes of their own: killed, stopped and started again, they end in the same numbers."""
 
 import json
-import os
 import pathlib
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from tests.neo_jax.training.tiny_run import STEPS, tiny_config_dict
+from tests.neo_jax.training.running import TIMEOUT, answers, metrics, run, start, wait_for_step, write_config
+from tests.neo_jax.training.tiny_run import STEPS
 
 TOTAL = sum(STEPS.values())
-COMPARED = ("loss", "gradient_norm", "source_loss", "heldout_loss", "tokens", "fill", "phase")
-TIMEOUT = 240
-
-
-def write_config(corpus: pathlib.Path, directory: pathlib.Path, **overrides) -> pathlib.Path:
-    """A configuration file for a run in `directory`."""
-    values = tiny_config_dict(corpus, directory).to_dict()
-    for key, value in overrides.items():
-        section = values
-        *path, last = key.split("__")
-        for name in path:
-            section = section[name]
-        section[last] = value
-    file = directory.with_suffix(".py")
-    file.write_text(f"from ml_collections import ConfigDict\ndef get_config(arg=None):\n    return ConfigDict({values!r})\n")
-    return file
-
-
-def start(file: pathlib.Path) -> subprocess.Popen:
-    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(pathlib.Path(__file__).parents[3])}
-    return subprocess.Popen(
-        [sys.executable, "-m", "neo_jax.train", f"--config={file}"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(file: pathlib.Path) -> tuple[int, str]:
-    process = start(file)
-    output, errors = process.communicate(timeout=TIMEOUT)
-    return process.returncode, output + errors
-
-
-def metrics(directory: pathlib.Path) -> list[dict]:
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{key: line.get(key) for key in ("step", *COMPARED)} for line in lines]
-
-
-def answers(directory: pathlib.Path) -> list:
-    return [json.loads(path.read_text())["answers"] for path in sorted((directory / "evaluations").glob("*.json"))]
-
-
-def wait_for_step(process: subprocess.Popen, directory: pathlib.Path, step: int) -> None:
-    """Until the run has logged this step."""
-    deadline = time.monotonic() + TIMEOUT
-    path = directory / "metrics.jsonl"
-    while not (path.exists() and any(f'"step": {step},' in line for line in path.read_text().splitlines())):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"step {step} was not reached"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
