@@ -1,0 +1,66 @@
+"""The batch script with stand-ins for srun and scontrol: what it does with each exit code."""
+
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+SCRIPT = pathlib.Path(__file__).parents[2] / "launch" / "slurm.sbatch"
+
+
+def submit(folder: pathlib.Path, code: int, arguments: tuple[str, ...] = ("--config=a.py", "--config.run.seed=1 2"), **variables: str):
+    """Runs the script; returns its exit code, srun's arguments and whether the job was queued again."""
+    for name, body in (
+        ("srun", f'printf "%s\\n" "$@" > {folder}/srun.log\nexit {code}'),
+        ("scontrol", f'echo "$@" >> {folder}/scontrol.log'),
+    ):
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    environment = {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "12",
+        "SLURM_SUBMIT_DIR": str(folder),
+        "PYTHON": "py",
+    } | variables
+    result = subprocess.run(["bash", SCRIPT, *arguments], env=environment, capture_output=True, text=True, timeout=30)
+    called, queued = folder / "srun.log", folder / "scontrol.log"
+    return (
+        result.returncode,
+        called.read_text().splitlines() if called.exists() else [],
+        queued.read_text() if queued.exists() else "",
+    )
+
+
+def test_syntax():
+    assert subprocess.run(["bash", "-n", SCRIPT], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("code", [0, 65, 70, 78])
+def test_final(tmp_path, code):
+    assert submit(tmp_path, code)[::2] == (code, "")
+
+
+@pytest.mark.parametrize("code", [1, 75, 77, 134, 137])
+def test_queued_again(tmp_path, code):
+    assert submit(tmp_path, code, SLURM_RESTART_COUNT="9")[::2] == (0, "requeue 12\n")
+
+
+@pytest.mark.parametrize(("code", "queued"), [(137, ""), (75, ""), (77, "requeue 12\n")])
+def test_restarts_without_an_end_of_its_own_are_limited(tmp_path, code, queued):
+    assert submit(tmp_path, code, SLURM_RESTART_COUNT="10")[::2] == (0 if queued else code, queued)
+
+
+def test_what_is_run(tmp_path):
+    flags = ["--wait=60", "py", "-m", "neo_jax.train", "--start-seconds=600"]
+    assert submit(tmp_path, 0)[1] == [*flags, "--config=a.py", "--config.run.seed=1 2"]
+
+
+def test_usage(tmp_path):
+    assert submit(tmp_path, 0, ()) == (78, [], "")
+
+
+def test_directives():
+    lines = [line.split(None, 1)[1] for line in SCRIPT.read_text().splitlines() if line.startswith("#SBATCH")]
+    assert {"--ntasks-per-node=1", "--requeue", "--signal=TERM@300"} <= set(lines)
+    assert SCRIPT.read_text().index("set -u") > SCRIPT.read_text().rindex("#SBATCH"), "SLURM reads directives up to the first command"
