@@ -230,7 +230,7 @@ def main(arguments: Sequence[str]) -> int:
     progress = Console(stderr=True)
 
     def tell(text: str) -> None:
-        progress.print(f"[{time.monotonic() - started:5.0f} s] {text}", markup=False, highlight=False)
+        progress.print(f"[{time.monotonic() - started:5.0f} s] {text}", markup=False, highlight=False, soft_wrap=True)
 
     try:
         flags, rest = read_flags(arguments)
