@@ -1,5 +1,6 @@
 """The manifest against the rules of JobSet v1alpha2 and batch/v1 that its fields must keep."""
 
+import math
 import pathlib
 import re
 
@@ -72,7 +73,7 @@ def test_container():
     flags, rest = read_flags(container["args"])
     assert flags.start_seconds > 300 and all(argument.startswith("--config") for argument in rest)
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-    rows, columns = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
+    topology = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
     chips = container["resources"]["limits"]["google.com/tpu"]
-    assert rows * columns == chips * job["template"]["spec"]["parallelism"], "as many hosts as the topology has"
+    assert math.prod(topology) == chips * job["template"]["spec"]["parallelism"], "as many hosts as the topology has"
     assert 8482 in [port["containerPort"] for port in container["ports"]]

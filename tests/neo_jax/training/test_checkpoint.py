@@ -101,6 +101,12 @@ def test_checksum_is_independent_of_the_mesh():
     assert len(sums) == 1 and int(checksum(state(4))) not in sums
 
 
+def test_checksum_of_what_is_kept_in_host_memory():
+    on_devices = state(3, **SHARDED)
+    moments = jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind("pinned_host")), on_devices["moments"])
+    assert int(checksum(on_devices | {"moments": moments})) == int(checksum(on_devices))
+
+
 def test_checksum_sees_any_bit_and_any_place():
     original = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
     changed = {"original": original, "order of arrays": None, "transposed rows": original[::-1].copy(), "negative zero": original * 1}

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.neo_jax.training.running import TIMEOUT, answers, metrics, run, start
 from tests.neo_jax.training.tiny_run import STEPS
 
 TOTAL = sum(STEPS.values())
+FAST = "--xla_backend_optimization_level=0"  # compiles sooner
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,28 @@ def test_killed_anywhere_it_ends_in_the_same_numbers(corpus: pathlib.Path, whole
     assert code == 0, output
     assert metrics(directory) == metrics(whole)
     assert answers(directory) == answers(whole)
+
+
+def test_moments_in_host_memory_come_back(corpus: pathlib.Path, tmp_path: pathlib.Path):
+    """Offloaded and in bfloat16, saved in the middle of a phase: the numbers of an uninterrupted run bit for bit, over the phase's edge too."""
+    values = {f"optimizer__{key}": value for key, value in {"offload": True, "mu_dtype": "bfloat16", "nu_dtype": "bfloat16"}.items()}
+    values |= {
+        "curriculum": ("pretrain", "mid"),
+        "run__keep_checkpoints": 9,
+        "evaluation__questions": 1,
+        "evaluation__interim_questions": 1,
+    }
+    whole, directory = tmp_path / "whole", tmp_path / "run"
+    code, output = run(write_config(corpus, whole, **values), xla_flags=FAST)
+    assert code == 0, output
+    shutil.copytree(whole, directory)
+    for path in (directory / "checkpoints").iterdir():
+        if path.name.isdigit() and int(path.name) > 2:
+            shutil.rmtree(path)
+    code, output = run(write_config(corpus, directory, **values), xla_flags=FAST)
+    assert code == 0, output
+    assert "resumed after step 2" in output
+    assert metrics(directory) == metrics(whole)
 
 
 def test_sigterm_saves_and_exits_77(corpus: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path):
