@@ -1,6 +1,7 @@
 """Where a process stands: from flags, from a cluster's variables, alone; and what of two processes' identities differs."""
 
 import pytest
+from jax._src.clusters import cloud_tpu_cluster, cluster
 
 from neo_jax import distributed
 from neo_jax.distributed import Flags, Place, find_place, read_flags
@@ -80,6 +81,21 @@ def test_open_mpi(monkeypatch):
     place = find_place(Flags())
     assert (place.process, place.processes, place.local_devices) == (1, 2, [1])
     assert place.coordinator.startswith("10.96.0.1:")
+
+
+@pytest.mark.parametrize(("slices", "slice_", "place"), [(None, None, (1, 2)), ("2", "1", (3, 4))])
+def test_hosts_of_tpu_slices(monkeypatch, slices, slice_, place):
+    """What GKE sets in the pods of a JobSet, and across slices too; it comes before what jax knows of Kubernetes in general."""
+    for module in (cluster, cloud_tpu_cluster):
+        monkeypatch.setattr(module, "running_in_cloud_tpu_vm", True)
+    for name in ("TPU_PROCESS_ADDRESSES", "TPU_PROCESS_ADDRESSES_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    set_all(monkeypatch, {"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "localhost,other", "KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    set_all(monkeypatch, {"JOB_COMPLETION_INDEX": "1"})
+    one = {"MEGASCALE_COORDINATOR_ADDRESS": "", "MEGASCALE_NUM_SLICES": "", "MEGASCALE_SLICE_ID": ""}
+    several = {"MEGASCALE_COORDINATOR_ADDRESS": "localhost:8080", "MEGASCALE_NUM_SLICES": slices, "MEGASCALE_SLICE_ID": slice_}
+    monkeypatch.setattr(cloud_tpu_cluster, "get_tpu_env_value", (several if slices else one).get)
+    assert find_place(Flags()) == Place(*place, "localhost:8482", [])
 
 
 def test_a_cluster_that_is_not_understood(monkeypatch):
