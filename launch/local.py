@@ -74,7 +74,9 @@ class Group:
                 running.remove(process)
                 if not terminated:
                     ended.append(process.returncode)
-                if process.returncode != DONE:
+                if process.returncode < 0:  # killed: it told the others nothing
+                    deadline = min(deadline, now)
+                elif process.returncode != DONE:
                     deadline = min(deadline, now + END_SECONDS)
             if running and now > deadline:
                 for process in running:

@@ -17,6 +17,7 @@ import platform
 import re
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -32,6 +33,7 @@ START_SECONDS = 300  # that processes wait for each other at the start, unless -
 HEARTBEAT_SECONDS = 30  # after which a silent process is taken for dead, and all others end
 EXIT_SECONDS = 60  # that a process which is done waits for the others
 LEAVE_SECONDS = 5  # that a process which failed waits for the others to hear of it
+LAST_SECONDS = 2.0  # that process 0 outlives the others: jax aborts those that lose it
 WATCH_SECONDS = 1.0  # between looks for a process that failed
 FOREVER_MS = 7 * 24 * 3600 * 1000  # of one process building an index while others wait; the dead are noticed by their heartbeat
 NAMED = 10  # differing keys or files that a message names
@@ -104,10 +106,13 @@ def start(flags: Flags, configuration: Mapping[str, Any]) -> None:
       configuration: resolved; it must be the same in every process, as must code and versions.
 
     Raises:
+      ConfigError: virtual devices are asked for twice.
       GroupError: the processes do not run the same, or the cluster is not understood.
       MissingError: some did not come within the time limit.
     """
     if flags.cpu_devices is not None:
+        if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+            raise ConfigError(["--cpu-devices: XLA_FLAGS names a number of virtual devices too: take that out of it"])
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", flags.cpu_devices)
     place = find_place(flags)
@@ -281,6 +286,8 @@ def _watch() -> None:
 def _exit(client: Any, code: int) -> NoReturn:
     with contextlib.suppress(Exception):  # a process may be dead
         client.wait_at_barrier("neo_jax/leave", LEAVE_SECONDS * 1000)
+        if is_first():
+            time.sleep(LAST_SECONDS)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

@@ -52,7 +52,7 @@ def test_restarts_without_an_end_of_its_own_are_limited(tmp_path, code, queued):
 
 
 def test_what_is_run(tmp_path):
-    flags = ["--wait=60", "py", "-m", "neo_jax.train", "--start-seconds=600"]
+    flags = ["--wait=60", "--cpu-bind=none", "py", "-m", "neo_jax.train", "--start-seconds=600"]
     assert submit(tmp_path, 0)[1] == [*flags, "--config=a.py", "--config.run.seed=1 2"]
 
 

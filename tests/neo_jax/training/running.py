@@ -33,6 +33,7 @@ def start(file: pathlib.Path, *flags: str, root: pathlib.Path = ROOT, xla_flags:
     environment = os.environ | {"XLA_FLAGS": xla_flags, "PYTHONPATH": str(root)}
     return subprocess.Popen(
         [sys.executable, "-m", "neo_jax.train", f"--config={file}", *flags],
+        cwd=root,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
