@@ -5,7 +5,7 @@
 --hardware=CHIP:SHAPE   v5e:16x16, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4 (chips), 2*v5p:4x4x4 (slices), h200:8x8, h100:8x8 (nodes x GPUs of a node)
 --phases=a,b            only these; all of the curriculum without it
 --documents=N           documents of an assumed row, of equal length; 8 without it
---search=N              tries meshes, rematerialisation and rows of each phase: an estimate ranks them, the best N are compiled (--search: 4)
+--search=N              tries meshes, rematerialisation and rows of each phase: an estimate ranks them, the best are compiled until N fit (4)
 --json=FILE --chart=FILE.svg   the plan as JSON, and memory by phase as a chart
 
 Each phase's real training step is compiled. TPUs need libtpu, GPUs jax[cuda13]: `make plan ARGS="--config=... --hardware=..."` brings either.
@@ -118,12 +118,14 @@ def make_plan(settings: Config, flags: Flags, tell: Callable[[str], None], comma
         tried = [phase]
         if flags.search:
             total, trained = _sizes(settings, phase, hardware)
-            tried = [each.phase for each in search.candidates(settings, phase, hardware, total, trained)[: flags.search]]
-        results = []
+            tried = [each.phase for each in search.candidates(settings, phase, hardware, total, trained)[: 2 * flags.search]]
+        results: list[dict[str, Any]] = []
         for attempt, each in enumerate(tried, 1):
+            if flags.search and sum(result["fits"] for result in results) == flags.search:
+                break
             key = _program_key(each)
             if key not in compiled:
-                what = f"{where}, candidate {attempt} of {len(tried)}" if flags.search else where
+                what = f"{where}, candidate {attempt}" if flags.search else where
                 tell(f"{what}: compiling for {len(hardware.devices)} devices, {_mesh_text(each)}, {each.remat}, {each.rows_per_step} rows")
                 compiled[key] = compile_step(settings, each, hardware)
                 tell(f"{what}: compiled in {sum(compiled[key].seconds):.0f} s")

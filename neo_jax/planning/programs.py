@@ -100,6 +100,7 @@ def compile_step(settings: config.Config, phase: config.Phase, hardware: Hardwar
             memory, reason = _memory(state, batch, own, analysis.host_argument_size_in_bytes), ""
             found = collectives(compiled.as_text(), dict(mesh.shape))
         seconds = (at_lower - start, at_compile - at_lower, time.monotonic() - at_compile)
+    jax.clear_caches()  # a compiled step takes gigabytes of the machine that plans
     return Program(memory, kernel, found, traced.jaxpr.jaxpr, dict(mesh.shape), places, seconds, reason)
 
 

@@ -4,7 +4,7 @@ The estimate of memory on one device, in bytes, with N parameters of which T tra
 
     4 N + 12 T over fsdp x tensor                                                   parameters, gradient and moments in float32
     (2 + 4) V D / tensor + 2 V D / tensor                                           output matrix, its gradient, logits of a chunk
-    2 t D layers x (1 full, 2 attention, 6 dots, 16 none)                           what the backward pass is handed
+    2 t D layers x (1 full, 2 attention, 12 dots, 60 none)                           what the backward pass is handed
     2 t (12 D + 3 mlp / tensor) + 4 x keys and values of whole rows / tensor        what one layer works on
     3,072 t                                                                         pixels
 
@@ -22,7 +22,7 @@ from neo_jax.hardware import Hardware
 from neo_jax.phase import REMAT_POLICIES, Mesh
 from neo_jax.sharding import mesh_problem
 
-KEPT = {"full": 1, "attention": 2, "dots": 6, "none": 16}  # hidden states of a layer that the backward pass is handed
+KEPT = {"full": 1, "attention": 2, "dots": 12, "none": 60}  # hidden states of a layer that the backward pass is handed: as compiled for v5p
 AGAIN = {"full": 4 / 3, "attention": 4 / 3, "dots": 1.1, "none": 1.0}  # FLOPs with what is computed again
 ROOM = 0.95  # of the memory that an estimate may fill
 PASSES = (1, 2, 4, 8)
