@@ -26,7 +26,7 @@ from jax._src import clusters
 from jax._src import distributed as jax_distributed
 
 from neo_jax import config
-from neo_jax.rendezvous import GroupError, Meeting, MissingError, meet
+from neo_jax.rendezvous import LOOPBACK, GroupError, Meeting, MissingError, meet
 from neo_jax.settings import ConfigError, nearest
 
 START_SECONDS = 300  # that processes wait for each other at the start, unless --start-seconds says otherwise
@@ -127,7 +127,7 @@ def start(flags: Flags, configuration: Mapping[str, Any]) -> None:
         place.process,
         local_device_ids=None if "JAX_LOCAL_DEVICE_IDS" in os.environ else place.local_devices,
         cluster_detection_method="deactivate",  # all is known by now
-        coordinator_bind_address=place.coordinator if host in ("localhost", "127.0.0.1", "::1") else None,
+        coordinator_bind_address=place.coordinator if host in LOOPBACK else None,
         initialization_timeout=flags.start_seconds,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=EXIT_SECONDS,

@@ -28,11 +28,16 @@ def write_config(corpus: pathlib.Path, directory: pathlib.Path, **overrides) -> 
     return file
 
 
-def start(file: pathlib.Path, *flags: str, root: pathlib.Path = ROOT, xla_flags: str = "") -> subprocess.Popen:
-    """The command with these flags beside --config, from the code in `root`, in an environment without virtual devices."""
+TRAIN = ("-m", "neo_jax.train")
+
+
+def start(
+    file: pathlib.Path, *flags: str, root: pathlib.Path = ROOT, xla_flags: str = "", program: tuple[str, str] = TRAIN
+) -> subprocess.Popen:
+    """The program with these flags beside --config, from the code in `root`, in an environment without virtual devices."""
     environment = os.environ | {"XLA_FLAGS": xla_flags, "PYTHONPATH": str(root)}
     return subprocess.Popen(
-        [sys.executable, "-m", "neo_jax.train", f"--config={file}", *flags],
+        [sys.executable, *program, f"--config={file}", *flags],
         cwd=root,
         env=environment,
         stdout=subprocess.PIPE,

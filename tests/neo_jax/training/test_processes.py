@@ -41,11 +41,11 @@ def places(processes: int, devices: int) -> list[list[str]]:
     return [[*common, f"--process={number}"] for number in range(processes)]
 
 
-def run_group(files: list[pathlib.Path], devices: int, *flags: str, roots: list[pathlib.Path] | None = None) -> list[tuple[int, str]]:
+def run_group(files: list[pathlib.Path], devices: int, roots: list[pathlib.Path] | None = None, **options) -> list[tuple[int, str]]:
     """Exit code and output of each process of a group, one a configuration file."""
     roots = roots or [ROOT] * len(files)
     group = [
-        start(file, *place, *flags, root=root, xla_flags=FAST)
+        start(file, *place, root=root, xla_flags=FAST, **options)
         for file, place, root in zip(files, places(len(files), devices), roots, strict=True)
     ]
     outputs = [process.communicate(timeout=TIMEOUT) for process in group]
@@ -202,6 +202,29 @@ def test_what_one_process_cannot_do_ends_all(corpus, tmp_path):
         results = run_group([config(corpus, directory)] * 2, 4)
     assert [code for code, _ in results] == [78, 78], results
     assert all("in use by another process" in output for _, output in results)
+
+
+FAILS_IN_ONE = """
+import sys
+import jax
+from data_pipelines.schema import DataError
+from neo_jax.train import main
+from neo_jax.training import trainer
+place_rows = trainer.to_devices
+def fail(*arguments, **options):
+    if jax.process_index() == 1:
+        raise DataError("a disk of one machine is gone")
+    return place_rows(*arguments, **options)
+trainer.to_devices = fail
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_an_error_of_one_ends_all_where_they_wait_for_it(corpus, tmp_path):
+    """Process 1 cannot read its rows; process 0 waits for it inside a step."""
+    results = run_group([config(corpus, tmp_path / "run")] * 2, 4, program=("-c", FAILS_IN_ONE))
+    assert [code for code, _ in results] == [65, 65], results
+    assert all("a disk of one machine is gone" in output for _, output in results)
 
 
 def test_a_mesh_that_does_not_fit_is_refused_by_all(corpus, tmp_path):
