@@ -30,6 +30,7 @@ from neo_jax.settings import (
     Seed,
     Text,
     Whole,
+    near_divisors,
     nearest,
     read_fields,
 )
@@ -314,7 +315,8 @@ def _problems_between_sections(file: Mapping[str, Any], values: Mapping[str, Any
                 for key in keys:
                     size = getattr(file["model"], key)
                     if size % shards:
-                        yield f"phases.{name}.mesh.{axis}: model.{key} {size} does not divide by {shards}: use a divisor of it"
+                        would = near_divisors(size, shards)
+                        yield f"phases.{name}.mesh.{axis}: model.{key} {size} does not divide by {shards}: {axis} {would} would"
     if file["curriculum"] is INVALID:
         return
     curriculum: tuple[str, ...] = file["curriculum"]

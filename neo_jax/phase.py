@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 from data_pipelines.schema import VISUAL_TOKEN_SIDE, PhaseSettings
-from neo_jax.settings import AboveZero, AtLeastZero, OneOf, Positive, Ratio, Whole
+from neo_jax.settings import AboveZero, AtLeastZero, OneOf, Positive, Ratio, Whole, near_divisors, near_multiples
 
 ARCHITECTURES = ("qwen3", "neo")
 REMAT_POLICIES = ("none", "full", "attention", "dots")
@@ -79,11 +79,18 @@ class Phase:
         if not any(weight > 0 for weight in self.mixture.values()):
             yield "mixture", "gives no source a weight above 0: name at least one"
         if self.context % self.mesh.context:
-            yield "context", f"{self.context} tokens do not divide by mesh.context {self.mesh.context}: change one of them"
+            tokens, shards = near_multiples(self.context, self.mesh.context), near_divisors(self.context, self.mesh.context)
+            yield (
+                "context",
+                f"{self.context} tokens do not divide by mesh.context {self.mesh.context}: {tokens} tokens would, or mesh.context {shards}",
+            )
         shares = self.accumulate * self.mesh.fsdp * max(self.mesh.data, 1)
         if self.rows_per_step % shares:
             product = f"accumulate {self.accumulate} x mesh.data {max(self.mesh.data, 1)} x mesh.fsdp {self.mesh.fsdp}"
-            yield "rows_per_step", f"{self.rows_per_step} rows do not divide by {product} = {shares}: make it a multiple"
+            yield (
+                "rows_per_step",
+                f"{self.rows_per_step} rows do not divide by {product} = {shares}: {near_multiples(self.rows_per_step, shares)} would",
+            )
         if self.architecture == "qwen3" and self.trains != "all":
             yield "trains", 'is "new", but the architecture qwen3 has no new parameters: train "all"'
         if self.architecture == "qwen3" and self.visual_tokens:

@@ -84,6 +84,19 @@ def nearest(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {alike[0]!r}?" if alike else ""
 
 
+def near_multiples(number: int, of: int) -> str:
+    """The multiples next to a number, "36 or 40", and above 0."""
+    return " or ".join(str(multiple) for multiple in sorted({number // of * of, -(-number // of) * of}) if multiple)
+
+
+def near_divisors(number: int, wanted: int) -> str:
+    """The divisors of a number next to one that was wanted, "2 or 4"."""
+    divisors = [size for size in range(1, number + 1) if number % size == 0]
+    return " or ".join(
+        str(each) for each in sorted({max(d for d in divisors if d <= wanted), min((d for d in divisors if d >= wanted), default=number)})
+    )
+
+
 def field_types(kind: type) -> dict[str, Any]:
     """The fields of a dataclass that a configuration sets, with their types. `name` is the key it stands under."""
     return {name: hint for name, hint in typing.get_type_hints(kind, include_extras=True).items() if name != "name"}

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from neo_jax import config
 from neo_jax.model.backbone import Parameters, abstract, initialise
 from neo_jax.model.initialise import neo_from_qwen3
+from neo_jax.settings import near_multiples
 from neo_jax.sharding import make_mesh, mesh_problem
 from neo_jax.training.optimizer import initial_moments, split, stored
 from neo_jax.training.step import TrainState
@@ -33,11 +34,10 @@ def mesh_problems(settings: config.Config, devices: int, slices: int = 1) -> lis
         data = devices // (mesh.fsdp * mesh.context * mesh.tensor)
         rows, shards = phase.rows_per_step // phase.accumulate, data * mesh.fsdp
         if rows % shards:
-            whole = shards * phase.accumulate
-            near = sorted({max(phase.rows_per_step // whole, 1) * whole, -(-phase.rows_per_step // whole) * whole})
+            near = near_multiples(phase.rows_per_step, shards * phase.accumulate)
             problems.append(
                 f"phases.{phase.name}.rows_per_step: {phase.rows_per_step} rows in {phase.accumulate} passes do not divide over data {data} x "
-                f"fsdp {mesh.fsdp}: {' or '.join(map(str, near))} would; or spread rows with mesh.context or mesh.tensor"
+                f"fsdp {mesh.fsdp}: {near} would; or spread rows with mesh.context or mesh.tensor"
             )
     return problems
 

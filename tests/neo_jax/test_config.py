@@ -151,10 +151,18 @@ def test_settings_are_frozen() -> None:
         ("phases.sft.minimum_ratio", 1.1, "phases.sft.minimum_ratio: is 1.1, must be at least 0 and at most 1"),
         ("phases.sft.learning_rate", 0, "phases.sft.learning_rate: is 0, must be above 0"),
         ("phases.sft.mesh.data", 0, "phases.sft.mesh.data: is 0, must be at least 1, or -1 for the rest of the devices"),
-        ("phases.sft.mesh.context", 3, "phases.sft.context: 1024 tokens do not divide by mesh.context 3"),
-        ("phases.sft.mesh.tensor", 4, "phases.sft.mesh.tensor: model.kv_heads 2 does not divide by 4"),
-        ("phases.sft.mesh.tensor", 8, "phases.sft.mesh.tensor: model.heads 4 does not divide by 8"),
-        ("phases.sft.mesh.fsdp", 3, "phases.sft.rows_per_step: 4 rows do not divide by accumulate 1 x mesh.data 1 x mesh.fsdp 3 = 3"),
+        (
+            "phases.sft.mesh.context",
+            3,
+            "phases.sft.context: 1024 tokens do not divide by mesh.context 3: 1023 or 1026 tokens would, or mesh.context 2 or 4",
+        ),
+        ("phases.sft.mesh.tensor", 4, "phases.sft.mesh.tensor: model.kv_heads 2 does not divide by 4: tensor 2 would"),
+        ("phases.sft.mesh.tensor", 8, "phases.sft.mesh.tensor: model.heads 4 does not divide by 8: tensor 4 would"),
+        (
+            "phases.sft.mesh.fsdp",
+            3,
+            "phases.sft.rows_per_step: 4 rows do not divide by accumulate 1 x mesh.data 1 x mesh.fsdp 3 = 3: 3 or 6 would",
+        ),
         ("phases.sft.accumulate", 3, "phases.sft.rows_per_step: 4 rows do not divide by accumulate 3 x mesh.data 1 x mesh.fsdp 1 = 3"),
         ("phases.sft.visual_tokens", 1025, "phases.sft.visual_tokens: 1025 visual tokens do not fit a context of 1024 tokens"),
         ("phases.sft.images", 0, "phases.sft.images: is 0, must be at least 1 and at most visual_tokens"),
@@ -466,7 +474,7 @@ def test_every_phase_whose_mesh_does_not_fit_is_named() -> None:
 def test_widths_divide_over_fsdp() -> None:
     config = demo.get_config()
     config.phases.sft.mesh.fsdp = 3
-    with pytest.raises(ConfigError, match=r"phases.sft.mesh.fsdp: model.hidden 128 does not divide by 3"):
+    with pytest.raises(ConfigError, match=r"phases.sft.mesh.fsdp: model.hidden 128 does not divide by 3: fsdp 2 or 4 would"):
         Config.from_config_dict(config)
 
 
