@@ -169,10 +169,9 @@ def _prepare_libtpu() -> None:
 
 
 def _prepare_cuda() -> None:
-    """Where the wheels keep the assembler and its libraries. Raises ImportError where they are not installed."""
-    import nvidia.cu13
-
-    toolkit = nvidia.cu13.__path__[0]
-    if toolkit not in os.environ["PATH"]:
+    """Tells the compiler where the wheels keep the assembler and its libraries."""
+    wheels = importlib.util.find_spec("nvidia.cu13")
+    toolkit = wheels.submodule_search_locations[0] if wheels and wheels.submodule_search_locations else ""
+    if toolkit and toolkit not in os.environ["PATH"]:
         os.environ["PATH"] = f"{toolkit}/bin:{os.environ['PATH']}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_cuda_data_dir={toolkit}".strip()
