@@ -14,6 +14,8 @@ import pytest
 
 from tests.neo_jax.training.running import ROOT, TIMEOUT, answers, metrics, run, start, wait_for_step, write_config
 
+pytestmark = pytest.mark.xdist_group("processes")  # one worker: the runs below are made once
+
 FAST = "--xla_backend_optimization_level=0"  # machine code that is not optimised compiles sooner; the sums are the same
 STEPS = {"text": 2, "mid": 4}
 
