@@ -67,15 +67,6 @@ CHIPS = {
         Chip("h200", ("NVIDIA H200",), 989e12, 0.9 * 141e9, 4.8e12, 450e9, 50e9, 0, 0, _NODES),
     )
 }
-KINDS = {
-    "TPU v5 lite": "v5e",
-    "TPU v5e": "v5e",
-    "TPU v5": "v5p",
-    "TPU v5p": "v5p",
-    "TPU v6 lite": "v6e",
-    "TPU v6e": "v6e",
-    "TPU7x": "tpu7x",
-}
 
 
 class HardwareError(ValueError):

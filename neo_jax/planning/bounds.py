@@ -2,7 +2,9 @@
 
     compute  = executed FLOPs of a device / peak
     memory   = (bytes of matrix products and attention + 2 x (trained parameters + optimizer) + 8 x trained parameters' gradients) / HBM bandwidth
-    network  = sum over collectives: bytes x (n - 1) / n / bandwidth of the wires between the n devices; an all-reduce counts twice;
+    network  = sum over collectives: bytes x (n - 1) / n / bandwidth of the wires between the n devices; an all-reduce counts twice,
+               a collective-permute sends its bytes whole; an all-to-all within a torus takes at least bytes x size / (4 x wires between
+               its halves) of each dimension, since half of what each device has goes to the other half;
                where slices or nodes take part: within one first, then bytes x (groups - 1) / groups / (devices inside x slow bandwidth)
     exposed  = network of synchronous collectives + what asynchronous ones exceed max(compute, memory) by
     step     = max(compute, memory) + exposed
@@ -80,13 +82,15 @@ def duration(hardware: Hardware, collective: Collective, members: list[int]) -> 
     """Seconds of one collective among the devices with these places in hardware.devices."""
     groups = collections.Counter(hardware.group(member) for member in members)
     inside, count = max(groups.values()), len(groups)
-    twice = 2 if collective.kind == "all-reduce" else 1
+    twice, permutes = 2 if collective.kind == "all-reduce" else 1, collective.kind == "collective-permute"
     seconds = 0.0
     if inside > 1:
         first = [member for member in members if hardware.group(member) == hardware.group(members[0])]
-        seconds += collective.bytes * (inside - 1) / inside / _wires(hardware, first)
+        seconds += collective.bytes * (1 if permutes else (inside - 1) / inside) / _wires(hardware, first)
+        if collective.kind == "all-to-all":
+            seconds = max([seconds, *(collective.bytes * size / (4 * wires) for size, wires in _dimensions(hardware, first))])
     if count > 1:
-        seconds += collective.bytes * (count - 1) / count / (inside * hardware.chip.slow_bandwidth)
+        seconds += collective.bytes * (1 if permutes else (count - 1) / count) / (inside * hardware.chip.slow_bandwidth)
     return twice * seconds
 
 
@@ -95,11 +99,16 @@ def _wires(hardware: Hardware, members: list[int]) -> float:
     chip = hardware.chip
     if not chip.torus:
         return chip.link_bandwidth
-    coordinates = np.array([hardware.devices[member].coords[: chip.torus] for member in members])
-    everything = np.array([device.coords[: chip.torus] for device in hardware.devices])
-    total = 0.0
+    return sum(wires for _, wires in _dimensions(hardware, members)) or DIE_TO_DIE * chip.link_bandwidth
+
+
+def _dimensions(hardware: Hardware, members: list[int]) -> list[tuple[int, float]]:
+    """(chips, bytes/s one way at each of them) of the torus dimensions along which these devices differ; none where there is no torus."""
+    chip = hardware.chip
+    coordinates = np.array([hardware.devices[member].coords[: chip.torus] for member in members]) if chip.torus else np.empty((0, 0))
+    found = []
     for dimension in range(chip.torus):
-        used, size = len(set(coordinates[:, dimension])), int(everything[:, dimension].max()) + 1
+        used, size = len(set(coordinates[:, dimension])), 1 + max(device.coords[dimension] for device in hardware.devices)
         if used > 1:
-            total += chip.link_bandwidth * (2 if used == size and size >= chip.wrap else 1)
-    return total or DIE_TO_DIE * chip.link_bandwidth
+            found.append((used, chip.link_bandwidth * (2 if used == size and size >= chip.wrap else 1)))
+    return found

@@ -32,6 +32,16 @@ def test_rings_and_lines():
     assert duration(cube(), gather(z, "all-reduce"), list(z)) == pytest.approx(2 * (1 << 30) * 3 / 4 / (2 * LINK))
 
 
+def test_all_to_all_and_permute():
+    """On a ring of four a quarter goes one, two and one chips far: bytes over two links. Along two rings each is crossed by half of the bytes."""
+    z, yz = list(range(4)), list(range(16))
+    assert duration(cube(), gather(z, "all-to-all"), z) == pytest.approx((1 << 30) / (2 * LINK))
+    assert duration(cube(), gather(yz, "all-to-all"), yz) == pytest.approx((1 << 30) / (2 * LINK))
+    assert duration(cube(), gather([0, 1], "all-to-all"), [0, 1]) == pytest.approx((1 << 30) / 2 / LINK)
+    assert duration(cube(), gather([0, 1], "collective-permute"), [0, 1]) == pytest.approx((1 << 30) / LINK)
+    assert duration(cube(2), gather([0, 64], "collective-permute"), [0, 64]) == pytest.approx((1 << 30) / SLOW)
+
+
 def test_slices():
     """Over two slices alone, and with the four chips of a ring in each."""
     apart = [0, 64]
