@@ -10,7 +10,7 @@ import time
 from tests.neo_jax.training.tiny_run import tiny_config_dict
 
 ROOT = pathlib.Path(__file__).parents[3]
-COMPARED = ("loss", "gradient_norm", "source_loss", "heldout_loss", "tokens", "fill", "phase")
+COMPARED = ("loss", "weight", "gradient_norm", "source_loss", "heldout_loss", "tokens", "fill", "phase")
 TIMEOUT = 240
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.neo_jax.training.running import ROOT, TIMEOUT, answers, metrics, run, start, wait_for_step, write_config
+from tests.neo_jax.training.tiny_run import tiny_config_dict
 
 pytestmark = pytest.mark.xdist_group("processes")  # one worker: the runs below are made once
 
@@ -21,11 +22,15 @@ STEPS = {"text": 2, "mid": 4}
 
 
 def config(corpus: pathlib.Path, directory: pathlib.Path, mesh: dict[str, int] | None = None, **overrides) -> pathlib.Path:
-    """Two phases of few steps: text on data x fsdp 2, then everything on the mesh given, where the state moves to."""
+    """Two phases of few steps: text on data x fsdp 2, then everything on the mesh given, where the state moves to.
+
+    One held-out family: each answers in shapes of its own, which every process compiles.
+    """
     text = {"data": -1, "fsdp": 2, "context": 1, "tensor": 1}
     values = {f"phases__{name}__rows_per_step": 8 for name in STEPS} | {f"phases__{name}__steps": steps for name, steps in STEPS.items()}
     values |= {"curriculum": tuple(STEPS), "phases__text__mesh": text, "phases__mid__mesh": text | (mesh or {"fsdp": 4})}
     values |= {
+        "data__heldout": {"text": tiny_config_dict(corpus, directory).data.heldout.text.to_dict()},
         "run__keep_checkpoints": 9,
         "run__heldout_rows": 8,
         "run__heldout_every": 0,
@@ -73,7 +78,7 @@ def assert_same(ours: list[dict], expected: list[dict]) -> None:
         for key in ("tokens", "fill", "phase"):
             assert mine[key] == theirs[key], (mine["step"], key)
         assert mine["source_loss"].keys() == theirs["source_loss"].keys()
-        for key in ("loss", "source_loss", "heldout_loss"):
+        for key in ("loss", "weight", "source_loss", "heldout_loss"):
             if theirs[key] is not None:
                 numbers = [list(line[key].values()) if isinstance(line[key], dict) else line[key] for line in (mine, theirs)]
                 np.testing.assert_allclose(*numbers, rtol=1e-5, err_msg=f"{key} of step {mine['step']}")
