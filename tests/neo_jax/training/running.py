@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 from tests.neo_jax.training.tiny_run import tiny_config_dict
 
@@ -63,9 +64,14 @@ def answers(directory: pathlib.Path) -> list:
 
 def wait_for_step(process: subprocess.Popen, directory: pathlib.Path, step: int) -> None:
     """Until the run has logged this step."""
-    deadline = time.monotonic() + TIMEOUT
     path = directory / "metrics.jsonl"
-    while not (path.exists() and any(f'"step": {step},' in line for line in path.read_text().splitlines())):
+    wait_for(process, lambda: path.exists() and any(f'"step": {step},' in line for line in path.read_text().splitlines()))
+
+
+def wait_for(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
+    """Until this has happened, while the process runs."""
+    deadline = time.monotonic() + TIMEOUT
+    while not happened():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"step {step} was not reached"
+        assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.01)
