@@ -29,7 +29,7 @@ class Memory:
       parameters, optimizer, batch: what the step is given; the optimizer's part in device memory.
       activations: what the program needs beside it, gradients included, and its code.
       host: optimizer state in host memory, for one device.
-      peak: all of it at once; None where the compiler gave up before it knew all.
+      peak: all of it at once.
     """
 
     parameters: int
@@ -52,7 +52,7 @@ class Program:
       axis_sizes: of the mesh, in its order.
       places: the devices in the mesh's order, as places in Hardware.devices.
       seconds: (trace, lower, compile).
-      error: why it could not be compiled, such as too little memory; memory.activations is then what the compiler said it needs.
+      error: why it could not be compiled, such as too little memory; memory.peak is then what the compiler said it needs.
     """
 
     memory: Memory
@@ -92,7 +92,8 @@ def compile_step(settings: config.Config, phase: config.Phase, hardware: Hardwar
             needed = _needed(str(error))
             if needed is None:
                 raise
-            memory, found, reason = _memory(state, batch, needed), [], str(error).splitlines()[0]
+            given = _memory(state, batch, 0).peak
+            memory, found, reason = _memory(state, batch, max(0, needed - given)), [], str(error).splitlines()[0]
         else:
             analysis = compiled.memory_analysis()
             outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
@@ -127,7 +128,11 @@ def _bytes(x: jax.ShapeDtypeStruct) -> int:
 
 
 def _needed(message: str) -> int | None:
-    """Bytes of temporary memory that a compiler out of memory says it needs; None: the error is another one."""
+    """Bytes that a compiler out of memory says the program needs in all; None: the error is another one.
+
+    TPU's compiler calls them temporaries, but the arguments are in them: a v5e program with 8.125 GiB of arguments and 16 GiB of temporaries
+    is refused for 24.12G.
+    """
     if "RESOURCE_EXHAUSTED" not in message and "out of memory" not in message.lower() and "Ran out of memory" not in message:
         return None
     for pattern in (r"required for HLO temporaries \(([\d.]+)([KMG])\)", r"hbm requirement ([\d.]+)([KMG])", r"Used ([\d.]+)([KMG]) of"):
