@@ -93,12 +93,13 @@ def compile_step(settings: config.Config, phase: config.Phase, hardware: Hardwar
             if needed is None:
                 raise
             given = _memory(state, batch, 0).peak
-            memory, found, reason = _memory(state, batch, max(0, needed - given)), [], str(error).splitlines()[0]
+            memory, found = _memory(state, batch, max(0, needed - given)), []
+            reason = f"needs {needed / GIB:.1f} of {hardware.chip.hbm_bytes / GIB:.1f} GiB ({str(error).splitlines()[0][:300]})"
         else:
             analysis = compiled.memory_analysis()
             outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
             own = analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes + outputs
-            memory, reason = _memory(state, batch, own, analysis.host_argument_size_in_bytes), ""
+            memory, reason = _memory(state, batch, own), ""
             found = collectives(compiled.as_text(), dict(mesh.shape))
         seconds = (at_lower - start, at_compile - at_lower, time.monotonic() - at_compile)
     jax.clear_caches()  # a compiled step takes gigabytes of the machine that plans
@@ -115,9 +116,11 @@ def _kernel(settings: config.Config, phase: config.Phase, sizes) -> Kernel:
     return choose(q, k, v, phase.attention)
 
 
-def _memory(state: TrainState, batch: dict[str, Any], own: int, host: int = 0) -> Memory:
+def _memory(state: TrainState, batch: dict[str, Any], own: int) -> Memory:
+    moments = jax.tree.leaves(state.moments)
     parameters = sum(_bytes(x) for x in jax.tree.leaves((state.trainable, state.frozen)))
-    optimizer = sum(_bytes(x) for x in jax.tree.leaves(state.moments)) - host
+    host = sum(_bytes(x) for x in moments if x.sharding.memory_kind == "pinned_host")
+    optimizer = sum(_bytes(x) for x in moments) - host
     of_batch = sum(_bytes(x) for x in batch.values())
     return Memory(parameters, optimizer, of_batch, own, host, parameters + optimizer + of_batch + own)
 
