@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.shards import arrange
 from neo_jax.config import Config
 from neo_jax.model.backbone import REMATERIALISATION, abstract, build
 from neo_jax.phase import REMAT_POLICIES
@@ -101,13 +102,18 @@ def test_rematerialisation_keeps_less(one_device):
     assert kept("full") < kept("dots") < kept("none")
 
 
-def test_shards_cut_images():
-    """What the meshes below are tested with: in every row, images begin before and end after an edge between shards of 8 tokens."""
+@pytest.mark.parametrize("shards", [2, 4, 8])
+def test_shards_cut_images(shards):
+    """What the meshes below are tested with: in every row, an image has tokens on several shards."""
     rows = batch(8)
-    own = np.arange(64)
-    is_image = rows["visual_slot"] >= 0
-    cut = is_image & (own % 8 == 7) & (rows["attend"][..., 1] > own + 1)
-    assert (cut.sum(axis=1) >= 1).all() and cut.sum() >= 16
+    for row in range(8):
+        fields = {name: array[row] for name, array in rows.items()}
+        places = arrange(fields, shards)["pieces"]
+        shard = np.repeat(places, 64 // len(places)) // (len(places) // shards)
+        inside = np.flatnonzero(
+            (fields["visual_slot"] >= 0) & (fields["attend"][:, 1] > np.arange(64) + 1)
+        )  # the next token is of its image
+        assert (shard[inside] != shard[inside + 1]).any(), row
 
 
 @pytest.mark.parametrize(
