@@ -224,7 +224,9 @@ def _mesh_text(phase: config.Phase) -> str:
 
 
 def _compiler_flags() -> str:
-    return " ".join(filter(None, (os.environ.get("LIBTPU_INIT_ARGS"), os.environ.get("XLA_FLAGS"))))
+    """Flags of the environment, but for the place of the CUDA wheels."""
+    words = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {os.environ.get('XLA_FLAGS', '')}".split()
+    return " ".join(word for word in words if not word.startswith("--xla_gpu_cuda_data_dir"))
 
 
 def main(arguments: Sequence[str]) -> int:
