@@ -13,6 +13,7 @@ are not tried again. Attempts are counted by progress: RETRIES in a row that wri
 from __future__ import annotations
 
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -89,7 +90,8 @@ class Group:
             reader.join()
         bad = [code for code in ended if code != DONE]
         known = [code for code in (*FINAL, PREEMPTED, TRY_AGAIN) if code in bad]
-        return (known or bad or [DONE])[0]
+        code = (known or bad or [DONE])[0]
+        return code if code >= 0 else 128 - code  # killed: as a shell says it
 
 
 def _show(process: subprocess.Popen[str], number: int) -> None:
@@ -165,6 +167,8 @@ def main(arguments: Sequence[str]) -> int:
         settings = parse_command_line([argument for argument in command if argument.startswith("--config")])
     except ConfigError as error:
         return _refuse(str(error))
+    if shutil.which(command[0]) is None:
+        return _refuse(f"{command[0]}: no such program: the command after -- begins with a Python, as in {USAGE}")
     return supervise(command, pathlib.Path(settings.run.directory), **numbers)
 
 

@@ -38,7 +38,12 @@ WATCH_SECONDS = 1.0  # between looks for a process that failed
 FOREVER_MS = 7 * 24 * 3600 * 1000  # of one process building an index while others wait; the dead are noticed by their heartbeat
 NAMED = 10  # differing keys or files that a message names
 FAILED = "neo_jax/failed"
-PACKAGES = ("jax", "jaxlib", "orbax-checkpoint", "grain", "numpy")
+# What decides programs, pixels and tokens; those that are not installed have no version.
+PACKAGES = (
+    *("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "array-record"),
+    *("tensorflow-datasets", "sentencepiece", "tokenizers", "pillow", "opencv-python-headless", "simplejpeg", "av"),
+)
+COMPILER_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 FLAGS = ("processes", "process", "coordinator", "cpu-devices", "start-seconds")
 
 
@@ -174,7 +179,10 @@ def _local_devices(detected: Sequence[int] | None) -> list[int]:
 
 def identity(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """What all processes of a run must have in common: configuration, digests of the source files, versions."""
-    versions = {"python": platform.python_version()} | {package: importlib.metadata.version(package) for package in PACKAGES}
+    versions = {"python": platform.python_version()} | {name: os.environ.get(name, "") for name in COMPILER_FLAGS}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
     return {"configuration": json.loads(json.dumps(configuration)), "files": source_digests(), "versions": versions}
 
 

@@ -33,6 +33,7 @@ from rich.console import Console
 
 from data_pipelines.files import write_whole
 from neo_jax import config
+from neo_jax.attention.api import UnsupportedAttentionError
 from neo_jax.config import Config, ConfigError, parse_command_line
 from neo_jax.hardware import Hardware, HardwareError, open_hardware
 from neo_jax.planning import bounds, search, work
@@ -130,7 +131,7 @@ def make_plan(settings: Config, flags: Flags, tell: Callable[[str], None], comma
                 compiled[key] = compile_step(settings, each, hardware)
                 tell(f"{what}: compiled in {sum(compiled[key].seconds):.0f} s")
             results.append(_describe(settings, each, hardware, compiled[key], flags.documents))
-        results.sort(key=lambda result: (not result["fits"], -result["tokens_per_day"]))
+        results.sort(key=lambda result: (not result["fits"], -result["tokens_per_day"] if result["fits"] else result["memory"]["peak"]))
         phases.append(results[0] | ({"candidates": results} if flags.search else {}))
     return {
         "config": command or "configuration",
@@ -163,7 +164,7 @@ def _describe(settings: Config, phase: config.Phase, hardware: Hardware, program
     useful = flops.useful(shapes, model.heads, model.head_dim, phase.trains, count * phase.context, count * row.visual, count * row.pairs)
     trained = sum(math.prod(x.sharding.shard_shape(x.shape)) for x in state.trainable.values())
     share = trained * jnp.dtype(settings.optimizer.parameter_dtype).itemsize + memory.optimizer
-    moved = done.bytes + 2 * share + bounds.GRADIENT_BYTES * trained
+    moved = done.bytes + 2 * share + bounds.GRADIENT_BYTES * trained * phase.accumulate
     limits = bounds.bound(hardware, done.flops, moved, program.collectives, program.places)
     tokens = count * phase.context
     sent = [
@@ -238,10 +239,12 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         flags, rest = read_flags(arguments)
+        if missing := [file for file in (flags.json, flags.chart) if file and not pathlib.Path(file).absolute().parent.is_dir()]:
+            raise ConfigError([f"{file}: its folder does not exist: make it first" for file in missing])
         settings = parse_command_line(rest)
         file = next(argument.partition("=")[2] for argument in rest if argument.startswith("--config="))
         plan = make_plan(settings, flags, tell, file)
-    except (ConfigError, HardwareError) as error:
+    except (ConfigError, HardwareError, UnsupportedAttentionError) as error:
         print(error, file=sys.stderr)
         return CONFIGURATION
     plan["command"] = "python -m neo_jax.plan " + " ".join(arguments)

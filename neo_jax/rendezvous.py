@@ -18,6 +18,7 @@ from typing import Any
 
 MESSAGE_BYTES = 4 << 20  # the longest line that is read
 READ_SECONDS = 10.0  # a line that takes longer is given up
+ARRIVAL_SECONDS = 2.0  # that a connection has to say who it is: the others wait meanwhile
 RETRY_SECONDS = 0.2  # between attempts to reach process 0
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -82,7 +83,7 @@ def _receive_all(meeting: Meeting, identity: Mapping[str, Any], compare: Callabl
                 connection, address = listener.accept()
             except TimeoutError:
                 break
-            message = _read(connection, READ_SECONDS)
+            message = _read(connection, min(ARRIVAL_SECONDS, max(left, RETRY_SECONDS)))
             if message is None or not _is_report(message):
                 connection.close()
                 continue

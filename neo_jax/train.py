@@ -16,7 +16,7 @@ import jax
 
 from data_pipelines.schema import DataError
 from neo_jax import distributed
-from neo_jax.attention.api import checked_intervals
+from neo_jax.attention.api import UnsupportedAttentionError, checked_intervals
 from neo_jax.config import Config, ConfigError, parse_command_line
 from neo_jax.evaluation.of_run import report_run
 from neo_jax.evaluation.report import table
@@ -28,6 +28,7 @@ from neo_jax.training.trainer import NonFiniteError, Preempted, RunDirectoryErro
 DONE, FAILED, DATA, NOT_FINITE, TRY_AGAIN, PREEMPTED, CONFIGURATION = 0, 1, 65, 70, 75, 77, 78
 CODES: dict[type[Exception], int] = {
     ConfigError: CONFIGURATION,
+    UnsupportedAttentionError: CONFIGURATION,
     RunDirectoryError: CONFIGURATION,
     huggingface.CheckpointError: CONFIGURATION,
     checkpoint.CheckpointError: CONFIGURATION,

@@ -26,6 +26,7 @@ def lookup(table: jax.Array, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh().shape
 
     def local(table, tokens):
+        table = table.astype(jnp.float32)  # so that its gradient is added up in float32, whatever it is kept in
         if mesh["fsdp"] > 1:
             tokens = jax.lax.all_gather(tokens, "fsdp", axis=0, tiled=True)
         if mesh["tensor"] > 1:

@@ -1,7 +1,8 @@
 """How long a step takes at least, by formulas over what its program does.
 
     compute  = executed FLOPs of a device / peak
-    memory   = (bytes of matrix products and attention + 2 x (trained parameters + optimizer) + 8 x trained parameters' gradients) / HBM bandwidth
+    memory   = (bytes of matrix products and attention + 2 x (trained parameters + optimizer) + 8 x trained parameters x passes) / HBM bandwidth;
+               what an offloaded optimizer moves between host and device is not counted
     network  = sum over collectives: bytes x (n - 1) / n / bandwidth of the wires between the n devices; an all-reduce counts twice,
                a collective-permute sends its bytes whole; an all-to-all within a torus takes at least bytes x size / (4 x wires between
                its halves) of each dimension, since half of what each device has goes to the other half;
@@ -21,7 +22,7 @@ import dataclasses
 import numpy as np
 
 from neo_jax.hardware import Hardware
-from neo_jax.planning.collectives import Collective
+from neo_jax.planning.collectives import EXCHANGE_OF_SLICES, SUM_OF_SLICES, Collective
 
 GRADIENT_BYTES = 8  # float32, read and written
 DIE_TO_DIE = 6  # times an ICI link: between the two devices of one chip
@@ -80,6 +81,9 @@ def bound(hardware: Hardware, flops: float, moved: float, sent: list[Collective]
 
 def duration(hardware: Hardware, collective: Collective, members: list[int]) -> float:
     """Seconds of one collective among the devices with these places in hardware.devices."""
+    if collective.kind in (SUM_OF_SLICES, EXCHANGE_OF_SLICES):
+        share = (hardware.groups - 1) / hardware.groups
+        return (2 if collective.kind == SUM_OF_SLICES else 1) * collective.bytes * share / hardware.chip.slow_bandwidth
     groups = collections.Counter(hardware.group(member) for member in members)
     inside, count = max(groups.values()), len(groups)
     twice, permutes = 2 if collective.kind == "all-reduce" else 1, collective.kind == "collective-permute"

@@ -1,5 +1,7 @@
 """What a compiled program sends between devices: its collectives, read from the compiler's final text (HLO).
 
+What TPU slices send each other is written as a send to their runtime, between the parts of a reduction within each slice.
+
 Each collective counts as often as the loops around it turn. Bytes are those of the whole result that one device ends with (all-gather,
 all-to-all, collective-permute) or starts from (all-reduce, reduce-scatter).
 """
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+SUM_OF_SLICES, EXCHANGE_OF_SLICES = "all-reduce between slices", "exchange between slices"
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-~]+) .*\{$")
@@ -31,13 +34,13 @@ class Collective:
     """Collectives of one kind, shape and set of axes.
 
     Attributes:
-      kind: one of KINDS.
+      kind: one of KINDS, SUM_OF_SLICES or EXCHANGE_OF_SLICES.
       axes: mesh axes whose devices take part together, in the mesh's order.
       shape: type and shape of the largest array, such as "bf16[2048,6144]".
       bytes: of one of them (see above), on one device.
       count: how often it happens in a step.
       asynchronous: whether the device computes while it is under way.
-      members: places in the mesh (flat) of the first group of devices.
+      members: places in the mesh (flat) of the first group of devices; none between slices, which `data` alone crosses.
     """
 
     kind: str
@@ -67,6 +70,10 @@ def collectives(text: str, axis_sizes: dict[str, int]) -> list[Collective]:
         scatters = any(opcode in ("dynamic-slice", "slice") for _, _, opcode, _ in computations[name].lines)
         for _, kind_type, opcode, rest in computations[name].lines:
             kind = opcode.removesuffix("-start")
+            if opcode == "send" and "xla_megascale_runtime" in rest:
+                ((shape, size),) = _shapes(kind_type)[:1]
+                kind = SUM_OF_SLICES if "_xla_megascale_reduce_operation" in rest else EXCHANGE_OF_SLICES
+                found[(kind, ("data",), shape, size, True, ())] += times
             if kind not in KINDS:
                 continue
             members = _members(rest, axis_sizes)
@@ -146,8 +153,11 @@ def _turns(rest: str, computations: dict[str, _Computation], called: dict[str, s
     if known := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', rest):
         return int(known[1])
     condition = computations.get(called.get("condition", "").lstrip("%"))
-    constants = [re.match(r"(\d+)\)", line[3]) for line in condition.lines if line[2] == "constant"] if condition else []
-    numbers = [int(match[1]) for match in constants if match]
+    if condition is None:
+        return 1
+    constants = {line[0]: re.match(r"(\d+)\)", line[3]) for line in condition.lines if line[2] == "constant"}
+    compared = [name for line in condition.lines if line[2] == "compare" for name in re.findall(r"%?([\w.\-~]+)", line[3])[:2]]
+    numbers = [int(match[1]) for name, match in constants.items() if match and (name in compared or len(constants) == 1)]
     return max(numbers[0], 1) if len(numbers) == 1 else 1
 
 

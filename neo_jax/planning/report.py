@@ -21,7 +21,8 @@ def show(plan: dict[str, Any], console: Console) -> None:
     for column in ("", *(phase["phase"] for phase in plan["phases"])):
         table.add_column(column, justify="left" if not column else "right")
     for label, text in _LINES:
-        table.add_row(label, *(text(phase) for phase in plan["phases"]))
+        known = label in _OF_MEMORY or "mesh" in label
+        table.add_row(label, *(text(phase) if known or not phase["error"] else "-" for phase in plan["phases"]))
     console.print(table)
     for phase in plan["phases"]:
         if phase["error"]:
@@ -42,6 +43,8 @@ def _gib(key: str):
     return lambda phase: f"{phase['memory'][key] / GIB:.2f}"
 
 
+# What is known of a phase that does not compile.
+_OF_MEMORY = ("rows x context", "rematerialisation", "peak, GiB", "available, GiB", "fits", "useful FLOPs", "executed FLOPs")
 _LINES = (
     ("mesh", lambda phase: " ".join(f"{name} {size}" for name, size in phase["mesh"].items() if size > 1) or "1 device"),
     ("rows x context", lambda phase: f"{phase['rows_per_step']} x {phase['context']:,}"),

@@ -95,7 +95,7 @@ def estimate(model: config.Model, phase: config.Phase, hardware: Hardware, param
     memory += 2 * tokens * (12 * model.hidden + 3 * model.mlp / mesh.tensor) + 4 * rows * phase.context * head
     chip, wires = hardware.chip, 2 * hardware.chip.link_bandwidth
     all_tokens = phase.rows_per_step * phase.context
-    flops = (2 * parameters + 4 * trained) * all_tokens * AGAIN[phase.remat] / len(hardware.devices)
+    flops = (4 * parameters + 2 * trained) * all_tokens * AGAIN[phase.remat] / len(hardware.devices)
     sent = 3 * 2 * parameters / mesh.tensor * phase.accumulate * (mesh.fsdp > 1)
     sent += 3 * layers * rows * phase.context * head * phase.accumulate * (mesh.context > 1)
     sent += 8 * layers * tokens * model.hidden * 2 * phase.accumulate * (mesh.tensor > 1)

@@ -51,6 +51,12 @@ def test_slices():
     assert duration(cube(2), gather(both), both) == pytest.approx(expected)
 
 
+def test_what_slices_send_each_other():
+    summed, sent = gather([], "all-reduce between slices"), gather([], "exchange between slices")
+    assert duration(cube(2), summed, []) == pytest.approx((1 << 30) / SLOW)  # twice half of it
+    assert duration(cube(4), sent, []) == pytest.approx((1 << 30) * 3 / 4 / SLOW)
+
+
 def test_nodes():
     chip = CHIPS["h200"]
     nodes = Hardware("h200", chip, [types.SimpleNamespace()] * 16, 2)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding
 
-from neo_jax.planning.collectives import Collective, collectives
+from neo_jax.planning.collectives import EXCHANGE_OF_SLICES, SUM_OF_SLICES, Collective, collectives
 from neo_jax.sharding import make_mesh, spec
 
 SIZES = {"data": 2, "fsdp": 4, "context": 1, "tensor": 1}
@@ -57,6 +57,7 @@ TPU = """HloModule jit_step, is_scheduled=true
   %state.2 = (s32[], bf16[256,8]{1,0}) parameter(0)
   %i = s32[] get-tuple-element(%state.2), index=0
   %limit = s32[]{:T(128)} constant(28), metadata={op_name="cond"}
+  %other = s32[] constant(1)
   ROOT %lt = pred[] compare(%i, %limit), direction=LT
 }
 
@@ -90,6 +91,25 @@ def test_tpu_text():
         Collective("collective-permute", ("data",), "bf16[44]", 88, 28, True, pair),
         Collective("all-gather", ("fsdp",), "bf16[256]", 512, 1, True, fsdp),
         Collective("all-reduce", ("data", "fsdp"), "f32[3]", 20, 1, False, tuple(range(8))),
+    ]
+
+
+SLICES = """HloModule jit_step
+
+ENTRY %main (p: bf16[256]) -> bf16[] {
+  %p = bf16[256]{0} parameter(0)
+  %token = token[] after-all()
+  %send = (bf16[2048,8]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}, token[]) send(%p, %token), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:3}"}
+  %send-done = token[] send-done(%send), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+  ROOT %send.1 = (f32[4]{0}, u32[], token[]) send(%p, %token), channel_id=3, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+}
+"""  # noqa: E501
+
+
+def test_between_slices():
+    assert collectives(SLICES, SIZES) == [
+        Collective(SUM_OF_SLICES, ("data",), "bf16[2048,8]", 32768, 1, True, ()),
+        Collective(EXCHANGE_OF_SLICES, ("data",), "f32[4]", 16, 1, True, ()),
     ]
 
 

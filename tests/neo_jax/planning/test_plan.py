@@ -152,6 +152,12 @@ def test_a_phase_or_a_mesh_that_does_not_fit_is_refused(settings):
 def test_the_command_says_what_is_wrong(capsys, monkeypatch):
     assert plan.main(["--config=configs/demo.py"]) == 78
     assert "--hardware is missing" in capsys.readouterr().err
+    assert plan.main(["--config=configs/demo.py", "--hardware=h200:1x8", "--json=nowhere/plan.json"]) == 78
+    assert "nowhere/plan.json: its folder does not exist" in capsys.readouterr().err
+    fits = ["--phases=text", "--config.phases.text.mesh.data=8", "--config.phases.text.rows_per_step=8"]
+    others = [f"--config.phases.{name}.mesh.data=-1" for name in ("pretrain", "captions", "mid_256")]
+    assert plan.main(["--config=configs/demo.py", "--hardware=h200:1x8", *fits, *others, "--config.phases.text.attention=tpu"]) == 78
+    assert 'attention "tpu" cannot be used here' in capsys.readouterr().err
     monkeypatch.undo()
     assert plan.main(["--config=configs/nowhere.py", "--hardware=v5p:2x2x2"]) == 78
     assert "no such file configs/nowhere.py" in capsys.readouterr().err

@@ -102,7 +102,7 @@ def four(corpus: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> path
     os.kill(member(launcher.pid, "--process=2"), signal.SIGKILL)
     output, errors = launcher.communicate(timeout=TIMEOUT)
     assert launcher.returncode == 0, output + errors
-    assert "local: the run ended with exit code -9; starting it again from step 2" in errors
+    assert "local: the run ended with exit code 137; starting it again from step 2" in errors
     assert "report.html" in output
     return directory
 
