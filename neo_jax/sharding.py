@@ -103,10 +103,12 @@ def to_devices(batch: dict[str, np.ndarray], accumulation_axis: bool = False) ->
       batch: the rows that this process reads (`own_rows`), whole: arrays [rows, ...], or [accumulate, rows, ...] with `accumulation_axis`.
     """
 
+    processes = row_shards() // len(own_rows(row_shards()))  # that rows are divided over
+
     def put(name: str, array: np.ndarray) -> jax.Array:
         sharding = batch_sharding(name, array.ndim, accumulation_axis)
         shape = list(array.shape)
-        shape[accumulation_axis] *= row_shards() // len(own_rows(row_shards()))
+        shape[accumulation_axis] *= processes
         return jax.make_array_from_process_local_data(sharding, array, tuple(shape))
 
     return {name: put(name, array) for name, array in batch.items()}

@@ -18,7 +18,7 @@ from neo_jax import config, distributed
 from neo_jax.evaluation.results import FamilyResult
 from neo_jax.inference.decode import greedy, prompt_batch
 from neo_jax.model.backbone import Parameters
-from neo_jax.sharding import own_rows, spec, to_devices
+from neo_jax.sharding import own_rows, row_shards, spec, to_devices
 
 BLANK = 127  # the grey of a blank image
 LENGTHS = 64  # prompts are padded to multiples of this, so that few shapes are compiled
@@ -104,8 +104,7 @@ def answer_questions(
     image_token = special["<IMG_CONTEXT>"]
     never = tuple(special[name] for name in ("<img>", "</img>", "<IMG_CONTEXT>"))
     never += tuple(range(tokenizer.vocabulary, model.vocabulary))  # rows of the embedding that no token has
-    mesh = jax.sharding.get_abstract_mesh().shape
-    shards = mesh["data"] * mesh["fsdp"]
+    shards = row_shards()
     size = -(-evaluation.rows // shards) * shards  # every device answers as many
     own = [row for part in own_rows(size) for row in part]
     answers: dict[int, Answer] = {}

@@ -27,7 +27,7 @@ from neo_jax import config, distributed
 from neo_jax.evaluation.runner import Answer, answer_questions, check_same, read_questions, score
 from neo_jax.interop.initial import initial_parameters
 from neo_jax.model.backbone import abstract
-from neo_jax.sharding import make_mesh, own_rows, slice_count, to_devices
+from neo_jax.sharding import make_mesh, own_rows, row_shards, slice_count, to_devices
 from neo_jax.training import flops
 from neo_jax.training.checkpoint import Checkpoints
 from neo_jax.training.curriculum import abstract_state, first_state, mesh_problems, next_state, phase_mesh
@@ -323,8 +323,7 @@ class _Heldout:
     """Held-out losses of one phase."""
 
     def __init__(self, inputs: Inputs, settings: config.Config, phase: config.Phase):
-        mesh = jax.sharding.get_abstract_mesh().shape
-        shards = mesh["data"] * mesh["fsdp"]
+        shards = row_shards()
         rows = -(-settings.run.heldout_rows // shards) * shards  # every device has as many
         own = [row for part in own_rows(rows) for row in part]
         self.names, self.batches = inputs.heldout_batches(phase.input(), rows, own, phase.mesh.context)

@@ -5,22 +5,15 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding
 
-from neo_jax.aot import CHIPS, one_chip
+from neo_jax.aot import CHIPS
 from neo_jax.hardware import open_hardware
 from neo_jax.planning.collectives import SUM_OF_SLICES, collectives
 from neo_jax.sharding import make_mesh, slice_count, spec
 
 
-def devices(topology: str, slices: int):
-    from jax.experimental import topologies
-
-    with one_chip("v5p"):  # sets what libtpu asks for
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology, num_slices=slices).devices
-
-
 @pytest.mark.parametrize("chip", CHIPS)
 def test_only_data_crosses_slices(chip):
-    slices = devices(CHIPS[chip], 2)
+    slices = open_hardware(f"2*{CHIPS[chip]}").devices
     assert slice_count(slices) == 2
     inside = len(slices) // 2
     mesh = make_mesh(data=-1, fsdp=inside, devices=slices)
@@ -49,4 +42,4 @@ def test_what_crosses_slices_is_counted():
 
 @pytest.mark.parametrize("sizes", [(16, 16, 1, 1), (2, 64, 2, 1), (1, 256, 1, 1), (8, 8, 2, 2), (2, 32, 4, 1)])
 def test_meshes_of_256_chips_follow_the_wires(sizes):
-    assert make_mesh(*sizes, devices=devices("v5p:4x8x8", 1)).devices.shape == sizes
+    assert make_mesh(*sizes, devices=open_hardware("v5p:4x8x8").devices).devices.shape == sizes
