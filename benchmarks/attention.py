@@ -23,6 +23,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from neo_jax.attention import hopper
+
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, from anywhere
 
 import jax
@@ -31,7 +33,7 @@ import numpy as np
 
 from benchmarks.attention_alternatives import ALTERNATIVES
 from benchmarks.packed_rows import row_kinds
-from neo_jax.attention import chunked, hopper, tpu
+from neo_jax.attention import chunked, tpu
 from neo_jax.attention.api import IMPLEMENTATIONS, Kernel, UnsupportedAttentionError, attention_with_log_sum, choose
 
 KEY_WIDTH, VALUE_WIDTH, SCALE = 256, 128, 128**-0.5

@@ -17,7 +17,7 @@ os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, from anywhere
 
 from neo_jax.config import parse_command_line
-from neo_jax.hardware import open_hardware
+from neo_jax.planning.devices import open_hardware
 from neo_jax.planning.programs import compile_step
 
 LAYERS = (3, 12, 40)

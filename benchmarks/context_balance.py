@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, from anywhere
 
-from data_pipelines.shards import arrange, attended_pairs, pieces_of_shard
+from data_pipelines.loading.shards import arrange, attended_pairs, pieces_of_shard
 from neo_jax.config import Config, parse_command_line
 from neo_jax.training.inputs import open_inputs
 

@@ -19,17 +19,18 @@ import subprocess
 import sys
 import tempfile
 
+from neo_jax.attention import tpu
+
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, from anywhere
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from neo_jax.attention.tpu.kernels import Blocks
 
 from benchmarks.packed_rows import row_kinds
-from neo_jax.aot import one_chip
-from neo_jax.attention import tpu
 from neo_jax.attention.api import Kernel, attention_with_log_sum, choose
-from neo_jax.attention.tpu import Blocks
+from neo_jax.planning.devices import one_chip
 
 KERNELS = ("forward", "dkv", "dq")
 MATRIX_SLOT = "MATMUL"

@@ -15,6 +15,8 @@ import math
 import pathlib
 import sys
 
+from neo_jax.attention import hopper, tpu
+
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, from anywhere
 
 import jax
@@ -22,7 +24,6 @@ import jax.numpy as jnp
 
 from benchmarks.attention import KEY_WIDTH, SCALE, VALUE_WIDTH, seconds
 from benchmarks.packed_rows import row_kinds
-from neo_jax.attention import hopper, tpu
 from neo_jax.attention.api import Kernel, attention_with_log_sum, choose
 
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines import chat
-from data_pipelines.media import images, video
+from data_pipelines.media import images, sizes, video
 from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, VISUAL_TOKEN_SIDE, Document, PhaseSettings, Sample, SampleError, Turn
-from data_pipelines.tokenizers import Tokenizer
+from data_pipelines.text import chat
+from data_pipelines.text.tokenizers import Tokenizer
 
 Seed = int | Sequence[int]
 Grids = npt.NDArray[np.int64]
@@ -41,7 +41,7 @@ def image_grids(hw: npt.ArrayLike, images_of_sample: npt.ArrayLike, phase: Phase
       images_of_sample: how many images the sample of each has: one number, or [n].
       phase: the limits.
     """
-    return images.smart_resize(hw, phase.min_pixels, images.image_limits(images_of_sample, phase)) // VISUAL_TOKEN_SIDE
+    return sizes.smart_resize(hw, phase.min_pixels, sizes.image_limits(images_of_sample, phase)) // VISUAL_TOKEN_SIDE
 
 
 def measure(
@@ -129,12 +129,12 @@ def _plan(
                 "image_marks", f"a sample has images or a video, not both; this one has a video and {len(image_sizes)} images"
             )
         frames = video.choose_frames(info, phase, seed)
-        size = images.smart_resize([info.height, info.width], phase.min_pixels, video.frame_limit(len(frames), phase))
+        size = sizes.smart_resize([info.height, info.width], phase.min_pixels, video.frame_limit(len(frames), phase))
         return _Plan(chat.expand_video(turns, info, frames), np.repeat(size // VISUAL_TOKEN_SIDE, len(frames), axis=0), frames)
     if any(chat.VIDEO_MARK in turn.text for turn in turns):
         raise SampleError("video_marks", f"the conversation has a {chat.VIDEO_MARK} mark but no video")
-    sizes = np.asarray(image_sizes, np.int64).reshape(-1, 2)
-    return _Plan(turns, image_grids(sizes, len(sizes), phase), np.zeros(0, np.int64))
+    pixels = np.asarray(image_sizes, np.int64).reshape(-1, 2)
+    return _Plan(turns, image_grids(pixels, len(pixels), phase), np.zeros(0, np.int64))
 
 
 def _plan_sample(sample: Sample, phase: PhaseSettings, seed: Seed) -> tuple[_Plan, video.VideoInfo | None]:

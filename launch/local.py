@@ -25,8 +25,8 @@ from collections.abc import Sequence
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, from anywhere
 
 from neo_jax.config import ConfigError, parse_command_line
-from neo_jax.settings import nearest
-from neo_jax.train import CONFIGURATION, DATA, DONE, NOT_FINITE, PREEMPTED, TRY_AGAIN
+from neo_jax.config.fields import nearest
+from neo_jax.exit_codes import CONFIGURATION, DATA, DONE, NOT_FINITE, PREEMPTED, TRY_AGAIN
 
 FINAL = (DONE, DATA, NOT_FINITE, CONFIGURATION)
 RETRIES = 3

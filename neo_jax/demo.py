@@ -16,9 +16,9 @@ from data_pipelines import schema
 from data_pipelines.convert import VERSION, convert
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.scenes import ScenesSettings, texts, write_scenes
-from data_pipelines.tokenizers import train_sentencepiece
-from neo_jax import distributed
+from data_pipelines.text.tokenizers import train_sentencepiece
 from neo_jax.config import Config
+from neo_jax.processes import exchange
 from neo_jax.train import main, train
 
 TFDS_SOURCE = "image"  # the training source that is read from array_record files; the others are read as JSONL
@@ -43,10 +43,10 @@ def demo(settings: Config) -> None:
     """Prepares the data that the configuration names and runs it."""
     started = time.monotonic()
     corpus = pathlib.Path(settings.tokenizer.path).parent
-    if distributed.is_first():
+    if exchange.is_first():
         prepare(corpus, ScenesSettings())
         print(f"The corpus is in {corpus} ({time.monotonic() - started:.0f} s).", file=sys.stderr, flush=True)
-    distributed.barrier()
+    exchange.barrier()
     train(settings)
 
 

@@ -19,15 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines import rows
+from data_pipelines.loading import rows
 from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, Document, PhaseSettings
 from neo_jax import config
 from neo_jax.attention.api import UnsupportedAttentionError
+from neo_jax.config.phase import ATTENTION
 from neo_jax.inference.decode import greedy, prompt_batch
-from neo_jax.interop.huggingface import CheckpointError, neo_model, neo_parameters, read_config, read_tensors
+from neo_jax.interop.huggingface import WeightsError, neo_model, neo_parameters, read_config, read_tensors
 from neo_jax.model.backbone import Parameters, build
 from neo_jax.model.patch_embedding import normalise
-from neo_jax.phase import ATTENTION
 from neo_jax.sharding import make_mesh, to_devices
 from neo_jax.training.loss import token_losses
 
@@ -61,14 +61,14 @@ def compare(folder: pathlib.Path, attention: str = "auto") -> list[Comparison]:
 
     Raises:
       UnsupportedAttentionError: that attention cannot run here.
-      CheckpointError: the folder is not laid out like a golden one.
+      WeightsError: the folder is not laid out like a golden one.
     """
     values = read_config(folder / "config.json")
     model = neo_model(values)
     tensors = read_tensors(folder / "model.safetensors")
     recorded = _load(folder / "batch.npz")
     if missing := [name for name in RECORDED if name not in recorded]:
-        raise CheckpointError(f"{folder / 'batch.npz'} has no array {missing[0]!r}: it holds {', '.join(RECORDED)}")
+        raise WeightsError(f"{folder / 'batch.npz'} has no array {missing[0]!r}: it holds {', '.join(RECORDED)}")
     batch, layout_errors = _batch(recorded, values["img_context_token_id"])
     mesh = make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
@@ -89,12 +89,12 @@ def compare(folder: pathlib.Path, attention: str = "auto") -> list[Comparison]:
 
 def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: a parity folder holds config.json, model.safetensors and batch.npz")
+        raise WeightsError(f"{path} does not exist: a parity folder holds config.json, model.safetensors and batch.npz")
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is not a readable .npz file ({error})") from error
+        raise WeightsError(f"{path} is not a readable .npz file ({error})") from error
 
 
 def visual_tokens(patches: np.ndarray, grids: np.ndarray) -> np.ndarray:
@@ -198,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         results = compare(options.folder, options.attention)
-    except (CheckpointError, UnsupportedAttentionError) as error:
+    except (WeightsError, UnsupportedAttentionError) as error:
         print(f"parity: {error}", file=sys.stderr)
         return 2
     for result in results:

@@ -25,27 +25,28 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from neo_jax.exit_codes import CONFIGURATION
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here: the compilers are asked by name
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # what is compiled for absent devices cannot be read back
 
 import jax.numpy as jnp
 from rich.console import Console
 
-from data_pipelines.files import write_whole
+from data_pipelines.storage import write_whole
 from neo_jax import config
 from neo_jax.attention.api import UnsupportedAttentionError
 from neo_jax.config import Config, ConfigError, parse_command_line
-from neo_jax.hardware import Hardware, HardwareError, open_hardware
-from neo_jax.planning import bounds, search, work
+from neo_jax.config.fields import nearest
+from neo_jax.planning import costs, roofline, search
+from neo_jax.planning.devices import Hardware, HardwareError, open_hardware
 from neo_jax.planning.programs import Program, compile_step
-from neo_jax.planning.report import memory_chart, show
-from neo_jax.settings import nearest
+from neo_jax.planning.show import memory_chart, show
 from neo_jax.sharding import make_mesh
 from neo_jax.training import flops
 from neo_jax.training.curriculum import abstract_state, mesh_problems
 from neo_jax.training.step import Computation
 
-CONFIGURATION = 78
 FLAGS = ("hardware", "phases", "documents", "search", "json", "chart")
 DOCUMENTS, SEARCHED = 8, 4
 DAY = 86_400
@@ -153,9 +154,9 @@ def _sizes(settings: Config, phase: config.Phase, hardware: Hardware) -> tuple[i
 
 
 def _describe(settings: Config, phase: config.Phase, hardware: Hardware, program: Program, documents: int) -> dict[str, Any]:
-    row = work.assumed_row(phase, documents)
-    computed, attended = work.busiest_pairs(row, program.kernel, program.axis_sizes["context"])
-    done = work.executed(program.jaxpr, program.axis_sizes, computed)
+    row = costs.assumed_row(phase, documents)
+    computed, attended = costs.busiest_pairs(row, program.kernel, program.axis_sizes["context"])
+    done = costs.executed(program.jaxpr, program.axis_sizes, computed)
     model, devices, memory = settings.model, len(hardware.devices), program.memory
     mesh = make_mesh(phase.mesh.data, phase.mesh.fsdp, phase.mesh.context, phase.mesh.tensor, devices=hardware.devices)
     state = abstract_state(settings, phase, mesh)
@@ -164,12 +165,12 @@ def _describe(settings: Config, phase: config.Phase, hardware: Hardware, program
     useful = flops.useful(shapes, model.heads, model.head_dim, phase.trains, count * phase.context, count * row.visual, count * row.pairs)
     trained = sum(math.prod(x.sharding.shard_shape(x.shape)) for x in state.trainable.values())
     share = trained * jnp.dtype(settings.optimizer.parameter_dtype).itemsize + memory.optimizer
-    moved = done.bytes + 2 * share + bounds.GRADIENT_BYTES * trained * phase.accumulate
-    limits = bounds.bound(hardware, done.flops, moved, program.collectives, program.places)
+    moved = done.bytes + 2 * share + roofline.GRADIENT_BYTES * trained * phase.accumulate
+    limits = roofline.roofline(hardware, done.flops, moved, program.collectives, program.places)
     tokens = count * phase.context
     sent = [
         {"kind": each.kind, "axes": list(each.axes), "shape": each.shape, "count": each.count, "bytes": each.bytes * each.count,
-         "asynchronous": each.asynchronous, "seconds": each.count * bounds.duration(hardware, each, [int(program.places[i]) for i in each.members])}
+         "asynchronous": each.asynchronous, "seconds": each.count * roofline.duration(hardware, each, [int(program.places[i]) for i in each.members])}
         for each in program.collectives
     ]  # fmt: skip
     return {

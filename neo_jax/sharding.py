@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from data_pipelines.shards import shard_fields
+from data_pipelines.loading.shards import shard_fields
 
 AXES = ("data", "fsdp", "context", "tensor")
 
@@ -86,7 +86,7 @@ def mesh_problem(data: int, fsdp: int, context: int, tensor: int, devices: int, 
 
 
 def batch_sharding(name: str, dimensions: int, accumulation_axis: bool = False) -> NamedSharding:
-    """How a field of a batch (data_pipelines.shards.shard_fields) lies on the mesh that is set: rows over data and fsdp, tokens over context.
+    """How a field of a batch (data_pipelines.loading.shards.shard_fields) lies on the mesh that is set: rows over data and fsdp, tokens over context.
 
     The visual tokens of a row are in the order of its context shards: each shard holds the pixels that its own tokens show.
     """
@@ -97,7 +97,7 @@ def batch_sharding(name: str, dimensions: int, accumulation_axis: bool = False) 
 
 
 def to_devices(batch: dict[str, np.ndarray], accumulation_axis: bool = False) -> dict[str, jax.Array]:
-    """A batch (data_pipelines.shards.shard_fields) on the mesh that is set, as `batch_sharding` says.
+    """A batch (data_pipelines.loading.shards.shard_fields) on the mesh that is set, as `batch_sharding` says.
 
     Args:
       batch: the rows that this process reads (`own_rows`), whole: arrays [rows, ...], or [accumulate, rows, ...] with `accumulation_axis`.

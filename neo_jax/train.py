@@ -15,23 +15,24 @@ from collections.abc import Callable, Sequence
 import jax
 
 from data_pipelines.schema import DataError
-from neo_jax import distributed
 from neo_jax.attention.api import UnsupportedAttentionError, checked_intervals
 from neo_jax.config import Config, ConfigError, parse_command_line
-from neo_jax.evaluation.of_run import report_run
-from neo_jax.evaluation.report import table
-from neo_jax.interop import huggingface
-from neo_jax.rendezvous import GroupError, MissingError
-from neo_jax.training import checkpoint
+from neo_jax.evaluation.report.build import report_run
+from neo_jax.evaluation.report.data import table
+from neo_jax.exit_codes import CONFIGURATION, DATA, DONE, FAILED, NOT_FINITE, PREEMPTED, TRY_AGAIN
+from neo_jax.interop.huggingface import WeightsError
+from neo_jax.processes import exchange, lifetime
+from neo_jax.processes.flags import read_flags
+from neo_jax.processes.rendezvous import GroupError, MissingError
+from neo_jax.runs.checkpoints import CheckpointError
 from neo_jax.training.trainer import NonFiniteError, Preempted, RunDirectoryError, Trainer
 
-DONE, FAILED, DATA, NOT_FINITE, TRY_AGAIN, PREEMPTED, CONFIGURATION = 0, 1, 65, 70, 75, 77, 78
 CODES: dict[type[Exception], int] = {
     ConfigError: CONFIGURATION,
     UnsupportedAttentionError: CONFIGURATION,
     RunDirectoryError: CONFIGURATION,
-    huggingface.CheckpointError: CONFIGURATION,
-    checkpoint.CheckpointError: CONFIGURATION,
+    WeightsError: CONFIGURATION,
+    CheckpointError: CONFIGURATION,
     GroupError: CONFIGURATION,
     MissingError: TRY_AGAIN,
     DataError: DATA,
@@ -43,12 +44,12 @@ CODES: dict[type[Exception], int] = {
 def train(settings: Config) -> None:
     """Runs the curriculum and writes its report, whose path is printed last; raises what Trainer.run raises."""
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("neo_jax").setLevel(logging.INFO if distributed.is_first() else logging.WARNING)
+    logging.getLogger("neo_jax").setLevel(logging.INFO if exchange.is_first() else logging.WARNING)
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", f"{settings.run.directory}/compilation_cache")
     with checked_intervals(settings.run.debug):
         Trainer(settings).run()
-    written = report_run(settings) if distributed.is_first() else None
+    written = report_run(settings) if exchange.is_first() else None
     if written is not None:
         page, report = written
         print(table(report.results))
@@ -61,20 +62,20 @@ def main(arguments: Sequence[str], run: Callable[[Config], None] = train) -> int
     Where it is not 0, one sentence on stderr says why. Where it is one of several processes that fails, this does not return: it ends them all.
     """
     try:
-        flags, rest = distributed.read_flags(arguments)
+        flags, rest = read_flags(arguments)
         settings = parse_command_line(rest)
-        distributed.start(flags, settings.resolved())
+        lifetime.start(flags, settings.resolved())
     except tuple(CODES) as error:  # nothing is connected yet
         return _report(error)
     try:
         run(settings)
-        distributed.finish()
+        lifetime.finish()
     except Preempted as error:  # in every process, after the same step
-        distributed.finish()
+        lifetime.finish()
         return _report(error)
     except Exception as error:
         if jax.process_count() > 1:
-            distributed.leave(_report(error), str(error) or type(error).__name__)
+            lifetime.leave(_report(error), str(error) or type(error).__name__)
         if not isinstance(error, tuple(CODES)):
             raise
         return _report(error)

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from data_pipelines.schema import VISUAL_TOKEN_BYTES, VISUAL_TOKEN_SIDE, Media, PhaseSettings, SampleError
+from data_pipelines.media.sizes import check_size
+from data_pipelines.schema import VISUAL_TOKEN_BYTES, VISUAL_TOKEN_SIDE, Media, SampleError
 
-LONGEST_ASPECT_RATIO = 200
-MOST_DECODED_PIXELS = 89_478_485  # a quarter of a gibibyte as RGB: what Pillow takes for a decompression bomb
 # Named, because Pillow's other readers start programs (EPS) or are little tested against hostile files. JPEG includes MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
@@ -70,48 +71,6 @@ def decode(data: bytes, name: str) -> npt.NDArray[np.uint8]:
             return np.asarray(image.convert("RGB"))
         except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them trip over
             raise SampleError("truncated", f"{name}: the image data is cut short or damaged ({error})") from error
-
-
-def check_size(height: int, width: int, name: str) -> None:
-    """Raises SampleError "bomb" for pictures too large to decode, "aspect_ratio" for those over 200 times longer than wide."""
-    size = f"{name}: {width} x {height} pixels"
-    if height * width > MOST_DECODED_PIXELS:
-        raise SampleError("bomb", f"{size} when decoded, at most {MOST_DECODED_PIXELS:,} in all are allowed: store it smaller")
-    if max(height, width) > LONGEST_ASPECT_RATIO * min(height, width):
-        raise SampleError("aspect_ratio", f"{size}: the aspect ratio is above {LONGEST_ASPECT_RATIO}: crop it")
-
-
-def image_limits(images: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.int64]:
-    """Most pixels of each image of a sample with `images` images: a number or an array of numbers.
-
-    One image may have max_pixels; n images share twice that: max(2 * max_pixels // n, min_pixels) each (reference).
-    """
-    count = np.maximum(np.asarray(images, np.int64), 1)
-    shared = np.maximum(2 * phase.max_pixels // count, phase.min_pixels)
-    return np.where(count > 1, shared, phase.max_pixels)
-
-
-def smart_resize(hw: npt.ArrayLike, min_pixels: npt.ArrayLike, max_pixels: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Sizes after resizing: multiples of 32, between the limits where possible, the aspect ratio kept (reference).
-
-    Args:
-      hw: [n, 2] heights and widths in pixels.
-      min_pixels, max_pixels: limits for all, or [n] one for each.
-
-    Returns:
-      [n, 2]. Very long images can leave the limits: no side gets shorter than 32.
-    """
-    side = VISUAL_TOKEN_SIDE
-    size = np.asarray(hw, np.int64).reshape(-1, 2)
-    fewest, most = np.asarray(min_pixels, np.int64), np.asarray(max_pixels, np.int64)
-    rounded = np.maximum(side, np.rint(size / side).astype(np.int64) * side)
-    pixels, rounded_pixels = size.prod(axis=1), rounded.prod(axis=1)
-    shrink = np.sqrt(pixels / most)[:, None]
-    shrunk = np.maximum(side, np.floor(size / shrink / side).astype(np.int64) * side)
-    grow = np.sqrt(fewest / pixels)[:, None]
-    grown = np.ceil(size * grow / side).astype(np.int64) * side
-    too_many, too_few = (rounded_pixels > most)[:, None], (rounded_pixels < fewest)[:, None]
-    return np.where(too_many, shrunk, np.where(too_few, grown, rounded))
 
 
 def resize(image: npt.NDArray[np.uint8], height: int, width: int, mode: str) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Clips to frames and the text around them. Frames are found by time, so variable frame rates are right."""
+"""Clips to frames. Frames are found by time, so variable frame rates are right."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.media.images import check_size, image_limits, open_media
+from data_pipelines.media.images import open_media
+from data_pipelines.media.sizes import check_size, image_limits
 from data_pipelines.schema import Media, PhaseSettings, SampleError
 
 FEW_FRAMES = 4  # up to so many frames have an image's budget of pixels, more have a frame's
+
 SEEK_SECONDS = 8.0  # a longer way to the next frame is jumped over rather than decoded
+
 Indices = Sequence[int] | npt.NDArray[np.int64]
+
 # Named, because some of FFmpeg's readers (playlists) open other files and addresses.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg"
 
@@ -85,21 +89,6 @@ def frame_limit(frames: int, phase: PhaseSettings) -> int:
 def timestamps(info: VideoInfo, indices: Indices) -> list[float]:
     """Seconds from the clip's start at which frames of a constant rate are shown."""
     return [index / info.rate for index in np.asarray(indices).tolist()]
-
-
-def prefix(info: VideoInfo, indices: Indices) -> str:
-    """The sentence in front of a clip's frames; the duration is cut to whole seconds (reference)."""
-    minutes, seconds = divmod(int(info.duration), 60)
-    return (
-        f"The time range of this video is [00:00-{minutes:02d}:{seconds:02d}], and the following is a series of {len(indices)} frames "
-        f"sampled at {len(indices) / info.duration:.1f} FPS.\n"
-    )
-
-
-def mark(seconds: float) -> str:
-    """One frame and its time, as `[mm:ss.xx]:<image>` and a newline."""
-    minutes, rest = divmod(round(seconds, 2), 60)
-    return f"[{int(minutes):02d}:{rest:05.2f}]:<image>\n"
 
 
 def read_frames(media: Media, info: VideoInfo, indices: Indices) -> Iterator[npt.NDArray[np.uint8]]:

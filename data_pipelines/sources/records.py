@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from data_pipelines.chat import IMAGE_MARK, VIDEO_MARK
 from data_pipelines.schema import ROLES, SampleError, Turn
+from data_pipelines.text.chat import IMAGE_MARK, VIDEO_MARK
 
 _ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in ROLES}
 

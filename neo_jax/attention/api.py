@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from neo_jax.attention import chunked, context_parallel, hopper, hopper_backward, tpu
+from neo_jax.attention import chunked, context_parallel, hopper, tpu
 from neo_jax.attention.blocks import blocks_for
 from neo_jax.attention.decoding import FEW, decode_attention
 from neo_jax.attention.intervals import interval_problem
@@ -33,7 +33,7 @@ class Implementation(NamedTuple):
 IMPLEMENTATIONS = {
     "chunked": Implementation(chunked.supports, chunked.forward, chunked.backward, chunked.computed_pairs),
     "tpu": Implementation(tpu.supports, tpu.forward, tpu.backward, tpu.computed_pairs),
-    "hopper": Implementation(hopper.supports, hopper.forward, hopper_backward.backward, hopper.computed_pairs),
+    "hopper": Implementation(hopper.supports, hopper.forward, hopper.backward, hopper.computed_pairs),
 }
 # For rematerialisation: with these kept, the backward pass does not compute attention again.
 SAVED_NAMES = ("attention_output", "attention_log_sum")
@@ -79,7 +79,7 @@ def interval_attention(
       scale: factor on the inner products.
       implementation: "auto": what suits the devices and the arrays; "decoding": for at most FEW queries a row, no gradient; or a name in
         IMPLEMENTATIONS.
-      pieces: [B, P] int32, as in data_pipelines.shards.shard_fields, where rows were arranged for the shards of the `context` axis.
+      pieces: [B, P] int32, as in data_pipelines.loading.shards.shard_fields, where rows were arranged for the shards of the `context` axis.
 
     Returns:
       [B, L, Hq, Dv].

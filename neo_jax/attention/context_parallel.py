@@ -24,7 +24,7 @@ def forward(one_device: Callable, q, k, v, lo, hi, pieces) -> tuple[jax.Array, j
       one_device: (q, k, v, lo, hi) -> (output, log-sum-exp), with all keys.
       q: [B, L, H, D]; k: [B, L, K, D]; v: [B, L, K, V]: of this shard.
       lo, hi: [B, L], in keys of the whole row.
-      pieces: [B, P], as in data_pipelines.shards.shard_fields; None: shards hold runs of the row, in order.
+      pieces: [B, P], as in data_pipelines.loading.shards.shard_fields; None: shards hold runs of the row, in order.
     """
     results = [one_device(q, gather(k, pieces), gather(v, pieces), lo, hi) for q, k, v in _groups(q, k, v)]
     outputs, log_sums = zip(*results, strict=True)

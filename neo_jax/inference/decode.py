@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines import rows
+from data_pipelines.loading import rows
 from data_pipelines.schema import VISUAL_TOKEN_BYTES, Document
 from neo_jax import config
 from neo_jax.model.backbone import STACKS, Backbone, Parameters, build

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from neo_jax import config
 
 
-class CheckpointError(ValueError):
+class WeightsError(ValueError):
     """A folder that is not a checkpoint of this model; the message names the file and the field or parameter."""
 
 
@@ -89,7 +89,7 @@ def neo_parameters(
       vision: whether the patch embedding is among them.
 
     Raises:
-      CheckpointError: a tensor is missing, left over, or of a shape that config.json contradicts.
+      WeightsError: a tensor is missing, left over, or of a shape that config.json contradicts.
     """
     single, layer = _rules(model, spatial=True)
     reader = _Reader(tensors)
@@ -109,7 +109,7 @@ def neo_parameters(
 
 
 def qwen3_parameters(model: config.Model, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Our parameters of a Qwen3 (architecture "qwen3") from official tensors, layers stacked. Raises CheckpointError as neo_parameters."""
+    """Our parameters of a Qwen3 (architecture "qwen3") from official tensors, layers stacked. Raises WeightsError as neo_parameters."""
     single, layer = _rules(model, spatial=False)
     reader = _Reader(tensors)
     parameters = {ours: reader.take(rule.name, rule) for ours, rule in single.items()}
@@ -127,7 +127,7 @@ def _stacked(reader, stack, indices, layer, prefix):
         arrays = [reader.take(name, rule) for name in names]
         for name, array in zip(names, arrays, strict=True):
             if array.shape != arrays[0].shape:
-                raise CheckpointError(f"tensor {name!r} has another shape than {names[0]!r}: layers must be alike")
+                raise WeightsError(f"tensor {name!r} has another shape than {names[0]!r}: layers must be alike")
         parameters[f"{stack}.{ours}"] = np.stack(arrays)
     return parameters
 
@@ -140,13 +140,13 @@ class _Reader:
 
     def take(self, name: str, rule: Rule) -> np.ndarray:
         if name not in self.tensors:
-            raise CheckpointError(f"the checkpoint has no tensor {name!r}: is config.json that of these weights?")
+            raise WeightsError(f"the checkpoint has no tensor {name!r}: is config.json that of these weights?")
         self.taken.add(name)
         tensor = np.asarray(self.tensors[name])
         try:
             return rule.ours(tensor)
         except ValueError:
-            raise CheckpointError(
+            raise WeightsError(
                 f"tensor {name!r} has shape {tensor.shape}, which config.json contradicts: is it that of these weights?"
             ) from None
 
@@ -154,34 +154,34 @@ class _Reader:
         """Passes over a tensor that repeats another one: tied checkpoints are published with their output matrix and without it."""
         if name in self.tensors:
             if not np.array_equal(self.tensors[name], self.tensors[of]):
-                raise CheckpointError(f"tensor {name!r} differs from {of!r}, but config.json ties them: is it that of these weights?")
+                raise WeightsError(f"tensor {name!r} differs from {of!r}, but config.json ties them: is it that of these weights?")
             self.taken.add(name)
 
     def finish(self) -> None:
         left = sorted(set(self.tensors) - self.taken)
         if left:
-            raise CheckpointError(f"the checkpoint has {len(left)} tensors that the model has no place for, the first is {left[0]!r}")
+            raise WeightsError(f"the checkpoint has {len(left)} tensors that the model has no place for, the first is {left[0]!r}")
 
 
 def read_config(path: pathlib.Path) -> dict:
-    """A config.json; CheckpointError where it is missing or not JSON."""
+    """A config.json; WeightsError where it is missing or not JSON."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist: a checkpoint folder holds config.json and model.safetensors") from None
+        raise WeightsError(f"{path} does not exist: a checkpoint folder holds config.json and model.safetensors") from None
     except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+        raise WeightsError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
 
 
 def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     """All tensors of one .safetensors file."""
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: a checkpoint folder holds config.json and model.safetensors")
+        raise WeightsError(f"{path} does not exist: a checkpoint folder holds config.json and model.safetensors")
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a readable .safetensors file ({error}): fetch it again") from error
+        raise WeightsError(f"{path} is not a readable .safetensors file ({error}): fetch it again") from error
 
 
 def neo_model(values: dict) -> config.Model:
@@ -197,7 +197,7 @@ def neo_model(values: dict) -> config.Model:
             **_language_model(llm),
         )
     except KeyError as error:
-        raise CheckpointError(f"config.json has no field {error.args[0]!r}: is it a NEO checkpoint's?") from None
+        raise WeightsError(f"config.json has no field {error.args[0]!r}: is it a NEO checkpoint's?") from None
 
 
 def qwen3_model(values: dict, pre_buffer_layers: int, patch_channels: int) -> config.Model:
@@ -208,7 +208,7 @@ def qwen3_model(values: dict, pre_buffer_layers: int, patch_channels: int) -> co
             base_layers=values["num_hidden_layers"], pre_buffer_layers=pre_buffer_layers, patch_channels=patch_channels, **fields
         )
     except KeyError as error:
-        raise CheckpointError(f"config.json has no field {error.args[0]!r}: is it a Qwen3 checkpoint's?") from None
+        raise WeightsError(f"config.json has no field {error.args[0]!r}: is it a Qwen3 checkpoint's?") from None
 
 
 def _language_model(llm: dict) -> dict:

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 
 from neo_jax import config
 from neo_jax.interop.huggingface import (
-    CheckpointError,
+    WeightsError,
     neo_model,
     neo_parameters,
     qwen3_model,
@@ -28,7 +28,7 @@ def initial_parameters(settings: config.Config) -> Parameters:
     """Parameters of the first phase's architecture from the folder `run.initial`, on the mesh that is set.
 
     Raises:
-      CheckpointError: the folder is no Qwen3 or NEO checkpoint, or its shape is not that of `model`.
+      WeightsError: the folder is no Qwen3 or NEO checkpoint, or its shape is not that of `model`.
     """
     folder, architecture, model = pathlib.Path(settings.run.initial), settings.phases[0].architecture, settings.model
     values = read_config(folder / "config.json")
@@ -40,7 +40,7 @@ def initial_parameters(settings: config.Config) -> Parameters:
     if kind == "neo_chat" and architecture == "neo":
         _check_shape(folder, model, neo_model(values))
         return _put(model, "neo", neo_parameters(model, read_folder(folder)))
-    raise CheckpointError(
+    raise WeightsError(
         f"{folder}/config.json has model_type {kind!r}; a first phase of architecture {architecture!r} starts from a qwen3, or neo from a neo_chat"
     )
 
@@ -62,7 +62,7 @@ def _check_shape(folder: pathlib.Path, wanted: config.Model, found: config.Model
         and getattr(wanted, field.name) != getattr(found, field.name)
     ]
     if differing:
-        raise CheckpointError(f"{folder} does not fit the configuration: " + "; ".join(differing))
+        raise WeightsError(f"{folder} does not fit the configuration: " + "; ".join(differing))
 
 
 def _put(model: config.Model, architecture: str, arrays: dict[str, np.ndarray]) -> Parameters:
@@ -72,7 +72,7 @@ def _put(model: config.Model, architecture: str, arrays: dict[str, np.ndarray]) 
     for name, shape in shapes.items():
         array = arrays.pop(name)
         if array.shape != shape.shape:
-            raise CheckpointError(
+            raise WeightsError(
                 f"parameter {name} has shape {array.shape}, the model needs {shape.shape}: is config.json that of these weights?"
             )
         sharding = NamedSharding(jax.sharding.get_mesh(), shape.sharding.spec)

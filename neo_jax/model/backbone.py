@@ -56,7 +56,7 @@ class Backbone(nnx.Module):
         return lookup(self.embedding[...], tokens, dtype)
 
     def embed(self, batch: dict[str, jax.Array], dtype: jnp.dtype) -> jax.Array:
-        """Token embeddings, with visual tokens in their slots. Arrays as in data_pipelines.shards.shard_fields; returns [B, L, D]."""
+        """Token embeddings, with visual tokens in their slots. Arrays as in data_pipelines.loading.shards.shard_fields; returns [B, L, D]."""
         x = self.words(batch["tokens"], dtype)
         if not self.spatial or batch["visual"].shape[1] == 0:
             return x

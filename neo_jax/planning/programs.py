@@ -12,8 +12,9 @@ import numpy as np
 
 from neo_jax import config
 from neo_jax.attention.api import Kernel, choose
-from neo_jax.hardware import GIB, Hardware
+from neo_jax.chips import GIB
 from neo_jax.planning.collectives import Collective, collectives
+from neo_jax.planning.devices import Hardware
 from neo_jax.sharding import abstract_batch, make_mesh
 from neo_jax.training.curriculum import abstract_state
 from neo_jax.training.step import Computation, TrainState, make_train_step

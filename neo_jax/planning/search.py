@@ -18,8 +18,8 @@ import dataclasses
 from collections.abc import Iterator
 
 from neo_jax import config
-from neo_jax.hardware import Hardware
-from neo_jax.phase import REMAT_POLICIES, Mesh
+from neo_jax.config.phase import REMAT_POLICIES, Mesh
+from neo_jax.planning.devices import Hardware
 from neo_jax.sharding import mesh_problem
 
 KEPT = {"full": 1, "attention": 2, "dots": 12, "none": 60}  # hidden states of a layer that the backward pass is handed: as compiled for v5p

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from neo_jax.hardware import CHIPS
+from neo_jax.planning.devices import CHIPS
 from neo_jax.training.optimizer import trains
 
 # Dense bfloat16 FLOP/s of devices that no plan is made for; public data sheets.

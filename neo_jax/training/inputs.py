@@ -9,12 +9,12 @@ import pathlib
 from collections.abc import Generator, Mapping, Sequence
 
 from data_pipelines.failures import FailurePolicy
-from data_pipelines.lengths import LengthIndex
-from data_pipelines.loader import Batch, Input
-from data_pipelines.planner import InputState, budgets
+from data_pipelines.index.lengths import LengthIndex
+from data_pipelines.loading.loader import Batch, Input
+from data_pipelines.planning.planner import InputState, budgets
 from data_pipelines.schema import DataError, PhaseSettings, SourceSettings
 from data_pipelines.sources import Source, open_source
-from data_pipelines.tokenizers import Tokenizer, load_tokenizer
+from data_pipelines.text.tokenizers import Tokenizer, load_tokenizer
 from neo_jax import config
 
 

@@ -1,6 +1,6 @@
 """The training step and the held-out loss: pure functions of (state, batch), jitted once a phase.
 
-A batch holds the arrays of data_pipelines.shards.shard_fields with an axis in front for gradient accumulation: [accumulate, rows, ...].
+A batch holds the arrays of data_pipelines.loading.shards.shard_fields with an axis in front for gradient accumulation: [accumulate, rows, ...].
 """
 
 from __future__ import annotations

@@ -19,20 +19,23 @@ import jax
 import numpy as np
 
 from data_pipelines.failures import FailurePolicy, Failures
-from data_pipelines.files import write_whole
-from data_pipelines.loader import Batch
-from data_pipelines.planner import InputState
+from data_pipelines.loading.loader import Batch
+from data_pipelines.planning.planner import InputState
 from data_pipelines.schema import DataError
-from neo_jax import config, distributed
-from neo_jax.evaluation.runner import Answer, answer_questions, check_same, read_questions, score
+from data_pipelines.storage import write_whole
+from neo_jax import config
+from neo_jax.evaluation.questions import Answer, answer_questions, check_same, read_questions
+from neo_jax.evaluation.scoring import score
 from neo_jax.interop.initial import initial_parameters
 from neo_jax.model.backbone import abstract
+from neo_jax.processes import exchange
+from neo_jax.runs.checkpoints import Checkpoints
+from neo_jax.runs.metrics import MetricsWriter
 from neo_jax.sharding import make_mesh, own_rows, row_shards, slice_count, to_devices
 from neo_jax.training import flops
-from neo_jax.training.checkpoint import Checkpoints
+from neo_jax.training.console import Progress
 from neo_jax.training.curriculum import abstract_state, first_state, mesh_problems, next_state, phase_mesh
 from neo_jax.training.inputs import Inputs, accumulated, local_rows, open_inputs
-from neo_jax.training.metrics import MetricsWriter, Progress
 from neo_jax.training.optimizer import learning_rate
 from neo_jax.training.step import Computation, TrainState, make_heldout_step, make_train_step
 
@@ -78,7 +81,7 @@ class Trainer:
     def __init__(self, settings: config.Config, progress: Progress | None = None):
         self.settings = settings
         self.directory = pathlib.Path(settings.run.directory).absolute()
-        self.progress = progress or Progress(silent=not distributed.is_first())
+        self.progress = progress or Progress(silent=not exchange.is_first())
         self._stop = False
         self._tokens, self._seconds = 0, 0.0  # of the run, earlier starts included
 
@@ -93,8 +96,8 @@ class Trainer:
         """
         if problems := mesh_problems(self.settings, jax.device_count(), slice_count(jax.devices())):
             raise config.ConfigError(problems)
-        lock = prepare_directory(self.settings, self.directory) if distributed.is_first() else None
-        distributed.barrier()
+        lock = prepare_directory(self.settings, self.directory) if exchange.is_first() else None
+        exchange.barrier()
         self._started = time.monotonic()
         alone = jax.process_count() == 1  # jax listens for SIGTERM in runs of several processes
         before = signal.signal(signal.SIGTERM, self._request_stop) if alone else None
@@ -103,7 +106,7 @@ class Trainer:
             self.inputs = self._open_inputs()
             self._show_unusable()
             position, state = self._restore(checkpoints)
-            self.metrics = MetricsWriter(self.directory, position.step) if distributed.is_first() else None
+            self.metrics = MetricsWriter(self.directory, position.step) if exchange.is_first() else None
             for number in range(position.phase, len(self.settings.phases)):
                 position, state = self._phase(number, position, state, checkpoints)
         finally:
@@ -119,11 +122,11 @@ class Trainer:
         """Process 0 builds what length indexes are missing; then the others read them, or build their own on a disk of their own."""
         process = jax.process_index()
         inputs = open_inputs(self.settings) if process == 0 else None
-        distributed.barrier()
+        exchange.barrier()
         if inputs is None:
             inputs = open_inputs(self.settings, process)
         mine = inputs.identity | {f"held-out source {index.name}": index.digest() for index in inputs.heldout_indexes}
-        first, *others = distributed.gather(mine)
+        first, *others = exchange.gather(mine)
         for number, other in enumerate(others, 1):
             if changed := [name for name in first if first[name] != other[name]]:
                 raise DataError(
@@ -289,13 +292,13 @@ class Trainer:
     def _evaluate(self, number: int, phase: config.Phase, state: TrainState) -> None:
         """Answers the held-out questions once; the answers are kept in evaluations/PHASE.json."""
         path = self.directory / "evaluations" / f"{number:02d}-{phase.name}.json"
-        if distributed.from_first(path.exists()):
+        if exchange.from_first(path.exists()):
             return
         run, evaluation = self.settings.run, self.settings.evaluation
         last = number == len(self.settings.phases) - 1
         most = evaluation.questions if last else evaluation.interim_questions
         log = Failures(self.directory / "skipped_heldout.jsonl", FailurePolicy(max_rate=1.0))
-        left_out = log.name if distributed.is_first() else lambda *_: None  # all processes read the same questions
+        left_out = log.name if exchange.is_first() else lambda *_: None  # all processes read the same questions
         questions = read_questions(self.inputs.heldout, phase.input(), self.inputs.tokenizer, run.seed, most, left_out)
         check_same(questions)
         with jax.set_mesh(make_mesh(data=-1, fsdp=phase.mesh.fsdp, tensor=phase.mesh.tensor)):
@@ -311,7 +314,7 @@ class Trainer:
                 phase.compute_dtype,
                 lambda done, total: self.progress.show(f"{phase.name}: {done} of {total} held-out questions answered"),
             )
-        if distributed.is_first():
+        if exchange.is_first():
             write_evaluation(path, phase.name, answers, self._total_seconds())
         scores = score(answers)
         if scores:

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks.tpu_occupancy import occupancy
-from neo_jax.aot import CHIPS, one_chip
 from neo_jax.attention.api import attention_with_log_sum, choose
+from neo_jax.planning.devices import SMALLEST_SLICES, one_chip
 
 HEADS = {"2B": (16, 8), "9B": (32, 8)}
 LENGTHS = (8192, 36864, 131072)
@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("heads", HEADS)
-@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("chip", SMALLEST_SLICES)
 def test_compiles_within_the_default_vmem_in_linear_memory(chip, heads, length, record_property):
     """Forward and backward; nothing in the kernels asks for more VMEM than the default."""
     queries, keys = HEADS[heads]

@@ -5,15 +5,14 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding
 
-from neo_jax.aot import CHIPS
-from neo_jax.hardware import open_hardware
 from neo_jax.planning.collectives import SUM_OF_SLICES, collectives
+from neo_jax.planning.devices import SMALLEST_SLICES, open_hardware
 from neo_jax.sharding import make_mesh, slice_count, spec
 
 
-@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("chip", SMALLEST_SLICES)
 def test_only_data_crosses_slices(chip):
-    slices = open_hardware(f"2*{CHIPS[chip]}").devices
+    slices = open_hardware(f"2*{SMALLEST_SLICES[chip]}").devices
     assert slice_count(slices) == 2
     inside = len(slices) // 2
     mesh = make_mesh(data=-1, fsdp=inside, devices=slices)

@@ -27,14 +27,14 @@ import jax.numpy as jnp  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, PartitionSpec  # noqa: E402
 
-from neo_jax.attention import api, hopper, hopper_backward  # noqa: E402
+from neo_jax.attention import api, hopper  # noqa: E402
 
 SCALE = 128**-0.5
 
 
 def main(length: int, query_heads: int, key_heads: int) -> None:
     topology = topologies.get_topology_desc(
-        "h200", "cuda", topology="1x1x1", target_config=(HERE.parents[1] / "neo_jax" / "gpus" / "h200.txtpb").read_text()
+        "h200", "cuda", topology="1x1x1", target_config=(HERE.parents[1] / "neo_jax" / "planning" / "gpus" / "h200.txtpb").read_text()
     )
     mesh = Mesh(topology.devices[:1], ("data",))
 
@@ -51,7 +51,7 @@ def main(length: int, query_heads: int, key_heads: int) -> None:
     v, gradient = (array(length, heads, hopper.VALUE_WIDTH) for heads in (key_heads, query_heads))
     bounds, per_query = array(length, dtype=jnp.int32), array(query_heads, length, dtype=jnp.float32)
     forward = temporary_bytes(lambda *x: hopper.forward(*x, SCALE), q, k, v, bounds, bounds)
-    backward = temporary_bytes(lambda *x: hopper_backward.backward(*x, SCALE), q, k, v, bounds, bounds, per_query, per_query, gradient)
+    backward = temporary_bytes(lambda *x: hopper.backward(*x, SCALE), q, k, v, bounds, bounds, per_query, per_query, gradient)
     print(f"\ntemporary bytes: forward {forward}, backward {backward}")
 
     def kernels(policy):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_pipelines.schema import PhaseSettings, SourceSettings
 from data_pipelines.sources import open_source
-from data_pipelines.tokenizers import load_tokenizer
+from data_pipelines.text.tokenizers import load_tokenizer
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import chat, documents, rows
-from data_pipelines.media import images, video
+from data_pipelines import documents
+from data_pipelines.loading import rows
+from data_pipelines.media import images, sizes, video
 from data_pipelines.schema import NO_LABEL, Media, PhaseSettings, Sample, SampleError, Turn
-from data_pipelines.tokenizers import load_tokenizer
+from data_pipelines.text import chat
+from data_pipelines.text import video as video_text
+from data_pipelines.text.tokenizers import load_tokenizer
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 PHASE = PhaseSettings("test", 1, 2048, 512, 16, 8, 1024, 32768, 12, (2.0, 6.0), 3072, {})
@@ -72,10 +75,10 @@ def test_one_image_has_the_reference_pixels(tokenizer):
 def test_several_images_share_the_budget_and_keep_their_order(tokenizer):
     pictures = (picture(200, 100), picture(50, 300), picture(190, 190), picture(32, 32))
     document = documents.build_document(sample("<image><image> or <image>, <image>?", pictures), PHASE, tokenizer, 0)
-    sizes = images.smart_resize([images.image_size(media) for media in pictures], 1024, 2 * 32768 // 4)
-    np.testing.assert_array_equal(document.grids, sizes // 32)
+    resized = sizes.smart_resize([images.image_size(media) for media in pictures], 1024, 2 * 32768 // 4)
+    np.testing.assert_array_equal(document.grids, resized // 32)
     start = 0
-    for media, (height, width) in zip(pictures, sizes.tolist(), strict=True):
+    for media, (height, width) in zip(pictures, resized.tolist(), strict=True):
         expected = images.to_visual_tokens(images.resize(images.decode(images.read_bytes(media), ""), height, width, "exact"))
         np.testing.assert_array_equal(document.visual[start : start + len(expected)], expected)
         start += len(expected)
@@ -99,7 +102,9 @@ def test_a_video_becomes_its_frames(tokenizer, movie):
     levels = document.visual.reshape(len(indices), -1).mean(axis=1)
     np.testing.assert_allclose(levels, 20 + 7 * indices, atol=2)
     text = tokenizer.decode(document.tokens)
-    assert text.startswith(f"<|im_start|>user\n{video.prefix(info, indices)}[{indices[0] / 10 // 60:02.0f}:{indices[0] / 10:05.2f}]:<img>")
+    assert text.startswith(
+        f"<|im_start|>user\n{video_text.prefix(info, indices)}[{indices[0] / 10 // 60:02.0f}:{indices[0] / 10:05.2f}]:<img>"
+    )
     assert "</img>\nWhat changes?<|im_end|>" in text
 
 

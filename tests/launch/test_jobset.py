@@ -6,8 +6,8 @@ import re
 
 import yaml
 
-from neo_jax.distributed import read_flags
-from neo_jax.train import CONFIGURATION, DATA, NOT_FINITE
+from neo_jax.exit_codes import CONFIGURATION, DATA, NOT_FINITE
+from neo_jax.processes.flags import read_flags
 
 MANIFEST = yaml.safe_load((pathlib.Path(__file__).parents[2] / "launch" / "gke_jobset.yaml").read_text())
 LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipelines.shards import shard_fields
+from data_pipelines.loading.shards import shard_fields
 from neo_jax.sharding import abstract_batch, make_mesh, mesh_problem, to_devices
 from tests.neo_jax.tiny_model import arranged, batch
 

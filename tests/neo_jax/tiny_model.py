@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from data_pipelines.rows import pack
+from data_pipelines.loading.rows import pack
+from data_pipelines.loading.shards import arrange
 from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, Document, PhaseSettings
-from data_pipelines.shards import arrange
 from neo_jax import config
 from neo_jax.model.backbone import abstract
 

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, NamedSharding
+from neo_jax.attention.tpu.kernels import Blocks
 
 from neo_jax.attention import api, chunked
 from neo_jax.attention.api import Kernel, UnsupportedAttentionError, attention_with_log_sum, checked_intervals, choose, interval_attention
 from neo_jax.attention.decoding import decode_attention
 from neo_jax.attention.intervals import interval_problem
-from neo_jax.attention.tpu import Blocks
+from neo_jax.config.phase import ATTENTION
 from neo_jax.model.backbone import REMATERIALISATION
-from neo_jax.phase import ATTENTION
 from neo_jax.sharding import make_mesh, spec
 from tests.neo_jax.attention.cases import CASES, SCALE, arrays, expected
 from tests.neo_jax.programs import equations, largest_array

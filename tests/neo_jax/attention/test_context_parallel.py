@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding
+from neo_jax.attention.tpu.kernels import Blocks
 
-from data_pipelines.shards import deal, pieces_of_shard
+from data_pipelines.loading.shards import deal, pieces_of_shard
 from neo_jax.attention import api, context_parallel
 from neo_jax.attention.api import Kernel, interval_attention
 from neo_jax.attention.reference import dense_attention
-from neo_jax.attention.tpu import Blocks
 from neo_jax.sharding import make_mesh, spec
 from tests.neo_jax.attention.cases import SCALE, random_intervals
 

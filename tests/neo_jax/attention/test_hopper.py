@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jax._src.pallas.mosaic_gpu.interpret.interpret_pallas_call import reset_gpu_interpret_mode_state
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
-from neo_jax.attention import hopper, hopper_backward
+from neo_jax.attention import hopper
 from tests.neo_jax.attention.cases import CASES, SCALE, arrays, assert_equal, expected, random_intervals, with_intervals
 
 INTERPRET = InterpretGPUParams(detect_races=True, uninitialized_memory="nan")
@@ -31,7 +31,7 @@ def _fresh_interpreter():
 def hopper_with_gradients(q, k, v, lo, hi, gradient, of_log_sum, blocks=hopper.BLOCKS):
     out, log_sum = hopper.forward(q, k, v, lo, hi, SCALE, blocks, INTERPRET)
     delta = jnp.einsum("blhd,blhd->bhl", out.astype(jnp.float32), gradient.astype(jnp.float32)) - of_log_sum
-    return out, log_sum, *hopper_backward.backward(q, k, v, lo, hi, log_sum, delta, gradient, SCALE, blocks, INTERPRET)
+    return out, log_sum, *hopper.backward(q, k, v, lo, hi, log_sum, delta, gradient, SCALE, blocks, INTERPRET)
 
 
 def check(q, k, v, lo, hi, gradient, of_log_sum, **options):

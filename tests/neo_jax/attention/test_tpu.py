@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call as interpreter
 from jax.experimental.pallas import tpu as pltpu
+from neo_jax.attention.tpu.kernels import Blocks
 
 from benchmarks.packed_rows import row_kinds
 from neo_jax.attention import tpu
 from neo_jax.attention.api import Kernel, attention_with_log_sum
 from neo_jax.attention.blocks import blocks_for
 from neo_jax.attention.intervals import interval_problem
-from neo_jax.attention.tpu import Blocks
 from tests.neo_jax.attention.cases import CASES, arrays, assert_equal, computed, expected, random_intervals, rounded, with_intervals
 from tests.neo_jax.programs import largest_array
 

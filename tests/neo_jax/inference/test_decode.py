@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.rows import layout
+from data_pipelines.loading.rows import layout
 from neo_jax.inference.decode import greedy, prompt_batch
 from neo_jax.model.backbone import build
 from neo_jax.sharding import make_mesh, to_devices

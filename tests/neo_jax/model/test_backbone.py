@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.shards import arrange
+from data_pipelines.loading.shards import arrange
 from neo_jax.config import Config
+from neo_jax.config.phase import REMAT_POLICIES
 from neo_jax.model.backbone import REMATERIALISATION, abstract, build
-from neo_jax.phase import REMAT_POLICIES
 from neo_jax.sharding import make_mesh, to_devices
 from neo_jax.training.step import Computation, weighted_losses
 from tests.neo_jax.programs import equations

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from neo_jax import plan
 from neo_jax.config import Config, ConfigError
-from neo_jax.hardware import CHIPS
-from neo_jax.planning.report import memory_chart, show
+from neo_jax.planning.devices import CHIPS
 from neo_jax.planning.search import candidates, estimate
+from neo_jax.planning.show import memory_chart, show
 from neo_jax.sharding import mesh_problem
 from tests.neo_jax.planning.tiny import CONFIGURATION, EIGHT
 

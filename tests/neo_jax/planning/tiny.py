@@ -3,7 +3,7 @@
 import jax
 
 from configs.demo import get_config
-from neo_jax.hardware import CHIPS, Hardware
+from neo_jax.planning.devices import CHIPS, Hardware
 
 
 def _configuration():

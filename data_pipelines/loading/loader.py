@@ -1,0 +1,221 @@
+"""Packed rows, decoded in threads while the step runs, from a state on."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Generator, Sequence
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from data_pipelines.documents import build_document
+from data_pipelines.failures import FailurePolicy, Failures
+from data_pipelines.index.lengths import LengthIndex, sample_seed
+from data_pipelines.loading.rows import pack
+from data_pipelines.loading.shards import arrange
+from data_pipelines.planning.planner import BLOCK_ROWS, Draw, InputState, Planner, budgets
+from data_pipelines.schema import DataError, Document, PhaseSettings, SampleError
+from data_pipelines.sources import Source
+from data_pipelines.text.tokenizers import Tokenizer
+
+Batch = dict[str, np.ndarray]
+
+
+class _Failure(NamedTuple):
+    source: str
+    key: str
+    reason: str
+    message: str
+
+
+class _Decoded(NamedTuple):
+    row: Batch
+    failures: list[_Failure | None]  # for each sample of the row, in order
+
+
+class Input:
+    """The rows of all phases.
+
+    Args:
+      sources: in the order of the configuration; `batch["source"]` counts in it.
+      indexes: of the same sources.
+      phases: the curriculum.
+      tokenizer: the one that the indexes were built with.
+      seed: of the run: order, frames.
+      policy: when samples that cannot be used stop the run.
+      log: file of JSON lines that names every sample that no phase can use, that failed at decoding, or that is too long for a phase. Each
+        process has its own.
+      threads: that decode rows. Their number does not change the rows.
+      block_rows: rows planned together: part of the data's order.
+      names_excluded: the log also names what the indexes exclude: of several processes, one does.
+
+    Attributes:
+      failures: counts of what failed at decoding in the rows that `batches` delivered: with several processes, in this one's own rows, which
+        the policy judges alone.
+      too_long: for each phase in order, how many samples of each source of its mixture are too long for it.
+
+    Raises:
+      DataError: sources and indexes do not belong together, a mixture is impossible, no sample of a source fits a phase, or the
+        indexes exclude a larger share of a source than the policy allows.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        indexes: Sequence[LengthIndex],
+        phases: Sequence[PhaseSettings],
+        tokenizer: Tokenizer,
+        seed: int,
+        policy: FailurePolicy,
+        log: str | pathlib.Path,
+        threads: int,
+        block_rows: int = BLOCK_ROWS,
+        names_excluded: bool = True,
+    ):
+        names = [source.name for source in sources]
+        if names != [index.name for index in indexes] or len(set(names)) != len(names):
+            raise DataError(f"sources {names} and indexes {[index.name for index in indexes]} must have the same names, each once")
+        if not phases:
+            raise DataError("the input has no phases")
+        if threads < 1 or block_rows < 1:
+            raise DataError(f"threads ({threads}) and block_rows ({block_rows}) must be at least 1")
+        self._sources, self._indexes, self._phases = list(sources), list(indexes), tuple(phases)
+        self._tokenizer, self._seed, self._threads, self._block_rows = tokenizer, seed, threads, block_rows
+        self.failures = Failures(pathlib.Path(log), policy)
+        self._planner: Planner | None = None
+        self._names_excluded = names_excluded
+        for index in indexes:
+            _check_index(index, policy)
+            for line in index.log.read_text(encoding="utf-8").splitlines() if names_excluded else ():
+                self.failures.name(**json.loads(line))
+        none_taken = (0,) * len(sources)
+        planners = (self._plan(InputState(number, 0, 0, none_taken)) for number in range(len(phases)))
+        self.too_long = [{name: len(samples) for name, samples in planner.too_long.items()} for planner in planners]
+
+    def start(self) -> InputState:
+        """Returns the state before the first row of the first phase."""
+        return InputState(0, 0, 0, (0,) * len(self._sources))
+
+    def batches(
+        self, state: InputState, rows_per_step: int, local_rows: Sequence[int] | None = None, context_shards: int = 1
+    ) -> Generator[tuple[Batch, InputState]]:
+        """Yields each step's rows and the state after it, to the end of the state's phase.
+
+        The last state is the start of the next phase. The rows depend on the state alone: not on threads, nor on how rows are
+        spread over processes. Closing the generator stops the threads.
+
+        Args:
+          state: where to begin.
+          rows_per_step: rows of all processes together; divides the phase's rows.
+          local_rows: which of a step's rows this process reads, in this order; None for all.
+          context_shards: that each row is arranged for (shards.arrange). The rows are the same whatever their number.
+
+        Raises:
+          DataError: rows_per_step or local_rows do not fit the phase or the state; or more samples failed than the policy allows.
+        """
+        if not 0 <= state.phase < len(self._phases):
+            raise DataError(f"the state {state} is past the last of the {len(self._phases)} phases: nothing is left to read")
+        phase = self._phases[state.phase]
+        local = list(range(rows_per_step)) if local_rows is None else list(local_rows)
+        if rows_per_step < 1 or phase.rows % rows_per_step or state.row % rows_per_step:
+            raise DataError(
+                f"rows_per_step = {rows_per_step} must divide the {phase.rows} rows of phase {phase.name!r} and the state's row {state.row}"
+            )
+        if not local or not all(0 <= offset < rows_per_step for offset in local):
+            raise DataError(f"local rows {local} must be among the {rows_per_step} rows of a step, at least one")
+        return self._batches(self._plan(state), state, rows_per_step, local, context_shards)
+
+    def keys(self, phase: int, row: int) -> list[str]:
+        """Returns the keys of a row's samples as SOURCE/KEY, for messages.
+
+        Raises DataError unless the phase is the one being read and the row lies in a block that was planned.
+        """
+        planner = self._planner
+        if planner is None or planner.number != phase:
+            raise DataError(f"phase {phase} is not being read")
+        return [f"{self._sources[draw.source].name}/{self._sources[draw.source].key(draw.sample)}" for draw in planner.row(row)]
+
+    def _plan(self, state: InputState) -> Planner:
+        return Planner(state.phase, self._phases[state.phase], self._indexes, self._seed, state, self._block_rows)
+
+    def _batches(
+        self, planner: Planner, state: InputState, rows_per_step: int, local: list[int], context_shards: int
+    ) -> Generator[tuple[Batch, InputState]]:
+        self._planner = planner
+        if self._names_excluded:
+            self._name_too_long(planner)
+        steps = (planner.phase.rows - state.row) // rows_per_step
+
+        def decode(number: int) -> _Decoded:
+            step, offset = divmod(number, len(local))
+            decoded = self._decode(planner, state.row + step * rows_per_step + local[offset])
+            return _Decoded(arrange(decoded.row, context_shards), decoded.failures)
+
+        # As many rows ahead as the next step needs: a row of a long context holds tens of megabytes.
+        reading = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(len(local), self._threads))
+        rows = grain.MapDataset.range(steps * len(local)).map(decode).to_iter_dataset(reading)
+        iterator = iter(rows.batch(len(local), drop_remainder=True, batch_fn=_stack))
+        try:
+            for step in range(1, steps + 1):
+                batch, failures = next(iterator)
+                for failure in failures:
+                    if failure is None:
+                        self.failures.succeed()
+                    else:
+                        self.failures.fail(*failure)
+                yield batch, planner.state(state.row + step * rows_per_step)
+        finally:
+            iterator.close()
+
+    def _decode(self, planner: Planner, row: int) -> _Decoded:
+        documents: list[Document] = []
+        numbers: list[int] = []
+        failures: list[_Failure | None] = []
+        for draw in planner.row(row):
+            try:
+                documents.append(self._document(planner, draw))
+            except SampleError as error:
+                source = self._sources[draw.source]
+                failures.append(_Failure(source.name, source.key(draw.sample), error.reason, str(error)))
+            else:
+                numbers.append(draw.source)
+                failures.append(None)
+        return _Decoded(pack(documents, numbers, planner.phase, self._tokenizer.special["<IMG_CONTEXT>"]), failures)
+
+    def _document(self, planner: Planner, draw: Draw) -> Document:
+        source = self._sources[draw.source]
+        sample = source[draw.sample]
+        document = build_document(sample, planner.phase, self._tokenizer, sample_seed(self._seed, source.name, draw.sample))
+        lengths = (len(document.tokens), len(document.visual), len(document.grids), 1)
+        planned = tuple(planner.lengths(draw).tolist())
+        if lengths != planned:
+            raise SampleError(
+                "changed", f"{sample.key}: {lengths} tokens, visual tokens, images, segments; indexed as {planned}: delete the index"
+            )
+        return document
+
+    def _name_too_long(self, planner: Planner) -> None:
+        limits = dict(zip(("context", "visual_tokens", "images", "segments"), budgets(planner.phase).tolist(), strict=True))
+        sources = {source.name: source for source in self._sources}
+        for name, samples in planner.too_long.items():
+            for sample in samples.tolist():
+                message = f"does not fit a row of phase {planner.phase.name!r} ({limits})"
+                self.failures.name(name, sources[name].key(sample), "too_long", message)
+
+
+def _stack(rows: Sequence[_Decoded]) -> tuple[Batch, list[_Failure | None]]:
+    batch = {name: np.stack([decoded.row[name] for decoded in rows]) for name in rows[0].row}
+    return batch, [failure for decoded in rows for failure in decoded.failures]
+
+
+def _check_index(index: LengthIndex, policy: FailurePolicy) -> None:
+    """Raises DataError with a summary when the index excludes too large a share of its source."""
+    excluded = sum(index.unusable.values())
+    if len(index) >= policy.minimum_samples and excluded > policy.max_rate * len(index):
+        counts = ", ".join(f"{count} {reason}" for reason, count in index.unusable.most_common())
+        raise DataError(
+            f"{excluded} of the {len(index)} samples of source {index.name!r} cannot be used ({counts}), more than {policy.max_rate:.2%}; "
+            f"they are named in {index.log}"
+        )

@@ -1,0 +1,259 @@
+"""Which samples make up row g of a phase: decided from lengths alone, before any file is opened.
+
+Rows are planned in blocks. A block draws samples (source by the mixture's weights, then the next sample of that source
+that fits the phase) and packs them together. The draws of a block depend on the state at its start and
+on nothing else, so any process resumes anywhere without replaying what came before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from data_pipelines.planning.packing import OpenRows, fill_rows
+from data_pipelines.randomness import permute, scramble, stable_seed, weyl
+from data_pipelines.schema import DataError, PhaseSettings
+
+BLOCK_ROWS = 1024
+_HEAD = 0.99  # of a block's budgets: how much of it is packed together
+_DRAWS = 1024  # samples looked up at a time
+
+
+class Lengths(Protocol):
+    """What the planner needs of one source: `LengthIndex` has it."""
+
+    name: str
+    usable: np.ndarray  # [u] int64: the samples that can be read, ascending
+
+    def lengths(self, phase: PhaseSettings, seed: int) -> np.ndarray: ...  # [n, 4] int64
+
+
+class Draw(NamedTuple):
+    """One sample in a row: the source's number, the sample's number in it, and the epoch it is read in."""
+
+    source: int
+    sample: int
+    epoch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class InputState:
+    """Where the input stands. Enough to go on from, on any number of processes.
+
+    Attributes:
+      phase: number of the phase; the number of phases when all rows are delivered.
+      row: next row of the phase.
+      cursor: draws made in this phase before the block that holds `row`.
+      positions: samples taken from each source, over all epochs and phases, before that block.
+    """
+
+    phase: int
+    row: int
+    cursor: int
+    positions: tuple[int, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> InputState:
+        """Raises DataError when the text is not a state."""
+        try:
+            fields = json.loads(text)
+            state = cls(fields["phase"], fields["row"], fields["cursor"], tuple(fields["positions"]))
+            numbers = (state.phase, state.row, state.cursor, *state.positions)
+            valid = len(fields) == 4 and all(type(number) is int and number >= 0 for number in numbers)
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"not a state of the input: {text[:200]!r} ({error})") from error
+        if not valid:
+            raise DataError(f"not a state of the input: {text[:200]!r}: expected phase, row, cursor and positions, not negative")
+        return state
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    name: str
+    usable: np.ndarray  # [u]
+    lengths: np.ndarray  # [n, 4]
+    fits: np.ndarray  # [n] bool
+    seed: int
+
+
+class _Drawn(NamedTuple):
+    """A draw, the source's position after it, and its four lengths."""
+
+    draw: Draw
+    position: int
+    lengths: list[int]
+
+
+class _Start(NamedTuple):
+    cursor: int
+    positions: tuple[int, ...]
+
+
+def budgets(phase: PhaseSettings) -> np.ndarray:
+    """Returns what a row may hold, in the columns of `Lengths.lengths`: tokens, visual tokens, images, segments."""
+    return np.array([phase.context, phase.visual_tokens, phase.images, phase.segments], np.int64)
+
+
+class Planner:
+    """The rows of one phase.
+
+    Args:
+      number: the phase's number.
+      phase: its settings.
+      indexes: lengths of every source, in the order of the configuration; sources outside the mixture keep their position.
+      seed: of the run: the order of samples in an epoch and of rows in a block.
+      state: a state in this phase to plan from.
+      block_rows: rows planned together. Part of the order of the data: the same for the whole run.
+
+    Attributes:
+      too_long: for each source of the mixture, by name, the numbers of the samples that pass a budget of the phase.
+
+    Raises:
+      DataError: the mixture is empty, names an unknown source, has a weight that is not positive, or a source of which
+        no sample fits; or the state belongs to another phase or set of sources.
+    """
+
+    def __init__(
+        self, number: int, phase: PhaseSettings, indexes: Sequence[Lengths], seed: int, state: InputState, block_rows: int = BLOCK_ROWS
+    ):
+        if state.phase != number or len(state.positions) != len(indexes) or state.row >= phase.rows:
+            raise DataError(f"{state} is not a state in phase {number} ({phase.name!r}, {phase.rows} rows) of {len(indexes)} sources")
+        self.number, self.phase, self.seed, self.block_rows = number, phase, seed, block_rows
+        self.too_long: dict[str, np.ndarray] = {}
+        self._check_mixture([index.name for index in indexes])
+        self._sources = {s: self._open(index) for s, index in enumerate(indexes) if index.name in phase.mixture}
+        self._numbers = list(self._sources)
+        shares = np.array([phase.mixture[source.name] for source in self._sources.values()], np.float64)
+        self._edges = (np.minimum(np.cumsum(shares / shares.sum())[:-1], 1 - 2.0**-53) * 2.0**64).astype(np.uint64)
+        self._starts = {state.row // block_rows: _Start(state.cursor, state.positions)}
+        self._rows: dict[int, list[list[Draw]]] = {}
+        self._lock = threading.Lock()  # decoding threads share the planner
+
+    def _check_mixture(self, names: list[str]) -> None:
+        if not self.phase.mixture:
+            raise DataError(f"phase {self.phase.name!r} has an empty mixture: name at least one of {names}")
+        for name, weight in self.phase.mixture.items():
+            if name not in names:
+                raise DataError(f"the mixture of phase {self.phase.name!r} names the source {name!r}; the sources are {names}")
+            if not (0 < weight < float("inf")):
+                raise DataError(f"the mixture of phase {self.phase.name!r} gives {name!r} the weight {weight}: it must be positive")
+
+    def _open(self, index: Lengths) -> _Source:
+        lengths = index.lengths(self.phase, self.seed)
+        over = lengths > budgets(self.phase)
+        fits = ~over.any(axis=1)
+        if not fits[index.usable].any():
+            names = ("context", "visual_tokens", "images", "segments")
+            counts = ", ".join(f"{count} pass {name}" for name, count in zip(names, over[index.usable].sum(axis=0), strict=True))
+            raise DataError(
+                f"no sample of source {index.name!r} fits phase {self.phase.name!r} ({counts}, of {len(index.usable)} usable): "
+                "raise its budgets or take the source out of its mixture"
+            )
+        self.too_long[index.name] = index.usable[~fits[index.usable]]
+        return _Source(index.name, index.usable, lengths, fits, stable_seed("order", self.seed, index.name))
+
+    def lengths(self, draw: Draw) -> np.ndarray:
+        """Returns the [4] lengths that a drawn sample was planned with."""
+        return self._sources[draw.source].lengths[draw.sample]
+
+    def row(self, row: int) -> list[Draw]:
+        """Returns the samples of a row, in order. Raises DataError for a row before the first planned block."""
+        block, offset = divmod(row, self.block_rows)
+        with self._lock:
+            return self._block(block)[offset]
+
+    def state(self, row: int) -> InputState:
+        """Returns the state from which `row` is the next; after the phase's last row, the start of the next phase."""
+        block = row // self.block_rows
+        with self._lock:
+            if row == self.phase.rows:
+                last = (row - 1) // self.block_rows
+                self._block(last)
+                return InputState(self.number + 1, 0, 0, self._starts[last + 1].positions)
+            if block not in self._starts:
+                self._block(block - 1)
+            return InputState(self.number, row, *self._starts[block])
+
+    def _block(self, block: int) -> list[list[Draw]]:
+        if block in self._rows:
+            return self._rows[block]
+        known = [number for number in self._starts if number <= block]
+        if not known or block * self.block_rows >= self.phase.rows:
+            raise DataError(f"block {block} of phase {self.phase.name!r} cannot be planned from the blocks {sorted(self._starts)}")
+        for number in range(max(known), block + 1):
+            rows = min(self.block_rows, self.phase.rows - number * self.block_rows)
+            planned, self._starts[number + 1] = self._plan(self._starts[number], rows)
+            seeds = np.full(rows, stable_seed("rows", self.seed, self.number, number), np.uint64)
+            order = permute(np.arange(rows), rows, seeds)
+            self._rows[number] = [planned[i] for i in order]
+            for old in [old for old in self._rows if old < number - 1]:
+                del self._rows[old]
+        return self._rows[block]
+
+    def _plan(self, start: _Start, wanted: int) -> tuple[list[list[Draw]], _Start]:
+        """Packs a block in two ways and keeps the one that takes more samples: all one by one in the order drawn, until one has no
+        room (better where visual tokens are short); and nearly all together, the rest one by one (better where tokens are).
+
+        So a block takes an unbroken run of draws, and the state need not name any that were left over.
+        """
+        budget = budgets(self.phase)
+        draws = self._draws(start)
+        drawn: list[_Drawn] = []
+
+        def one_by_one(rows: list[list[int]], number: int) -> tuple[list[list[int]], int]:
+            packing = OpenRows(rows, [draw.lengths for draw in drawn[:number]], budget.tolist(), wanted)
+            while True:
+                if number == len(drawn):
+                    drawn.append(next(draws))
+                if not packing.place(number, drawn[number].lengths):
+                    return packing.rows, number
+                number += 1
+
+        rows, taken = one_by_one([], 0)
+        drawn += itertools.islice(draws, taken // 4)  # enough for full rows unless a fifth of them was left empty
+        lengths = [draw.lengths for draw in drawn]
+        sums = np.cumsum(lengths, axis=0)
+        head = int((sums <= _HEAD * wanted * budget).all(axis=1).sum())
+        while head > taken:
+            together, placed = fill_rows(lengths[:head], budget.tolist(), wanted)
+            if placed == head:
+                rows, taken = max((rows, taken), one_by_one(together, head), key=lambda packed: packed[1])
+                break
+            head = min(head * 99 // 100, (head + placed) // 2)
+        positions = list(start.positions)
+        for draw in drawn[:taken]:
+            positions[draw.draw.source] = draw.position
+        return [[drawn[i].draw for i in row] for row in rows], _Start(start.cursor + taken, tuple(positions))
+
+    def _draws(self, start: _Start) -> Iterator[_Drawn]:
+        """Yields the draws from a block's start on, without end. The mixture's shares hold over any stretch of them."""
+        streams = {s: _stream(s, source, start.positions[s]) for s, source in self._sources.items()}
+        cursor = start.cursor
+        while True:
+            for choice in np.searchsorted(self._edges, weyl(cursor, _DRAWS), side="right").tolist():
+                yield next(streams[self._numbers[choice]])
+            cursor += _DRAWS
+
+
+def _stream(number: int, source: _Source, position: int) -> Iterator[_Drawn]:
+    """Yields the samples of a source that fit, from a position on."""
+    size = len(source.usable)
+    while True:
+        at = np.arange(position, position + _DRAWS)
+        epochs = at // size
+        seeds = scramble(epochs.astype(np.uint64) + np.uint64(source.seed))
+        samples = source.usable[permute(at % size, size, seeds)]
+        keep = source.fits[samples]
+        columns = (samples[keep].tolist(), epochs[keep].tolist(), (at[keep] + 1).tolist(), source.lengths[samples[keep]].tolist())
+        for sample, epoch, after, lengths in zip(*columns, strict=True):
+            yield _Drawn(Draw(number, sample, epoch), after, lengths)
+        position += _DRAWS

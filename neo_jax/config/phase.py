@@ -1,0 +1,141 @@
+"""One phase of the curriculum, and the mesh it runs on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Annotated
+
+from data_pipelines.schema import VISUAL_TOKEN_SIDE, PhaseSettings
+from neo_jax.config.fields import AboveZero, AtLeastZero, OneOf, Positive, Ratio, Whole, near_divisors, near_multiples
+
+ARCHITECTURES = ("qwen3", "neo")
+REMAT_POLICIES = ("none", "full", "attention", "dots")
+DTYPES = ("float32", "bfloat16")
+ATTENTION = ("auto", "chunked", "tpu", "hopper")
+TOKEN_PIXELS = VISUAL_TOKEN_SIDE * VISUAL_TOKEN_SIDE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """Sizes of the mesh's axes. Their product is the number of devices; data = -1 takes what the others leave."""
+
+    data: int = 1
+    fsdp: Positive = 1
+    context: Positive = 1
+    tensor: Positive = 1
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.data < 1 and self.data != -1:
+            yield "data", f"is {self.data}, must be at least 1, or -1 for the rest of the devices"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One phase of the curriculum. What the input needs of it is described in data_pipelines.schema.PhaseSettings.
+
+    Attributes:
+      architecture: "qwen3": text only, base layers alone; "neo": the whole model.
+      trains: "all", or "new": patch embedding, pre-buffer, projections and norms of H and W; the rest is frozen.
+      mixture: weight of each source by name; a source of weight 0 is left out.
+      steps: updates of the parameters.
+      rows_per_step: packed rows of an update, over all devices and accumulation.
+      accumulate: passes that an update's rows are divided into.
+      learning_rate: peak; warm-up over warmup_ratio of the steps, then a cosine to minimum_ratio of the peak.
+      carry_optimizer: moments of parameters that the phase before trained too go on; otherwise all start anew.
+      remat: what the backward pass recomputes: "none"; "full": a layer but for its input; "attention": the same without its attention;
+        "dots": what lies between its attention and its projections.
+      attention: what computes it; "auto" chooses by devices, shapes and type.
+    """
+
+    name: str
+    architecture: Annotated[str, OneOf(ARCHITECTURES)] = "neo"
+    trains: Annotated[str, OneOf(("all", "new"))] = "all"
+    context: Positive
+    visual_tokens: Whole = 0
+    images: Whole = 0
+    segments: Positive
+    min_pixels: Whole = 0
+    max_pixels: Whole = 0
+    frames: Whole = 0
+    frames_per_second: tuple[AboveZero, AboveZero] = (1.0, 4.0)
+    frame_pixels: Whole = 0
+    mixture: Mapping[str, AtLeastZero]
+    steps: Positive
+    rows_per_step: Positive
+    accumulate: Positive = 1
+    learning_rate: AboveZero
+    minimum_ratio: Ratio
+    warmup_ratio: Ratio
+    loss_weighting: Annotated[str, OneOf(("square", "token", "sample"))] = "square"
+    carry_optimizer: bool = True
+    remat: Annotated[str, OneOf(REMAT_POLICIES)] = "none"
+    attention: Annotated[str, OneOf(ATTENTION)] = "auto"
+    compute_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
+    mesh: Mesh = Mesh()
+    resize: Annotated[str, OneOf(("exact", "fast"))] = "exact"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not any(weight > 0 for weight in self.mixture.values()):
+            yield "mixture", "gives no source a weight above 0: name at least one"
+        if self.context % self.mesh.context:
+            tokens, shards = near_multiples(self.context, self.mesh.context), near_divisors(self.context, self.mesh.context)
+            yield (
+                "context",
+                f"{self.context} tokens do not divide by mesh.context {self.mesh.context}: {tokens} tokens would, or mesh.context {shards}",
+            )
+        shares = self.accumulate * self.mesh.fsdp * max(self.mesh.data, 1)
+        if self.rows_per_step % shares:
+            product = f"accumulate {self.accumulate} x mesh.data {max(self.mesh.data, 1)} x mesh.fsdp {self.mesh.fsdp}"
+            yield (
+                "rows_per_step",
+                f"{self.rows_per_step} rows do not divide by {product} = {shares}: {near_multiples(self.rows_per_step, shares)} would",
+            )
+        if self.architecture == "qwen3" and self.trains != "all":
+            yield "trains", 'is "new", but the architecture qwen3 has no new parameters: train "all"'
+        if self.architecture == "qwen3" and self.visual_tokens:
+            yield "visual_tokens", f'is {self.visual_tokens}, but the architecture qwen3 reads text only: set it to 0 or use "neo"'
+        if self.visual_tokens:
+            yield from self._visual_problems()
+        else:
+            for key in ("images", "frames"):
+                if getattr(self, key):
+                    yield key, f"is {getattr(self, key)}, but visual_tokens is 0: set it to 0, or give the phase visual tokens"
+
+    def _visual_problems(self) -> Iterator[tuple[str, str]]:
+        budget = self.visual_tokens * TOKEN_PIXELS
+        if self.visual_tokens > self.context:
+            yield "visual_tokens", f"{self.visual_tokens} visual tokens do not fit a context of {self.context} tokens: lower it"
+        if not 1 <= self.images <= self.visual_tokens:
+            yield "images", f"is {self.images}, must be at least 1 and at most visual_tokens, {self.visual_tokens}"
+        if self.min_pixels < TOKEN_PIXELS:
+            yield "min_pixels", f"is {self.min_pixels}, must be at least {TOKEN_PIXELS}: one visual token"
+        if self.max_pixels < self.min_pixels:
+            yield "max_pixels", f"is {self.max_pixels}, below min_pixels {self.min_pixels}: raise it"
+        if self.max_pixels > budget:
+            yield "max_pixels", f"is {self.max_pixels}, but {self.visual_tokens} visual tokens hold {budget} pixels: lower it"
+        elif self.max_pixels // TOKEN_PIXELS + 2 > self.context:
+            yield "max_pixels", f"is {self.max_pixels}: with its two marks such an image fills more than {self.context} tokens: lower it"
+        if self.frames:
+            yield from self._video_problems(budget)
+
+    def _video_problems(self, budget: int) -> Iterator[tuple[str, str]]:
+        low, high = self.frames_per_second
+        if low > high:
+            yield "frames_per_second", f"is {self.frames_per_second}, must be (low, high)"
+        if self.frames > self.images:
+            yield "frames", f"is {self.frames}, but a row holds {self.images} images, and a frame is one: raise images or lower it"
+        if self.frame_pixels < self.min_pixels:
+            yield "frame_pixels", f"is {self.frame_pixels}, below min_pixels {self.min_pixels}: raise it"
+        if self.frame_pixels > self.max_pixels:
+            yield "frame_pixels", f"is {self.frame_pixels}, above max_pixels {self.max_pixels}: lower it"
+        if self.frames * self.min_pixels > budget:
+            yield "frames", f"{self.frames} frames of min_pixels do not fit {self.visual_tokens} visual tokens: lower it"
+
+    def input(self) -> PhaseSettings:
+        """What data_pipelines needs to know of this phase."""
+        fields = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(PhaseSettings) if field.name not in ("rows", "mixture")
+        }
+        used = {source: weight for source, weight in self.mixture.items() if weight > 0}
+        return PhaseSettings(rows=self.steps * self.rows_per_step, mixture=used, **fields)

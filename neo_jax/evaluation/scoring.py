@@ -1,0 +1,30 @@
+"""How many answers are exactly right."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+
+from neo_jax.evaluation.questions import Answer
+from neo_jax.evaluation.report.data import FamilyResult
+
+
+def is_right(answer: str, truth: str) -> bool:
+    """Exact match, white space around the answer aside."""
+    return answer.strip() == truth.strip()
+
+
+def score(answers: Sequence[Answer]) -> dict[str, FamilyResult]:
+    """Exact match of each family, in the order of first appearance."""
+    families: dict[str, list[Answer]] = {}
+    for answer in answers:
+        families.setdefault(answer.question.family, []).append(answer)
+    return {
+        family: FamilyResult(
+            len(group),
+            sum(is_right(a.answer, a.question.truth) for a in group) / len(group),
+            sum(is_right(a.blank_answer, a.question.truth) for a in group) / len(group),
+            collections.Counter(a.question.truth.strip() for a in group).most_common(1)[0][1] / len(group),
+        )
+        for family, group in families.items()
+    }

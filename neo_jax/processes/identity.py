@@ -1,0 +1,61 @@
+"""What all processes of a run must have in common: configuration, code, versions; and how two of them differ."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from neo_jax import config
+
+NAMED = 10  # differing keys or files that a message names
+
+# What decides programs, pixels and tokens; those that are not installed have no version.
+PACKAGES = (
+    *("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "array-record"),
+    *("tensorflow-datasets", "sentencepiece", "tokenizers", "pillow", "opencv-python-headless", "simplejpeg", "av"),
+)
+
+COMPILER_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+
+
+def identity(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """What all processes of a run must have in common: configuration, digests of the source files, versions."""
+    versions = {"python": platform.python_version()} | {name: os.environ.get(name, "") for name in COMPILER_FLAGS}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {"configuration": json.loads(json.dumps(configuration)), "files": source_digests(), "versions": versions}
+
+
+def source_digests() -> dict[str, str]:
+    """A digest of each source file of neo_jax and data_pipelines, by its path from the folder that holds them."""
+    root = pathlib.Path(__file__).parents[2]
+    files = sorted(path for package in ("neo_jax", "data_pipelines") for path in (root / package).rglob("*.py"))
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
+
+
+def compare(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What of another process's identity differs from `mine`, a few words each."""
+    ours, theirs = ({key: _section(each, key) for key in ("configuration", "files", "versions")} for each in (mine, other))
+    forbidden, allowed = config.differences(ours["configuration"], theirs["configuration"])
+    files = [name for name in sorted(ours["files"].keys() | theirs["files"].keys()) if ours["files"].get(name) != theirs["files"].get(name)]
+    versions, _ = config.differences(ours["versions"], theirs["versions"])
+    kinds = {"configuration": forbidden + allowed, "source files": files, "versions": versions}
+    return [f"{kind} ({_some(names)})" for kind, names in kinds.items() if names]
+
+
+def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    section = values.get(key)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(name[:200] for name in names[:NAMED]) + more

@@ -1,0 +1,108 @@
+"""A run that starts from a checkpoint folder: the tiny Qwen3 of the golden data, and a NEO."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from configs.demo import get_config
+from neo_jax.config import Config
+from neo_jax.interop.huggingface import WeightsError, neo_model, qwen3_model, read_config
+from neo_jax.interop.initial import initial_parameters
+from neo_jax.sharding import make_mesh
+
+GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
+QWEN3 = GOLDEN / "qwen3_init" / "qwen3"
+
+
+def settings(folder: pathlib.Path, first: str, model) -> Config:
+    """The demo's configuration with this model, its first phase of architecture `first`."""
+    config = Config.from_config_dict(get_config())
+    phases = config.phases if first == "qwen3" else config.phases[1:]
+    return dataclasses.replace(config, model=model, phases=phases, run=dataclasses.replace(config.run, initial=str(folder)))
+
+
+def start(config: Config) -> dict[str, np.ndarray]:
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
+        return {name: np.asarray(value) for name, value in initial_parameters(config).items()}
+
+
+@pytest.fixture(scope="module")
+def qwen3_shape():
+    return qwen3_model(read_config(QWEN3 / "config.json"), pre_buffer_layers=1, patch_channels=16)
+
+
+def test_a_qwen3_starts_a_text_phase_and_becomes_a_neo(qwen3_shape, tmp_path):
+    text = start(settings(QWEN3, "qwen3", qwen3_shape))
+    neo = start(settings(QWEN3, "neo", qwen3_shape))
+    assert "patch_embedding.patch" in neo and "patch_embedding.patch" not in text
+    np.testing.assert_array_equal(neo["base.mlp.up"], text["base.mlp.up"])
+    np.testing.assert_array_equal(neo["embedding"], load_file(QWEN3 / "model.safetensors")["model.embed_tokens.weight"])
+
+
+def test_a_checkpoint_in_several_files(qwen3_shape, tmp_path):
+    tensors = load_file(QWEN3 / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, part in parts.items():
+        save_file({name: tensors[name] for name in part}, tmp_path / file)
+    index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    shutil.copy(QWEN3 / "config.json", tmp_path)
+    whole, split = start(settings(QWEN3, "qwen3", qwen3_shape)), start(settings(tmp_path, "qwen3", qwen3_shape))
+    assert whole.keys() == split.keys()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(split[name], value)
+
+
+def test_a_neo_goes_on_as_a_neo():
+    folder = GOLDEN / "model_tied"
+    parameters = start(settings(folder, "neo", neo_model(read_config(folder / "config.json"))))
+    expected = load_file(folder / "model.safetensors")["language_model.model.embed_tokens.weight"]
+    np.testing.assert_array_equal(parameters["embedding"], expected)
+
+
+def test_what_does_not_fit_is_refused(qwen3_shape, tmp_path):
+    with pytest.raises(WeightsError, match=r"model\.hidden is 32, the checkpoint has 64"):
+        start(settings(QWEN3, "qwen3", dataclasses.replace(qwen3_shape, hidden=32)))
+    with pytest.raises(WeightsError, match="neo_chat"):
+        start(settings(GOLDEN / "model_tied", "qwen3", qwen3_shape))
+    with pytest.raises(WeightsError, match="does not exist"):
+        start(settings(tmp_path, "qwen3", qwen3_shape))
+
+
+@pytest.mark.parametrize("name", ["model.layers.1.self_attn.q_proj.weight", "model.layers.1.input_layernorm.weight", "model.norm.weight"])
+def test_a_tensor_of_another_shape_is_named(qwen3_shape, tmp_path, name):
+    tensors = load_file(QWEN3 / "model.safetensors")
+    save_file(tensors | {name: np.ascontiguousarray(tensors[name][:-1])}, tmp_path / "model.safetensors")
+    shutil.copy(QWEN3 / "config.json", tmp_path)
+    with pytest.raises(WeightsError, match=r"shape.*config\.json" if "norm.weight" not in name or "layers" not in name else name):
+        start(settings(tmp_path, "qwen3", qwen3_shape))
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_a_tied_checkpoint_with_an_output_matrix(qwen3_shape, tmp_path, equal):
+    """Published both with it and without."""
+    assert qwen3_shape.tied
+    tensors = load_file(QWEN3 / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + (0 if equal else 1)
+    save_file(tensors, tmp_path / "model.safetensors")
+    shutil.copy(QWEN3 / "config.json", tmp_path)
+    if equal:
+        np.testing.assert_array_equal(start(settings(tmp_path, "qwen3", qwen3_shape))["embedding"], tensors["lm_head.weight"])
+    else:
+        with pytest.raises(WeightsError, match=r"'lm_head.weight' differs from 'model.embed_tokens.weight'"):
+            start(settings(tmp_path, "qwen3", qwen3_shape))
+
+
+def test_a_truncated_checkpoint_is_named(qwen3_shape, tmp_path):
+    content = (QWEN3 / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
+    shutil.copy(QWEN3 / "config.json", tmp_path)
+    with pytest.raises(WeightsError, match=r"model.safetensors is not a readable .safetensors file"):
+        start(settings(tmp_path, "qwen3", qwen3_shape))
