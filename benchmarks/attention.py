@@ -29,12 +29,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, fro
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from benchmarks.attention_alternatives import ALTERNATIVES
 from benchmarks.packed_rows import row_kinds
+from data_pipelines.batch import Intervals, attended_pairs, map_arrays
 from neo_jax.attention import chunked, tpu
-from neo_jax.attention.api import IMPLEMENTATIONS, Kernel, UnsupportedAttentionError, attention_with_log_sum, choose
+from neo_jax.attention.api import IMPLEMENTATIONS, Kernel, UnsupportedAttentionError, attention_with_lse, choose
 
 KEY_WIDTH, VALUE_WIDTH, SCALE = 256, 128, 128**-0.5
 REPEATS = 7
@@ -101,14 +101,13 @@ def measure(kind: str, name: str, function: Callable, arrays, expected, flops: t
     return Figure(kind, name, waste, took[0] * 1e3, flops[0] / took[0] / 1e12, backward * 1e3, flops[1] / backward / 1e12, error)
 
 
-def expected_results(attend: np.ndarray, arrays) -> list[jax.Array]:
+def expected_results(intervals: Intervals, arrays) -> list[jax.Array]:
     q, k, v, gradient = (x.astype(jnp.float32) for x in arrays)
-    lo, hi = (jnp.asarray(attend[None, :, i]) for i in (0, 1))
     with jax.default_matmul_precision("highest"):
 
         @jax.jit
         def both(q, k, v, gradient):
-            run = functools.partial(attention_with_log_sum, lo=lo, hi=hi, scale=SCALE, kernel=Kernel("chunked", 256))
+            run = functools.partial(attention_with_lse, intervals=intervals, scale=SCALE, kernel=Kernel("chunked", 256))
             out, pullback = jax.vjp(lambda *x: run(*x)[0], q, k, v)
             return out, *pullback(gradient)
 
@@ -136,21 +135,21 @@ def main() -> None:
     ]
     figures: list[Figure] = []
     refused: dict[str, str] = {}
-    for kind, attend in row_kinds(length).items():
+    for kind, row in row_kinds(length).items():
         if options.kind and kind not in options.kind:
             continue
-        lo, hi = (jnp.asarray(attend[None, :, i]) for i in (0, 1))
-        pairs = int((attend[:, 1] - attend[:, 0]).sum())
+        intervals = map_arrays(lambda x: jnp.asarray(x[None]), row)
+        pairs = int(attended_pairs(row))
         flops = 2 * (KEY_WIDTH + VALUE_WIDTH) * pairs * heads, 2 * (3 * KEY_WIDTH + 2 * VALUE_WIDTH) * pairs * heads
-        expected = expected_results(attend, arrays)
+        expected = expected_results(intervals, arrays)
         runs: dict[str, tuple[Callable, float | None]] = {}
         for name, kernel in kernels(*arrays[:3]).items():
             if isinstance(kernel, str):
                 refused[name] = kernel
             else:
-                run = functools.partial(attention_with_log_sum, lo=lo, hi=hi, scale=SCALE, kernel=kernel)
-                runs[name] = (lambda *x, run=run: run(*x)[0]), COMPUTED_PAIRS[name](lo, hi, length, kernel.blocks) / pairs
-        runs |= {name: (functools.partial(function, attend=attend, scale=SCALE), None) for name, function in ALTERNATIVES.items()}
+                run = functools.partial(attention_with_lse, intervals=intervals, scale=SCALE, kernel=kernel)
+                runs[name] = (lambda *x, run=run: run(*x)[0]), COMPUTED_PAIRS[name](intervals, length, kernel.blocks) / pairs
+        runs |= {name: (functools.partial(function, row=row, scale=SCALE), None) for name, function in ALTERNATIVES.items()}
         for name, (function, waste) in runs.items():
             try:
                 figure = measure(kind, name, function, arrays, expected, flops, waste)

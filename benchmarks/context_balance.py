@@ -16,25 +16,26 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, from anywhere
 
-from data_pipelines.loading.shards import arrange, attended_pairs, pieces_of_shard
+from data_pipelines.batch import Batch, map_arrays, pieces_of_shard
+from data_pipelines.loading.shards import arrange, pairs_of_shards
 from neo_jax.config import Config, parse_command_line
-from neo_jax.training.inputs import open_inputs
+from neo_jax.training.inputs import open_run_data
 
 ROWS = 40
 SHARDS = (2, 4, 8)
 
 
-def packed_rows(settings: Config, mixture: dict[str, float], count: int) -> list[dict[str, np.ndarray]]:
+def packed_rows(settings: Config, mixture: dict[str, float], count: int) -> list[Batch]:
     """The first rows of the last phase, with this mixture."""
     phase = dataclasses.replace(settings.phases[-1], mixture=mixture, steps=count, rows_per_step=1)
-    reader = open_inputs(dataclasses.replace(settings, phases=(phase,))).train
-    return [{name: array[0] for name, array in batch.items()} for batch, _ in reader.batches(reader.start(), 1)]
+    reader = open_run_data(dataclasses.replace(settings, phases=(phase,))).train
+    return [map_arrays(lambda array: array[0], batch) for batch, _ in reader.batches(reader.start(), 1)]
 
 
-def ratios(rows: list[dict[str, np.ndarray]], shards: int) -> tuple[list[float], list[float]]:
+def ratios(rows: list[Batch], shards: int) -> tuple[list[float], list[float]]:
     """Busiest over mean for each row: (dealt pieces, plain runs)."""
-    dealt = [attended_pairs(arrange(row, shards), shards) for row in rows]
-    plain = [attended_pairs(row, shards) for row in rows]
+    dealt = [pairs_of_shards(arrange(row, shards).inputs.intervals, shards) for row in rows]
+    plain = [pairs_of_shards(row.inputs.intervals, shards) for row in rows]
     return [float(pairs.max() / pairs.mean()) for pairs in dealt], [float(pairs.max() / pairs.mean()) for pairs in plain]
 
 

@@ -14,6 +14,7 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from benchmarks.packed_rows import row_kinds
+from data_pipelines.batch import attended_pairs
 
 KEY_WIDTH, VALUE_WIDTH, SCALE, REPEATS = 256, 128, 128**-0.5, 7
 
@@ -39,8 +40,8 @@ def main() -> None:
             times.append(time.perf_counter() - start)
         return statistics.median(times[1:])  # the first one compiles
 
-    for kind, attend in row_kinds(options.length).items():
-        lo, hi = (torch.as_tensor(attend[:, i].copy(), device=device) for i in (0, 1))
+    for kind, row in row_kinds(options.length).items():
+        lo, hi = (torch.as_tensor(x.copy(), device=device) for x in row)
         mask = create_block_mask(
             lambda b, h, i, j, lo=lo, hi=hi: (j >= lo[i]) & (j < hi[i]), 1, None, options.length, options.length, device=device
         )
@@ -50,7 +51,7 @@ def main() -> None:
         def forward(q=q, k=k, v=v, mask=mask):
             return attention(q, k, v, block_mask=mask, scale=SCALE, enable_gqa=True)
 
-        pairs = int((attend[:, 1] - attend[:, 0]).sum()) * heads
+        pairs = int(attended_pairs(row)) * heads
         took = synchronised(forward)
         rate = 2 * (KEY_WIDTH + VALUE_WIDTH) * pairs / took / 1e12
         line = f"{kind:<20} flex torch {torch.__version__} {device}  forward {took * 1e3:9.2f} ms {rate:7.2f} TFLOP/s"

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 
+from data_pipelines.batch import Intervals, document_intervals, row_intervals
+
 MARK = 14  # text tokens in front of a video's frame: its time, and the two marks of an image
 
 
-def _document(attend: np.ndarray, start: int, pieces: list[tuple[int, int]]) -> int:
-    """Writes a document of (text, image) tokens in turn; what passes the row's end is cut. Returns where it ends."""
-    at, length = start, len(attend)
+def _document(room: int, pieces: list[tuple[int, int]]) -> Intervals:
+    """A document of (text, image) tokens in turn; what passes the `room` that its row has left is cut."""
+    images, length = [], 0
     for text, image in pieces:
-        at += text
-        attend[at : at + image, 1] = min(at + image, length)
-        at += image
-    attend[start:at, 0] = start
-    return min(at, length)
+        images.append((length + text, min(image, room - length - text)))
+        length += text + image
+    images = [(start, size) for start, size in images if size > 0]
+    return document_intervals(min(length, room), [start for start, _ in images], [size for _, size in images])
 
 
-def _row(length: int, documents) -> np.ndarray:
-    attend = np.stack([np.arange(length), np.arange(length) + 1], -1).astype(np.int32)
-    at = 0
-    while at < length:
-        at = _document(attend, at, next(documents))
-    return attend
+def _row(length: int, documents) -> Intervals:
+    packed: list[Intervals] = []
+    left = length
+    while left > 0:
+        packed.append(_document(left, next(documents)))
+        left -= len(packed[-1].lo)
+    return row_intervals(packed, length)
 
 
 def _repeat(pieces):
@@ -49,8 +51,8 @@ def _mixed(length: int):
             yield [*[(MARK, min(64, length // 2 // frames - MARK))] * frames, (text, 0)]
 
 
-def row_kinds(length: int) -> dict[str, np.ndarray]:
-    """[length, 2] lo, hi of each kind of row."""
+def row_kinds(length: int) -> dict[str, Intervals]:
+    """Intervals [length] of each kind of row."""
     frame = max(1, int(length * 0.97) // 128 - MARK)
     return {
         "one long text": _row(length, _repeat([(length, 0)])),

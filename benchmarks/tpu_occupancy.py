@@ -19,17 +19,16 @@ import subprocess
 import sys
 import tempfile
 
-from neo_jax.attention import tpu
-
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, from anywhere
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from neo_jax.attention.tpu.kernels import Blocks
 
 from benchmarks.packed_rows import row_kinds
-from neo_jax.attention.api import Kernel, attention_with_log_sum, choose
+from data_pipelines.batch import Intervals, map_arrays
+from neo_jax.attention.api import Kernel, attention_with_lse, choose
+from neo_jax.attention.tpu import Blocks, tiles
 from neo_jax.planning.devices import one_chip
 
 KERNELS = ("forward", "dkv", "dq")
@@ -67,13 +66,13 @@ def occupancy(chip: str, blocks: Blocks | None = None) -> dict[str, list[Part]]:
 
 def compile_kernels(chip: str, blocks: Blocks) -> None:
     """Compiles forward and backward; libtpu writes its dumps."""
-    intervals = [jax.ShapeDtypeStruct((1, 8192), jnp.int32)] * 2
+    intervals = Intervals(*[jax.ShapeDtypeStruct((1, 8192), jnp.int32)] * 2)
 
-    def gradient(q, k, v, lo, hi):
-        return jax.grad(lambda *x: attention_with_log_sum(*x, lo, hi, 0.1, Kernel("tpu", blocks))[0].sum(), argnums=(0, 1, 2))(q, k, v)
+    def gradient(q, k, v, intervals):
+        return jax.grad(lambda *x: attention_with_lse(*x, intervals, 0.1, Kernel("tpu", blocks))[0].sum(), argnums=(0, 1, 2))(q, k, v)
 
     with one_chip(chip) as sharding:
-        jax.jit(gradient, in_shardings=sharding, out_shardings=sharding).lower(*HEADS, *intervals).compile()
+        jax.jit(gradient, in_shardings=sharding, out_shardings=sharding).lower(*HEADS, intervals).compile()
 
 
 def _parts(folder: pathlib.Path, kernel: str, blocks: Blocks) -> list[Part]:
@@ -105,24 +104,24 @@ def _parts(folder: pathlib.Path, kernel: str, blocks: Blocks) -> list[Part]:
     return [Part(name, length, matrix / length / slots_a_bundle) for name, (length, matrix) in zip(names, pieces, strict=True)]
 
 
-def row_bundles(parts: dict[str, list[Part]], blocks: Blocks, attend: np.ndarray) -> dict[str, int]:
-    """Bundles of each kernel for one head over a row [L, 2], STEP_BUNDLES added for each tile that is visited."""
-    length = len(attend)
-    plan = tpu._Plan((1, length), (1, length), attend[None, :, 0], attend[None, :, 1], blocks)
+def row_bundles(parts: dict[str, list[Part]], blocks: Blocks, intervals: Intervals) -> dict[str, int]:
+    """Bundles of each kernel for one head over a row [L], STEP_BUNDLES added for each tile that is visited."""
+    length = len(intervals.lo)
+    plan = tiles.TilePlan((1, length), (1, length), map_arrays(lambda x: x[None], intervals), blocks)
     result = {}
     for kernel, (whole, masked, *strips) in parts.items():
         steps, count, squares = (np.asarray(x) for x in (plan.of_keys() if kernel == "dkv" else plan.of_queries()))
-        tiles = (blocks.key, blocks.query) if kernel == "dkv" else (blocks.query, blocks.key)
-        rows, columns = (size // blocks.square for size in tiles)
+        sizes = (blocks.key, blocks.query) if kernel == "dkv" else (blocks.query, blocks.key)
+        rows, columns = (size // blocks.square for size in sizes)
         first, last = squares.reshape(2, -1, rows)
         total = int(count) * STEP_BUNDLES
         for step in steps[:count]:
-            kind, left = (step >> 2) & 3, tpu._column(step) * columns
-            if kind == tpu.SPARSE:
-                ends = (np.clip(x[tpu._row(step)], left, left + columns) for x in (last, first))
+            kind, left = (step >> 2) & 3, tiles.column_of(step) * columns
+            if kind == tiles.SPARSE:
+                ends = (np.clip(x[tiles.row_of(step)], left, left + columns) for x in (last, first))
                 total += sum(strips[n - 1].bundles for n in np.subtract(*ends) if n)
-            elif kind != tpu.NOTHING:
-                total += (whole if kind == tpu.WHOLE else masked).bundles
+            elif kind != tiles.NOTHING:
+                total += (whole if kind == tiles.WHOLE else masked).bundles
         result[kernel] = total
     return result
 
@@ -151,8 +150,8 @@ def main() -> None:
             for part in parts:
                 figures = f"{part.bundles:>6} bundles  {part.occupancy:5.0%} MXU  {part.bundles / whole:5.2f} of whole"
                 print(f"{chip:<6} {kernel:<8} {part.name:<12} {figures}")
-        for kind, attend in row_kinds(8192).items():
-            of_kernels = row_bundles(kernels, used, attend)
+        for kind, intervals in row_kinds(8192).items():
+            of_kernels = row_bundles(kernels, used, intervals)
             print(f"{chip:<6} {kind:<20} {of_kernels} all {sum(of_kernels.values()):,} bundles a head")
 
 

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 
 from benchmarks.attention import KEY_WIDTH, SCALE, VALUE_WIDTH, seconds
 from benchmarks.packed_rows import row_kinds
-from neo_jax.attention.api import Kernel, attention_with_log_sum, choose
+from data_pipelines.batch import Intervals, map_arrays
+from neo_jax.attention.api import Kernel, attention_with_lse, choose
 
 
 def candidates(name: str) -> list:
@@ -37,12 +38,12 @@ def candidates(name: str) -> list:
     return [tpu.Blocks(*sizes) for sizes in tiles]
 
 
-def time_of(q, k, v, lo, hi, kernel: Kernel) -> float:
+def time_of(q, k, v, intervals: Intervals, kernel: Kernel) -> float:
     """Seconds of forward and backward; infinite where the blocks do not compile."""
 
     @jax.jit
     def gradient(q, k, v):
-        return jax.grad(lambda *x: attention_with_log_sum(*x, lo, hi, SCALE, kernel)[0].astype(jnp.float32).sum(), argnums=(0, 1, 2))(
+        return jax.grad(lambda *x: attention_with_lse(*x, intervals, SCALE, kernel)[0].astype(jnp.float32).sum(), argnums=(0, 1, 2))(
             q, k, v
         )
 
@@ -69,7 +70,7 @@ def main() -> None:
     times: dict = {}
     for blocks in candidates(name):
         run = functools.partial(time_of, q, k, v, kernel=Kernel(name, blocks))
-        times[blocks] = [run(*(jnp.asarray(attend[None, :, i]) for i in (0, 1))) for attend in rows.values()]
+        times[blocks] = [run(map_arrays(lambda x: jnp.asarray(x[None]), intervals)) for intervals in rows.values()]
         print(blocks, " ".join(f"{kind} {took * 1e3:.2f} ms" for kind, took in zip(rows, times[blocks], strict=True)), flush=True)
     fastest = [min(of_kind) for of_kind in zip(*times.values(), strict=True)]
     best = min(times, key=lambda blocks: sum(took / least for took, least in zip(times[blocks], fastest, strict=True)))

@@ -6,6 +6,8 @@ import collections
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from data_pipelines.schema import DataError
 
@@ -47,7 +49,23 @@ class Failures:
         self.reasons: collections.Counter[str] = collections.Counter()
         self._path = path
         self._run = 0
+        self._by_source: collections.Counter[tuple[str, str]] = collections.Counter()
         self._named = _named(path)
+
+    @property
+    def by_source(self) -> dict[tuple[str, str], int]:
+        return dict(self._by_source)
+
+    def state(self) -> dict[str, Any]:
+        return {"samples": self.samples, "counts": [[*key, count] for key, count in self._by_source.items()]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.samples = state["samples"]
+        self._by_source = collections.Counter({(source, reason): count for source, reason, count in state["counts"]})
+        self.failed = self._by_source.total()
+        self.reasons = collections.Counter()
+        for (_, reason), count in self._by_source.items():
+            self.reasons[reason] += count
 
     def succeed(self) -> None:
         self.samples += 1
@@ -59,6 +77,7 @@ class Failures:
         self.failed += 1
         self._run += 1
         self.reasons[reason] += 1
+        self._by_source[source, reason] += 1
         self.name(source, key, reason, message)
         if self._run > self.policy.max_run:
             raise DataError(f"{self._run} samples failed one after the other (at most {self.policy.max_run} may): {self.summary()}")

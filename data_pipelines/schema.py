@@ -145,28 +145,3 @@ class PhaseSettings:
     mixture: Mapping[str, float]
     loss_weighting: str = "square"
     resize: str = "exact"
-
-
-def batch_fields(rows: int, context: int, visual_tokens: int) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Shape and dtype of every array of a batch: the one definition of what the model is fed. (Context shards: shards.shard_fields.)
-
-    tokens, targets: ids; targets are already shifted (targets[i] is the label of position i + 1; 0 where there is none).
-    loss_weights: weight of predicting targets[i] at position i; 0 where there is no label.
-    positions: t, h, w of each token.
-    attend: lo, hi: the interval of keys each query sees, within its row. Padding sees itself.
-    visual_slot: index into `visual` of the same row, or -1.
-    visual: pixels of visual tokens, in order; zeros where unused.
-    visual_position: row and column of each visual token in its image, in visual tokens.
-    source: index of the source each token came from, in the order of the configuration's sources; -1 for padding.
-    """
-    return {
-        "tokens": ((rows, context), np.int32),
-        "targets": ((rows, context), np.int32),
-        "loss_weights": ((rows, context), np.float32),
-        "positions": ((rows, context, 3), np.int32),
-        "attend": ((rows, context, 2), np.int32),
-        "visual_slot": ((rows, context), np.int32),
-        "visual": ((rows, visual_tokens, VISUAL_TOKEN_BYTES), np.uint8),
-        "visual_position": ((rows, visual_tokens, 2), np.int32),
-        "source": ((rows, context), np.int32),
-    }

@@ -19,14 +19,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.batch import Batch, stack
 from data_pipelines.loading import rows
+from data_pipelines.loading.prompts import prompt_inputs
 from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, Document, PhaseSettings
 from neo_jax import config
 from neo_jax.attention.api import UnsupportedAttentionError
 from neo_jax.config.phase import ATTENTION
-from neo_jax.inference.decode import greedy, prompt_batch
+from neo_jax.inference.generate import greedy
 from neo_jax.interop.huggingface import WeightsError, neo_model, neo_parameters, read_config, read_tensors
 from neo_jax.model.backbone import Parameters, build
+from neo_jax.model.computation import Computation
 from neo_jax.model.patch_embedding import normalise
 from neo_jax.sharding import make_mesh, to_devices
 from neo_jax.training.loss import token_losses
@@ -111,7 +114,7 @@ def visual_tokens(patches: np.ndarray, grids: np.ndarray) -> np.ndarray:
     return np.concatenate(tokens)
 
 
-def _batch(recorded: dict[str, np.ndarray], image_token: int) -> tuple[dict[str, np.ndarray], list[Comparison]]:
+def _batch(recorded: dict[str, np.ndarray], image_token: int) -> tuple[Batch, list[Comparison]]:
     """One packed row through the same code as training, recorded patches as its pixels; and where its layout differs from theirs."""
     ids, labels, bounds = recorded["input_ids"], recorded["labels"], recorded["seq_boundaries"]
     grids = recorded["grid_hw"] // 2
@@ -126,15 +129,15 @@ def _batch(recorded: dict[str, np.ndarray], image_token: int) -> tuple[dict[str,
         documents.append(Document(ids[start:end], labels[start:end], grids[first:image], empty))
     length, budget = len(ids), len(recorded["patches"]) // 4
     row = rows.pack(documents, [0] * len(documents), _phase(length, budget, len(grids), len(documents)), image_token)
-    row["visual"] = visual_tokens(recorded["patches"], recorded["grid_hw"])
+    row = row._replace(inputs=row.inputs._replace(visual=visual_tokens(recorded["patches"], recorded["grid_hw"])))
     weights = np.where(labels[1:] == NO_LABEL, 0, recorded["loss_weight"][1:])
     exact = {
-        "t index": row["positions"][:, 0] != recorded["t_index"],
-        "lo": row["attend"][:, 0] != recorded["mask_lo"],
-        "hi": row["attend"][:, 1] != recorded["mask_hi"],
-        "loss weights": np.append(row["loss_weights"][:-1] != weights, row["loss_weights"][-1] != 0),
+        "t index": row.inputs.positions[:, 0] != recorded["t_index"],
+        "lo": row.inputs.intervals.lo != recorded["mask_lo"],
+        "hi": row.inputs.intervals.hi != recorded["mask_hi"],
+        "loss weights": np.append(row.loss_weights[:-1] != weights, row.loss_weights[-1] != 0),
     }
-    return {name: value[None] for name, value in row.items()}, [Comparison(name, float(wrong.sum()), 0) for name, wrong in exact.items()]
+    return stack([row]), [Comparison(name, float(wrong.sum()), 0) for name, wrong in exact.items()]
 
 
 def _phase(context: int, visual: int, images: int, segments: int) -> PhaseSettings:
@@ -144,17 +147,16 @@ def _phase(context: int, visual: int, images: int, segments: int) -> PhaseSettin
     )  # fmt: skip
 
 
-def _forward(model: config.Model, attention: str, parameters: Parameters, batch: dict) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+def _forward(model: config.Model, attention: str, parameters: Parameters, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """The loss; and visual tokens [V, D], the hidden states after each layer [layers, L, D], and logits [L, vocabulary] of the one row."""
-    backbone, float32 = build(model, "neo", parameters), jnp.dtype("float32")
-    x = backbone.embed(batch, float32)
-    vision = x[:, :0]
-    if batch["visual"].shape[1]:
-        vision = backbone.patch_embedding(normalise(batch["visual"]), batch["visual_position"], float32)
-    x, _, states = backbone.decode(x, batch["positions"], batch["attend"], every_layer=True, attention=attention)
-    losses = token_losses(backbone.normed(x), backbone.output_matrix(), batch["targets"])
-    loss = (losses * batch["loss_weights"]).sum() / batch["loss_weights"].sum()
-    return loss, (vision[0], jnp.concatenate(states)[:, 0], backbone.logits(x)[0])
+    backbone, inputs, computation = build(model, "neo", parameters), batch.inputs, Computation(attention=attention)
+    states = backbone.layer_states(inputs, computation)
+    vision = states[0, :, :0]
+    if inputs.visual.shape[1]:
+        vision = backbone.patch_embedding(normalise(inputs.visual), inputs.visual_position, jnp.dtype("float32"))
+    losses = token_losses(backbone.apply_final_norm(states[-1]), backbone.output_matrix(), batch.targets)
+    loss = (losses * batch.loss_weights).sum() / batch.loss_weights.sum()
+    return loss, (vision[0], states[:, 0], backbone.logits(states[-1])[0])
 
 
 def _activations(loss: jax.Array, outputs: tuple[jax.Array, ...], recorded: dict[str, np.ndarray]) -> list[Comparison]:
@@ -183,8 +185,8 @@ def _greedy(model: config.Model, parameters: Parameters, recorded: dict[str, np.
         documents.append(Document(prompt, np.full_like(prompt, NO_LABEL), grids // 2, pixels))
         expected.append(recorded[f"tokens_{i}"])
     length, budget = (max(map(len, arrays)) for arrays in ([d.tokens for d in documents], [d.visual for d in documents]))
-    batch = to_devices(prompt_batch(documents, length, budget, values["img_context_token_id"]))
-    tokens = greedy(model, "neo", parameters, batch, len(expected[0]), -1, image_tokens)
+    prompts = to_devices(prompt_inputs(documents, length, budget, values["img_context_token_id"]))
+    tokens = greedy(model, Computation(), parameters, prompts, len(expected[0]), -1, image_tokens)
     wrong = int((np.asarray(tokens) != np.stack(expected)).sum())
     return Comparison("greedy tokens that differ", wrong, 0)
 

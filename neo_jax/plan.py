@@ -38,6 +38,7 @@ from neo_jax import config
 from neo_jax.attention.api import UnsupportedAttentionError
 from neo_jax.config import Config, ConfigError, parse_command_line
 from neo_jax.config.fields import nearest
+from neo_jax.model.computation import Computation
 from neo_jax.planning import costs, roofline, search
 from neo_jax.planning.devices import Hardware, HardwareError, open_hardware
 from neo_jax.planning.programs import Program, compile_step
@@ -45,7 +46,6 @@ from neo_jax.planning.show import memory_chart, show
 from neo_jax.sharding import make_mesh
 from neo_jax.training import flops
 from neo_jax.training.curriculum import abstract_state, mesh_problems
-from neo_jax.training.step import Computation
 
 FLAGS = ("hardware", "phases", "documents", "search", "json", "chart")
 DOCUMENTS, SEARCHED = 8, 4
@@ -162,7 +162,9 @@ def _describe(settings: Config, phase: config.Phase, hardware: Hardware, program
     state = abstract_state(settings, phase, mesh)
     shapes = {name: x.shape for name, x in state.parameters.items()}
     count = phase.rows_per_step
-    useful = flops.useful(shapes, model.heads, model.head_dim, phase.trains, count * phase.context, count * row.visual, count * row.pairs)
+    useful = flops.useful(
+        shapes, model.heads, model.head_dim, phase.trains, flops.RowCounts(count * phase.context, count * row.visual, count * row.pairs)
+    )
     trained = sum(math.prod(x.sharding.shard_shape(x.shape)) for x in state.trainable.values())
     share = trained * jnp.dtype(settings.optimizer.parameter_dtype).itemsize + memory.optimizer
     moved = done.bytes + 2 * share + roofline.GRADIENT_BYTES * trained * phase.accumulate

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from data_pipelines.loading.shards import shard_fields
+from data_pipelines.batch import Batch, batch_spec, map_arrays
 
 AXES = ("data", "fsdp", "context", "tensor")
 
@@ -85,47 +86,48 @@ def mesh_problem(data: int, fsdp: int, context: int, tensor: int, devices: int, 
     return f"{sizes} does not make {devices} devices{', data -1 standing for the rest' if data == -1 else ''}; {would}"
 
 
-def batch_sharding(name: str, dimensions: int, accumulation_axis: bool = False) -> NamedSharding:
-    """How a field of a batch (data_pipelines.loading.shards.shard_fields) lies on the mesh that is set: rows over data and fsdp, tokens over context.
+def batch_sharding(batch: Any, accumulation_axis: bool = False) -> Any:
+    """The NamedSharding of every array of a Batch or ModelInputs on the mesh that is set: rows over data and fsdp, tokens over context.
 
     The visual tokens of a row are in the order of its context shards: each shard holds the pixels that its own tokens show.
     """
     leading = (None,) if accumulation_axis else ()
-    second = None if name == "pieces" else "length"
-    partition = spec(*leading, "batch", second, *([None] * (dimensions - 2 - len(leading))))
-    return NamedSharding(jax.sharding.get_mesh(), partition)
+    mesh = jax.sharding.get_mesh()
+
+    def sharding(path: tuple[Any, ...], x: Any) -> NamedSharding:
+        second = None if path[-1].name == "pieces" else "length"
+        return NamedSharding(mesh, spec(*leading, "batch", second, *([None] * (len(x.shape) - 2 - len(leading)))))
+
+    return jax.tree_util.tree_map_with_path(sharding, batch)
 
 
-def to_devices(batch: dict[str, np.ndarray], accumulation_axis: bool = False) -> dict[str, jax.Array]:
-    """A batch (data_pipelines.loading.shards.shard_fields) on the mesh that is set, as `batch_sharding` says.
+def to_devices(batch: Any, accumulation_axis: bool = False) -> Any:
+    """A Batch or ModelInputs of numpy arrays on the mesh that is set, as `batch_sharding` says.
 
     Args:
       batch: the rows that this process reads (`own_rows`), whole: arrays [rows, ...], or [accumulate, rows, ...] with `accumulation_axis`.
     """
-
     processes = row_shards() // len(own_rows(row_shards()))  # that rows are divided over
 
-    def put(name: str, array: np.ndarray) -> jax.Array:
-        sharding = batch_sharding(name, array.ndim, accumulation_axis)
+    def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
         shape = list(array.shape)
         shape[accumulation_axis] *= processes
         return jax.make_array_from_process_local_data(sharding, array, tuple(shape))
 
-    return {name: put(name, array) for name, array in batch.items()}
+    return jax.tree.map(put, batch, batch_sharding(batch, accumulation_axis))
 
 
-def abstract_batch(rows: int, context: int, visual_tokens: int, accumulate: int) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(rows: int, context: int, visual_tokens: int, accumulate: int) -> Batch:
     """Shape, type and sharding, on the mesh that is set, of what a training step reads.
 
     Args:
       rows: of a step; divided into `accumulate` passes.
       context, visual_tokens: of a row, as the phase says.
     """
-    fields = shard_fields(rows // accumulate, context, visual_tokens, jax.sharding.get_mesh().shape["context"])
-    return {
-        name: jax.ShapeDtypeStruct((accumulate, *shape), dtype, sharding=batch_sharding(name, len(shape) + 1, accumulation_axis=True))
-        for name, (shape, dtype) in fields.items()
-    }
+    fields = batch_spec(rows // accumulate, context, visual_tokens, jax.sharding.get_mesh().shape["context"])
+    shapes = map_arrays(lambda x: jax.ShapeDtypeStruct((accumulate, *x.shape), x.dtype), fields)
+    shardings = batch_sharding(shapes, accumulation_axis=True)
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, shardings)
 
 
 def row_shards() -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from data_pipelines.schema import DataError
-from neo_jax.attention.api import UnsupportedAttentionError, checked_intervals
+from neo_jax.attention.api import UnsupportedAttentionError
 from neo_jax.config import Config, ConfigError, parse_command_line
 from neo_jax.evaluation.report.build import report_run
 from neo_jax.evaluation.report.data import table
@@ -25,7 +25,9 @@ from neo_jax.processes import exchange, lifetime
 from neo_jax.processes.flags import read_flags
 from neo_jax.processes.rendezvous import GroupError, MissingError
 from neo_jax.runs.checkpoints import CheckpointError
-from neo_jax.training.trainer import NonFiniteError, Preempted, RunDirectoryError, Trainer
+from neo_jax.runs.directory import RunDirectoryError
+from neo_jax.training.stopping import Preempted
+from neo_jax.training.trainer import NonFiniteError, Trainer
 
 CODES: dict[type[Exception], int] = {
     ConfigError: CONFIGURATION,
@@ -47,8 +49,7 @@ def train(settings: Config) -> None:
     logging.getLogger("neo_jax").setLevel(logging.INFO if exchange.is_first() else logging.WARNING)
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", f"{settings.run.directory}/compilation_cache")
-    with checked_intervals(settings.run.debug):
-        Trainer(settings).run()
+    Trainer(settings).run()
     written = report_run(settings) if exchange.is_first() else None
     if written is not None:
         page, report = written

@@ -18,6 +18,7 @@ import numpy as np
 from data_pipelines.documents import image_grids, measure
 from data_pipelines.failures import failure_line
 from data_pipelines.media import images, video
+from data_pipelines.planning.planner import NEVER_FITS
 from data_pipelines.progress import progress
 from data_pipelines.randomness import stable_seed
 from data_pipelines.schema import NO_LABEL, DataError, PhaseSettings, Sample, SampleError, Turn
@@ -27,7 +28,6 @@ from data_pipelines.text import chat
 from data_pipelines.text.tokenizers import Tokenizer
 
 VERSION = 2  # of what is measured: raise it when a length may change
-NEVER_FITS = np.iinfo(np.int32).max
 _WINDOW = 4096  # samples handed to the threads at a time
 
 

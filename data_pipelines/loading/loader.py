@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Generator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple
 
 import grain
-import numpy as np
 
+from data_pipelines.batch import Batch, stack
 from data_pipelines.documents import build_document
 from data_pipelines.failures import FailurePolicy, Failures
 from data_pipelines.index.lengths import LengthIndex, sample_seed
 from data_pipelines.loading.rows import pack
 from data_pipelines.loading.shards import arrange
-from data_pipelines.planning.planner import BLOCK_ROWS, Draw, InputState, Planner, budgets
+from data_pipelines.planning.planner import BLOCK_ROWS, Draw, InputState, Planner, exceeded
 from data_pipelines.schema import DataError, Document, PhaseSettings, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
 
-Batch = dict[str, np.ndarray]
+BATCHES_AHEAD = 2  # that `prepare` has begun before they are asked for: one waiting, one in work
 
 
 class _Failure(NamedTuple):
@@ -35,11 +35,11 @@ class _Decoded(NamedTuple):
     failures: list[_Failure | None]  # for each sample of the row, in order
 
 
-class Input:
+class RowLoader:
     """The rows of all phases.
 
     Args:
-      sources: in the order of the configuration; `batch["source"]` counts in it.
+      sources: in the order of the configuration; a batch's `source` counts in it.
       indexes: of the same sources.
       phases: the curriculum.
       tokenizer: the one that the indexes were built with.
@@ -54,7 +54,7 @@ class Input:
     Attributes:
       failures: counts of what failed at decoding in the rows that `batches` delivered: with several processes, in this one's own rows, which
         the policy judges alone.
-      too_long: for each phase in order, how many samples of each source of its mixture are too long for it.
+      too_long: for each phase in order, what of each source of its mixture is too long for it, by the source's name.
 
     Raises:
       DataError: sources and indexes do not belong together, a mixture is impossible, no sample of a source fits a phase, or the
@@ -92,15 +92,20 @@ class Input:
                 self.failures.name(**json.loads(line))
         none_taken = (0,) * len(sources)
         planners = (self._plan(InputState(number, 0, 0, none_taken)) for number in range(len(phases)))
-        self.too_long = [{name: len(samples) for name, samples in planner.too_long.items()} for planner in planners]
+        self.too_long = [planner.too_long for planner in planners]
 
     def start(self) -> InputState:
         """Returns the state before the first row of the first phase."""
         return InputState(0, 0, 0, (0,) * len(self._sources))
 
     def batches(
-        self, state: InputState, rows_per_step: int, local_rows: Sequence[int] | None = None, context_shards: int = 1
-    ) -> Generator[tuple[Batch, InputState]]:
+        self,
+        state: InputState,
+        rows_per_step: int,
+        local_rows: Sequence[int] | None = None,
+        context_shards: int = 1,
+        prepare: Callable[[Batch], Any] = lambda batch: batch,
+    ) -> Generator[tuple[Any, InputState]]:
         """Yields each step's rows and the state after it, to the end of the state's phase.
 
         The last state is the start of the next phase. The rows depend on the state alone: not on threads, nor on how rows are
@@ -111,6 +116,8 @@ class Input:
           rows_per_step: rows of all processes together; divides the phase's rows.
           local_rows: which of a step's rows this process reads, in this order; None for all.
           context_shards: that each row is arranged for (shards.arrange). The rows are the same whatever their number.
+          prepare: what is done with each batch in a thread beside the step, BATCHES_AHEAD batches before they are asked for: copying them to
+            the devices. Its results are yielded.
 
         Raises:
           DataError: rows_per_step or local_rows do not fit the phase or the state; or more samples failed than the policy allows.
@@ -125,7 +132,7 @@ class Input:
             )
         if not local or not all(0 <= offset < rows_per_step for offset in local):
             raise DataError(f"local rows {local} must be among the {rows_per_step} rows of a step, at least one")
-        return self._batches(self._plan(state), state, rows_per_step, local, context_shards)
+        return self._batches(self._plan(state), state, rows_per_step, local, context_shards, prepare)
 
     def keys(self, phase: int, row: int) -> list[str]:
         """Returns the keys of a row's samples as SOURCE/KEY, for messages.
@@ -141,8 +148,14 @@ class Input:
         return Planner(state.phase, self._phases[state.phase], self._indexes, self._seed, state, self._block_rows)
 
     def _batches(
-        self, planner: Planner, state: InputState, rows_per_step: int, local: list[int], context_shards: int
-    ) -> Generator[tuple[Batch, InputState]]:
+        self,
+        planner: Planner,
+        state: InputState,
+        rows_per_step: int,
+        local: list[int],
+        context_shards: int,
+        prepare: Callable[[Batch], Any],
+    ) -> Generator[tuple[Any, InputState]]:
         self._planner = planner
         if self._names_excluded:
             self._name_too_long(planner)
@@ -156,7 +169,8 @@ class Input:
         # As many rows ahead as the next step needs: a row of a long context holds tens of megabytes.
         reading = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(len(local), self._threads))
         rows = grain.MapDataset.range(steps * len(local)).map(decode).to_iter_dataset(reading)
-        iterator = iter(rows.batch(len(local), drop_remainder=True, batch_fn=_stack))
+        batches = rows.batch(len(local), drop_remainder=True, batch_fn=_stack).map(lambda pair: (prepare(pair[0]), pair[1]))
+        iterator = iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=BATCHES_AHEAD - 1))
         try:
             for step in range(1, steps + 1):
                 batch, failures = next(iterator)
@@ -192,22 +206,23 @@ class Input:
         planned = tuple(planner.lengths(draw).tolist())
         if lengths != planned:
             raise SampleError(
-                "changed", f"{sample.key}: {lengths} tokens, visual tokens, images, segments; indexed as {planned}: delete the index"
+                "changed",
+                f"{sample.key}: {lengths} tokens, visual tokens, images, segments; indexed as {planned}: the file changed while the run "
+                "was under way; start the run again: the index notices changed files and measures them anew",
             )
         return document
 
     def _name_too_long(self, planner: Planner) -> None:
-        limits = dict(zip(("context", "visual_tokens", "images", "segments"), budgets(planner.phase).tolist(), strict=True))
         sources = {source.name: source for source in self._sources}
-        for name, samples in planner.too_long.items():
-            for sample in samples.tolist():
-                message = f"does not fit a row of phase {planner.phase.name!r} ({limits})"
+        for name, found in planner.too_long.items():
+            for sample, lengths in zip(found.samples.tolist(), found.lengths.tolist(), strict=True):
+                over = exceeded(lengths, planner.phase)
+                message = f"does not fit a row of phase {planner.phase.name!r}: {', '.join(over)}; raise the budget or split the sample"
                 self.failures.name(name, sources[name].key(sample), "too_long", message)
 
 
 def _stack(rows: Sequence[_Decoded]) -> tuple[Batch, list[_Failure | None]]:
-    batch = {name: np.stack([decoded.row[name] for decoded in rows]) for name in rows[0].row}
-    return batch, [failure for decoded in rows for failure in decoded.failures]
+    return stack([decoded.row for decoded in rows]), [failure for decoded in rows for failure in decoded.failures]
 
 
 def _check_index(index: LengthIndex, policy: FailurePolicy) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, Document, PhaseSettings, batch_fields
+from data_pipelines.batch import Batch, Intervals, ModelInputs, batch_spec, document_intervals, map_arrays, row_intervals
+from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, Document, PhaseSettings
 
 Int32 = npt.NDArray[np.int32]
 LOSS_WEIGHTINGS = ("square", "token", "sample")
@@ -23,13 +24,13 @@ class Layout:
 
     Attributes:
       positions: [L, 3] int32: t, h, w. t grows by one with every text token and every image; h, w are 0 for text.
-      attend: [L, 2] int32: lo, hi, the interval of keys each query sees.
+      intervals: [L] each: the keys that each token sees.
       visual_slot: [L] int32: which visual token stands there, or -1.
       visual_position: [V, 2] int32: row and column of each visual token in its image.
     """
 
     positions: Int32
-    attend: Int32
+    intervals: Intervals
     visual_slot: Int32
     visual_position: Int32
 
@@ -68,13 +69,9 @@ def layout(tokens: Int32, grids: Int32, image_token: int) -> Layout:
     positions[:, 0] = np.cumsum(advances) - 1
     positions[places, 1:] = visual_position
 
-    attend = np.zeros((length, 2), np.int32)
-    attend[:, 1] = np.arange(1, length + 1)
-    attend[places, 1] = np.repeat(places[first] + sizes, sizes)
-
     visual_slot = np.full(length, -1, np.int32)
     visual_slot[places] = np.arange(len(places))
-    return Layout(positions, attend, visual_slot, visual_position)
+    return Layout(positions, document_intervals(length, places[first], sizes), visual_slot, visual_position)
 
 
 def label_weights(labels: Int32, weighting: str) -> npt.NDArray[np.float32]:
@@ -90,8 +87,8 @@ def label_weights(labels: Int32, weighting: str) -> npt.NDArray[np.float32]:
     return np.where(is_label, weight, 0.0).astype(np.float32)
 
 
-def pack(documents: Sequence[Document], source_ids: Sequence[int], phase: PhaseSettings, image_token: int) -> dict[str, np.ndarray]:
-    """Packs documents into one row: the fields of schema.batch_fields, each without its leading dimension of rows.
+def pack(documents: Sequence[Document], source_ids: Sequence[int], phase: PhaseSettings, image_token: int) -> Batch:
+    """Packs documents into one row: a Batch without the leading dimension of rows.
 
     Args:
       documents: in the order they will stand.
@@ -103,12 +100,11 @@ def pack(documents: Sequence[Document], source_ids: Sequence[int], phase: PhaseS
       ValueError: the documents do not fit the budgets, or one contradicts itself.
     """
     _check_budgets(documents, source_ids, phase)
-    fields = batch_fields(1, phase.context, phase.visual_tokens)
-    row: dict[str, np.ndarray] = {name: np.zeros(shape[1:], dtype) for name, (shape, dtype) in fields.items()}
-    padding = np.arange(phase.context, dtype=np.int32)
-    row["attend"][:] = np.stack([padding, padding + 1], axis=1)  # padding sees itself, so that no softmax is empty
-    row["visual_slot"][:] = -1
-    row["source"][:] = -1
+    row: Batch = map_arrays(lambda spec: np.zeros(spec.shape[1:], spec.dtype), batch_spec(1, phase.context, phase.visual_tokens))
+    inputs: ModelInputs = row.inputs
+    inputs.visual_slot[:] = -1
+    row.source[:] = -1
+    intervals: list[Intervals] = []
     start = visual_start = 0
     for number, (document, source) in enumerate(zip(documents, source_ids, strict=True)):
         length, visual = len(document.tokens), len(document.visual)
@@ -125,17 +121,17 @@ def pack(documents: Sequence[Document], source_ids: Sequence[int], phase: PhaseS
         weights = label_weights(labels, phase.loss_weighting)
         here = slice(start, start + length)
         before = slice(start, start + length - 1)
-        row["tokens"][here] = document.tokens
-        row["targets"][before] = np.where(labels == NO_LABEL, 0, labels)[1:]
-        row["loss_weights"][before] = weights[1:]
-        row["positions"][here] = placed.positions
-        row["attend"][here] = placed.attend + start
-        row["visual_slot"][here] = np.where(placed.visual_slot < 0, -1, placed.visual_slot + visual_start)
-        row["visual"][visual_start : visual_start + visual] = document.visual
-        row["visual_position"][visual_start : visual_start + visual] = placed.visual_position
-        row["source"][here] = source
+        inputs.tokens[here] = document.tokens
+        row.targets[before] = np.where(labels == NO_LABEL, 0, labels)[1:]
+        row.loss_weights[before] = weights[1:]
+        inputs.positions[here] = placed.positions
+        intervals.append(placed.intervals)
+        inputs.visual_slot[here] = np.where(placed.visual_slot < 0, -1, placed.visual_slot + visual_start)
+        inputs.visual[visual_start : visual_start + visual] = document.visual
+        inputs.visual_position[visual_start : visual_start + visual] = placed.visual_position
+        row.source[here] = source
         start, visual_start = start + length, visual_start + visual
-    return row
+    return row._replace(inputs=inputs._replace(intervals=row_intervals(intervals, phase.context)))
 
 
 def _check_budgets(documents: Sequence[Document], source_ids: Sequence[int], phase: PhaseSettings) -> None:

@@ -12,20 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_pipelines.schema import VISUAL_TOKEN_BYTES, batch_fields
-
-FEWEST, MOST = 6, 20  # pieces a shard takes; more balance better and cut the tiles of attention kernels more often
-ALIGNMENTS = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)  # tokens: a tile of queries that lies in one piece touches few keys
-
-
-def pieces_of_shard(context: int, shards: int) -> int:
-    """How many pieces each shard takes of a row of `context` tokens, which divides by `shards`."""
-    length = context // shards
-    for alignment in ALIGNMENTS:
-        for count in range(FEWEST, MOST + 1):
-            if length % (count * alignment) == 0:
-                return count
-    return max(count for count in range(1, FEWEST) if length % count == 0)
+from data_pipelines.batch import Batch, Intervals, attended_pairs, map_arrays, pieces_of_shard, visual_room
 
 
 def deal(costs: np.ndarray, shards: int) -> np.ndarray:
@@ -68,65 +55,48 @@ def _exchange(dealt: list[list[int]], sums: np.ndarray, costs: np.ndarray) -> bo
     return False
 
 
-def piece_order(attend: np.ndarray, shards: int) -> np.ndarray:
-    """[P] pieces of a row with intervals [L, 2] in the order of the shards that take them."""
-    count = shards * pieces_of_shard(len(attend), shards)
-    return deal((attend[:, 1] - attend[:, 0]).reshape(count, -1).sum(axis=1, dtype=np.int64), shards).reshape(-1)
+def piece_order(intervals: Intervals, shards: int) -> np.ndarray:
+    """[P] pieces of a row with intervals [L] in the order of the shards that take them."""
+    count = shards * pieces_of_shard(len(intervals.lo), shards)
+    return deal(attended_pairs(map_arrays(lambda x: x.reshape(count, -1), intervals), axis=1), shards).reshape(-1)
 
 
-def attended_pairs(row: dict[str, np.ndarray], shards: int) -> np.ndarray:
-    """[S] attended pairs of each shard of a row that `arrange` gave."""
-    spans = row["attend"][:, 1] - row["attend"][:, 0]
-    return spans.reshape(shards, -1).sum(axis=1, dtype=np.int64)
+def pairs_of_shards(intervals: Intervals, shards: int) -> np.ndarray:
+    """[S] attended pairs of each shard of a row that `arrange` gave, by its intervals [L]."""
+    return attended_pairs(map_arrays(lambda x: x.reshape(shards, -1), intervals), axis=1)
 
 
-def arrange(row: dict[str, np.ndarray], shards: int) -> dict[str, np.ndarray]:
+def arrange(row: Batch, shards: int) -> Batch:
     """A packed row with its tokens in the order of their shards, and the pixels of each shard's visual tokens in its part of `visual`.
 
     Args:
-      row: of rows.pack, fields of schema.batch_fields(..., 1) without the dimension of rows.
-      shards: that the row is cut into.
-
-    Returns:
-      The fields of `shard_fields`, each without its leading dimension of rows. One shard: the row as it is.
+      row: of rows.pack.
+      shards: that the row is cut into. One: the row as it is.
     """
     if shards == 1:
         return row
-    order = piece_order(row["attend"], shards)
-    context, count = len(row["tokens"]), len(order)
-    arranged = {
-        name: array.reshape(count, context // count, *array.shape[1:])[order].reshape(array.shape)
-        for name, array in row.items()
-        if not name.startswith("visual") or name == "visual_slot"
-    }
-    arranged["pieces"] = np.argsort(order).astype(np.int32)
-    room = _room(context, len(row["visual"]), shards)
-    slots = arranged["visual_slot"].reshape(shards, -1)
-    own = [slot[slot >= 0] for slot in slots]
-    arranged["visual_slot"] = np.where(slots >= 0, np.cumsum(slots >= 0, axis=1) - 1, -1).astype(np.int32).reshape(-1)
-    visual = np.zeros((shards, room, VISUAL_TOKEN_BYTES), row["visual"].dtype)
+    order = piece_order(row.inputs.intervals, shards)
+    context, count = len(row.targets), len(order)
+
+    def reorder(x: np.ndarray) -> np.ndarray:
+        return x.reshape(count, context // count, *x.shape[1:])[order].reshape(x.shape)
+
+    inputs = row.inputs
+    room = visual_room(context, len(inputs.visual), shards)
+    slots = reorder(inputs.visual_slot).reshape(shards, -1)
+    visual = np.zeros((shards, room, *inputs.visual.shape[1:]), inputs.visual.dtype)
     position = np.zeros((shards, room, 2), np.int32)
-    for shard, taken in enumerate(own):
-        np.take(row["visual"], taken, axis=0, out=visual[shard, : len(taken)])
-        position[shard, : len(taken)] = row["visual_position"][taken]
-    arranged["visual"], arranged["visual_position"] = visual.reshape(-1, VISUAL_TOKEN_BYTES), position.reshape(-1, 2)
-    return arranged
-
-
-def shard_fields(rows: int, context: int, visual_tokens: int, shards: int) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Shape and dtype of every array of a batch whose rows were arranged for so many context shards.
-
-    As schema.batch_fields, but for:
-    visual, visual_position: of the first shard's visual tokens, then of the second's ... each shard has room for as many as may fall to it.
-    visual_slot: index into the visual tokens of the token's own shard, or -1.
-    pieces: [rows, P] int32, with several shards: where piece p of the row stands, counted in pieces, when the shards stand one after the other.
-    """
-    if shards == 1:
-        return batch_fields(rows, context, visual_tokens)
-    pieces = {"pieces": ((rows, shards * pieces_of_shard(context, shards)), np.int32)}
-    return batch_fields(rows, context, shards * _room(context, visual_tokens, shards)) | pieces
-
-
-def _room(context: int, visual_tokens: int, shards: int) -> int:
-    """Visual tokens that a shard has room for: as many as may fall to it, whichever pieces it takes."""
-    return min(visual_tokens, context // shards)
+    for shard, slot in enumerate(slots):
+        own = slot[slot >= 0]
+        np.take(inputs.visual, own, axis=0, out=visual[shard, : len(own)])
+        position[shard, : len(own)] = inputs.visual_position[own]
+    arranged = inputs._replace(
+        tokens=reorder(inputs.tokens),
+        positions=reorder(inputs.positions),
+        intervals=map_arrays(reorder, inputs.intervals),
+        visual_slot=np.where(slots >= 0, np.cumsum(slots >= 0, axis=1) - 1, -1).astype(np.int32).reshape(-1),
+        visual=visual.reshape(-1, *inputs.visual.shape[1:]),
+        visual_position=position.reshape(-1, 2),
+        pieces=np.argsort(order).astype(np.int32),
+    )
+    return Batch(arranged, reorder(row.targets), reorder(row.loss_weights), reorder(row.source))

@@ -21,17 +21,33 @@ from data_pipelines.randomness import permute, scramble, stable_seed, weyl
 from data_pipelines.schema import DataError, PhaseSettings
 
 BLOCK_ROWS = 1024
+BUDGETS = ("context", "visual_tokens", "images", "segments")  # of a row, by their names in a phase
+NEVER_FITS = np.iinfo(np.int32).max  # the length of a sample that a phase does not take
 _HEAD = 0.99  # of a block's budgets: how much of it is packed together
 _DRAWS = 1024  # samples looked up at a time
 
 
-class Lengths(Protocol):
+class SourceLengths(Protocol):
     """What the planner needs of one source: `LengthIndex` has it."""
 
     name: str
     usable: np.ndarray  # [u] int64: the samples that can be read, ascending
 
     def lengths(self, phase: PhaseSettings, seed: int) -> np.ndarray: ...  # [n, 4] int64
+
+
+class TooLong(NamedTuple):
+    """The samples of a source that fit no row of a phase.
+
+    Attributes:
+      samples: [k] int64, their numbers.
+      lengths: [k, 4] int64, what each needs of the budgets; NEVER_FITS where the phase takes no such sample.
+      usable: samples of the source that can be read.
+    """
+
+    samples: np.ndarray
+    lengths: np.ndarray
+    usable: int
 
 
 class Draw(NamedTuple):
@@ -98,6 +114,14 @@ class _Start(NamedTuple):
     positions: tuple[int, ...]
 
 
+def exceeded(lengths: Sequence[int], phase: PhaseSettings) -> list[str]:
+    """The budgets that a sample of these four lengths passes, as "context 300 of 128"."""
+    if NEVER_FITS in lengths:
+        return ["the phase takes no samples of this kind"]
+    each = zip(BUDGETS, lengths, budgets(phase).tolist(), strict=True)
+    return [f"{name} {length} of {budget}" for name, length, budget in each if length > budget]
+
+
 def budgets(phase: PhaseSettings) -> np.ndarray:
     """Returns what a row may hold, in the columns of `Lengths.lengths`: tokens, visual tokens, images, segments."""
     return np.array([phase.context, phase.visual_tokens, phase.images, phase.segments], np.int64)
@@ -115,7 +139,7 @@ class Planner:
       block_rows: rows planned together. Part of the order of the data: the same for the whole run.
 
     Attributes:
-      too_long: for each source of the mixture, by name, the numbers of the samples that pass a budget of the phase.
+      too_long: for each source of the mixture, by name, the samples that pass a budget of the phase.
 
     Raises:
       DataError: the mixture is empty, names an unknown source, has a weight that is not positive, or a source of which
@@ -123,12 +147,18 @@ class Planner:
     """
 
     def __init__(
-        self, number: int, phase: PhaseSettings, indexes: Sequence[Lengths], seed: int, state: InputState, block_rows: int = BLOCK_ROWS
+        self,
+        number: int,
+        phase: PhaseSettings,
+        indexes: Sequence[SourceLengths],
+        seed: int,
+        state: InputState,
+        block_rows: int = BLOCK_ROWS,
     ):
         if state.phase != number or len(state.positions) != len(indexes) or state.row >= phase.rows:
             raise DataError(f"{state} is not a state in phase {number} ({phase.name!r}, {phase.rows} rows) of {len(indexes)} sources")
         self.number, self.phase, self.seed, self.block_rows = number, phase, seed, block_rows
-        self.too_long: dict[str, np.ndarray] = {}
+        self.too_long: dict[str, TooLong] = {}
         self._check_mixture([index.name for index in indexes])
         self._sources = {s: self._open(index) for s, index in enumerate(indexes) if index.name in phase.mixture}
         self._numbers = list(self._sources)
@@ -147,18 +177,18 @@ class Planner:
             if not (0 < weight < float("inf")):
                 raise DataError(f"the mixture of phase {self.phase.name!r} gives {name!r} the weight {weight}: it must be positive")
 
-    def _open(self, index: Lengths) -> _Source:
+    def _open(self, index: SourceLengths) -> _Source:
         lengths = index.lengths(self.phase, self.seed)
         over = lengths > budgets(self.phase)
         fits = ~over.any(axis=1)
         if not fits[index.usable].any():
-            names = ("context", "visual_tokens", "images", "segments")
-            counts = ", ".join(f"{count} pass {name}" for name, count in zip(names, over[index.usable].sum(axis=0), strict=True))
+            counts = ", ".join(f"{count} pass {name}" for name, count in zip(BUDGETS, over[index.usable].sum(axis=0), strict=True))
             raise DataError(
                 f"no sample of source {index.name!r} fits phase {self.phase.name!r} ({counts}, of {len(index.usable)} usable): "
                 "raise its budgets or take the source out of its mixture"
             )
-        self.too_long[index.name] = index.usable[~fits[index.usable]]
+        samples = index.usable[~fits[index.usable]]
+        self.too_long[index.name] = TooLong(samples, lengths[samples], len(index.usable))
         return _Source(index.name, index.usable, lengths, fits, stable_seed("order", self.seed, index.name))
 
     def lengths(self, draw: Draw) -> np.ndarray:

@@ -1,12 +1,11 @@
-"""Attention as the model calls it: one function of (q, k, v, lo, hi) over whatever mesh is set, and the choice of what computes it."""
+"""Attention as the model calls it: one function of (q, k, v, intervals) over whatever mesh is set, and the choice of what computes it."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from data_pipelines.batch import Intervals
 from neo_jax.attention import chunked, context_parallel, hopper, tpu
 from neo_jax.attention.blocks import blocks_for
-from neo_jax.attention.decoding import FEW, decode_attention
+from neo_jax.attention.decoding import MAX_DECODE_QUERIES, decode_attention
 from neo_jax.attention.intervals import interval_problem
 from neo_jax.sharding import spec
 
@@ -36,7 +36,7 @@ IMPLEMENTATIONS = {
     "hopper": Implementation(hopper.supports, hopper.forward, hopper.backward, hopper.computed_pairs),
 }
 # For rematerialisation: with these kept, the backward pass does not compute attention again.
-SAVED_NAMES = ("attention_output", "attention_log_sum")
+SAVED_NAMES = ("attention_output", "attention_lse")
 
 log = logging.getLogger(__name__)
 
@@ -62,97 +62,100 @@ def interval_attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    lo: jax.Array,
-    hi: jax.Array,
+    intervals: Intervals,
     scale: float,
     implementation: str = "auto",
     pieces: jax.Array | None = None,
+    check: bool = False,
 ) -> jax.Array:
-    """Attention in which query i sees the keys [lo[i], hi[i]) of its row, over whatever mesh is set.
+    """Returns attention [B, L, Hq, Dv] in which query i sees the keys [lo[i], hi[i]) of its row, over whatever mesh is set.
 
     Queries stay where they are; keys and values are gathered along the `context` axis (context_parallel.py), since intervals name keys of the
     whole row.
 
     Args:
       q: [B, L, Hq, Dk]; k: [B, S, Hkv, Dk]; v: [B, S, Hkv, Dv], Hq a multiple of Hkv.
-      lo, hi: [B, L] int32 with lo < hi, neither ever decreasing along the part of a row that a device holds.
+      intervals: [B, L] int32 each, lo < hi, neither ever decreasing along the part of a row that a device holds.
       scale: factor on the inner products.
-      implementation: "auto": what suits the devices and the arrays; "decoding": for at most FEW queries a row, no gradient; or a name in
-        IMPLEMENTATIONS.
-      pieces: [B, P] int32, as in data_pipelines.loading.shards.shard_fields, where rows were arranged for the shards of the `context` axis.
-
-    Returns:
-      [B, L, Hq, Dv].
+      implementation: "auto": what suits the devices and the arrays; "decoding": for at most MAX_DECODE_QUERIES queries a row, no gradient; or
+        a name in IMPLEMENTATIONS.
+      pieces: [B, P] int32, as in data_pipelines.batch.ModelInputs, where rows were arranged for the shards of the `context` axis.
+      check: the devices check the values of the intervals as they run, and stop with the row and the query that is wrong. Slow. Each device
+        checks its own queries: lo and hi may decrease from one shard of a row to the next. Where other devices wait for the one that stopped,
+        the process is aborted after the sentence.
 
     Raises:
       ValueError: shapes or types do not fit together.
       UnsupportedAttentionError: `implementation` cannot do this call.
     """
-    _check_shapes(q, k, v, lo, hi)
+    _check_shapes(q, k, v, intervals)
 
     shards = jax.sharding.get_abstract_mesh().shape[context_parallel.AXIS]
 
-    def local(q, k, v, lo, hi, *pieces):
+    def local(q, k, v, intervals, *pieces):
         keys = k.shape[1] * shards
-        if _checked:
-            first_row, first_query = jax.lax.axis_index(("data", "fsdp")) * lo.shape[0], jax.lax.axis_index("context") * lo.shape[1]
-            jax.debug.callback(functools.partial(_raise_problem, keys=keys), lo, hi, first_row, first_query)
+        if check:
+            rows, length = intervals.lo.shape
+            first_row, first_query = jax.lax.axis_index(("data", "fsdp")) * rows, jax.lax.axis_index("context") * length
+            jax.debug.callback(functools.partial(_raise_problem, keys=keys), *intervals, first_row, first_query)
         if implementation == "decoding":
-            if q.shape[1] > FEW:
-                raise UnsupportedAttentionError(f'attention "decoding" is for at most {FEW} queries a row, these are {q.shape[1]}')
-            return decode_attention(q, *(context_parallel.gather(x, None) for x in (k, v)), lo, hi, scale)
+            if q.shape[1] > MAX_DECODE_QUERIES:
+                raise UnsupportedAttentionError(
+                    f'attention "decoding" is for at most {MAX_DECODE_QUERIES} queries a row, these are {q.shape[1]}'
+                )
+            return decode_attention(q, *(context_parallel.gather(x, None) for x in (k, v)), intervals, scale)
         whole = (jax.ShapeDtypeStruct((x.shape[0], keys, *x.shape[2:]), x.dtype) for x in (k, v))
         kernel = choose(q, *whole, implementation)
-        return _attend(q, k, v, lo, hi, pieces[0] if pieces else None, scale, kernel, shards > 1)[0]
+        return _attend(q, k, v, intervals, pieces[0] if pieces else None, scale, kernel, shards > 1)[0]
 
     heads, rows = spec("batch", "length", "heads", None), spec("batch", "length")
-    lo, hi = (jax.sharding.reshard(x, rows) for x in (lo, hi))  # a slice of one token loses its sharding
-    arrays, specs = [q, k, v, lo, hi], [heads, heads, heads, rows, rows]
+    intervals = Intervals(*(jax.sharding.reshard(x, rows) for x in intervals))  # a slice of one token loses its sharding
+    arrays, specs = [q, k, v, intervals], [heads, heads, heads, Intervals(rows, rows)]
     if pieces is not None:
         arrays.append(pieces)
         specs.append(spec("batch", None))
     return jax.shard_map(local, in_specs=tuple(specs), out_specs=heads, check_vma=False)(*arrays)
 
 
-def attention_with_log_sum(q, k, v, lo, hi, scale: float, kernel: Kernel) -> tuple[jax.Array, jax.Array]:
+def attention_with_lse(q, k, v, intervals: Intervals, scale: float, kernel: Kernel) -> tuple[jax.Array, jax.Array]:
     """The same on one device, with the log-sum-exp of the scaled scores [B, Hq, L], float32; both can be differentiated."""
-    _check_shapes(q, k, v, lo, hi)
-    return _attend(q, k, v, lo, hi, None, scale, kernel, False)
+    _check_shapes(q, k, v, intervals)
+    return _attend(q, k, v, intervals, None, scale, kernel, False)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
-def _attend(q, k, v, lo, hi, pieces, scale, kernel: Kernel, spread: bool):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+def _attend(q, k, v, intervals: Intervals, pieces, scale, kernel: Kernel, spread: bool):
     """`spread`: k and v are this device's part of rows that are spread over the context axis."""
 
-    @jax.jit  # a part of the program with a name: for profiles, and for planning.work
+    @jax.jit  # a part of the program with a name: for profiles, and for planning.costs
     def attention_forward(*arrays):
         return kernel.implementation.forward(*arrays, scale, kernel.blocks, kernel.interpret)
 
     if spread:
-        return context_parallel.forward(attention_forward, q, k, v, lo, hi, pieces)
-    return attention_forward(q, k, v, lo, hi)
+        return context_parallel.forward(attention_forward, q, k, v, intervals, pieces)
+    return attention_forward(q, k, v, intervals)
 
 
-def _attend_forward(q, k, v, lo, hi, pieces, scale, kernel: Kernel, spread: bool):
-    results = _attend(q, k, v, lo, hi, pieces, scale, kernel, spread)
-    out, log_sum = (checkpoint_name(x, name) for x, name in zip(results, SAVED_NAMES, strict=True))
-    return (out, log_sum), (q, k, v, lo, hi, pieces, out, log_sum)
+def _attend_forward(q, k, v, intervals: Intervals, pieces, scale, kernel: Kernel, spread: bool):
+    results = _attend(q, k, v, intervals, pieces, scale, kernel, spread)
+    out, lse = (checkpoint_name(x, name) for x, name in zip(results, SAVED_NAMES, strict=True))
+    return (out, lse), (q, k, v, intervals, pieces, out, lse)
 
 
 def _attend_backward(scale, kernel: Kernel, spread: bool, residuals, gradients):
-    q, k, v, lo, hi, pieces, out, log_sum = residuals
-    gradient, of_log_sum = gradients
-    delta = jnp.einsum("blhv,blhv->bhl", gradient.astype(jnp.float32), out.astype(jnp.float32)) - of_log_sum
+    q, k, v, intervals, pieces, out, lse = residuals
+    d_out, d_lse = gradients
+    delta = jnp.einsum("blhv,blhv->bhl", d_out.astype(jnp.float32), out.astype(jnp.float32)) - d_lse
 
     @jax.jit
     def attention_backward(*arrays):
         return kernel.implementation.backward(*arrays, scale, kernel.blocks, kernel.interpret)
 
     if spread:
-        backward = context_parallel.backward(attention_backward, q, k, v, lo, hi, pieces, log_sum, delta, gradient)
+        backward = context_parallel.backward(attention_backward, q, k, v, intervals, pieces, lse, delta, d_out)
     else:
-        backward = attention_backward(q, k, v, lo, hi, log_sum, delta, gradient)
-    return *backward, None, None, None
+        backward = attention_backward(q, k, v, intervals, lse, delta, d_out)
+    return *backward, None, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -190,7 +193,8 @@ def _announce(choice: str) -> None:
     log.info("attention: %s", choice)
 
 
-def _check_shapes(q, k, v, lo, hi) -> None:
+def _check_shapes(q, k, v, intervals: Intervals) -> None:
+    lo, hi = intervals
     if not (q.ndim == k.ndim == v.ndim == 4 and lo.ndim == hi.ndim == 2):
         raise ValueError(
             f"q, k, v {q.shape}, {k.shape}, {v.shape} must have 4 axes (row, token, head, width); lo, hi {lo.shape}, {hi.shape} 2"
@@ -211,24 +215,6 @@ def _check_shapes(q, k, v, lo, hi) -> None:
         raise ValueError(f"lo and hi are {lo.dtype} and {hi.dtype}: they must be int32")
 
 
-_checked = False
-
-
-@contextlib.contextmanager
-def checked_intervals(enabled: bool = True) -> Iterator[None]:
-    """Programs traced inside check the values of lo and hi as they run, and stop with the row and the query that is wrong. Slow.
-
-    Each device checks its own queries: lo and hi may decrease from one shard of a row to the next. Where other devices wait for the one that
-    stopped, the process is aborted after the sentence.
-    """
-    global _checked
-    before, _checked = _checked, enabled
-    try:
-        yield
-    finally:
-        _checked = before
-
-
 def _raise_problem(lo: np.ndarray, hi: np.ndarray, first_row: int, first_query: int, keys: int) -> None:
-    if problem := interval_problem(np.asarray(lo), np.asarray(hi), keys, int(first_row), int(first_query)):
+    if problem := interval_problem(Intervals(np.asarray(lo), np.asarray(hi)), keys, int(first_row), int(first_query)):
         raise ValueError(problem)

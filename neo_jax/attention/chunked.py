@@ -12,6 +12,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from data_pipelines.batch import Intervals
 from neo_jax.attention.intervals import flatten, query_tiles, visited_pairs
 
 LOWEST = -1e30  # start of the running maximum: finite, so that exp(-inf - LOWEST) is 0 and not NaN
@@ -22,9 +23,9 @@ def supports(q: jax.Array, k: jax.Array, v: jax.Array) -> str | None:
     return None
 
 
-def forward(q, k, v, lo, hi, scale: float, chunk: int, interpret=False) -> tuple[jax.Array, jax.Array]:
+def forward(q, k, v, intervals: Intervals, scale: float, chunk: int, interpret=False) -> tuple[jax.Array, jax.Array]:
     """Output [B, L, H, V] and log-sum-exp [B, H, L] (float32, natural logarithm) of q [B, L, H, D], k [B, S, K, D], v [B, S, K, V]."""
-    rows = _Rows(q.shape, k.shape, lo, hi, chunk)
+    rows = _Rows(q.shape, k.shape, intervals, chunk)
     k_KSD, v_KSV = rows.keys(k), rows.keys(v)
 
     def query_chunk(carry, x):
@@ -46,28 +47,28 @@ def forward(q, k, v, lo, hi, scale: float, chunk: int, interpret=False) -> tuple
         maximum, total, accumulator = jax.lax.fori_loop(first, last, key_chunk, start)
         return carry, ((accumulator / total[..., None]).astype(q.dtype), maximum + jnp.log(total))
 
-    _, (out, log_sum) = jax.lax.scan(query_chunk, None, (rows.queries(q), *rows.intervals))
-    return rows.unsplit(out), rows.unsplit(log_sum[..., None])[..., 0].swapaxes(1, 2)
+    _, (out, lse) = jax.lax.scan(query_chunk, None, (rows.queries(q), *rows.intervals))
+    return rows.unsplit(out), rows.unsplit(lse[..., None])[..., 0].swapaxes(1, 2)
 
 
-def backward(q, k, v, lo, hi, log_sum, delta, gradient, scale: float, chunk: int, interpret=False) -> tuple[jax.Array, ...]:
+def backward(q, k, v, intervals: Intervals, lse, delta, d_out, scale: float, chunk: int, interpret=False) -> tuple[jax.Array, ...]:
     """Gradients of q, k and v.
 
     Args:
-      log_sum: [B, H, L], of `forward`.
+      lse: [B, H, L], of `forward`.
       delta: [B, H, L] float32, the sum over V of output x gradient, less the gradient of the log-sum-exp.
-      gradient: [B, L, H, V], of the output.
+      d_out: [B, L, H, V], gradient of the output.
     """
-    rows = _Rows(q.shape, k.shape, lo, hi, chunk)
+    rows = _Rows(q.shape, k.shape, intervals, chunk)
     k_KSD, v_KSV = rows.keys(k), rows.keys(v)
 
     def query_chunk(carry, x):
-        q_KCD, g_KCV, log_sum_KC, delta_KC, lo_C, hi_C, first, last = x
+        q_KCD, g_KCV, lse_KC, delta_KC, lo_C, hi_C, first, last = x
 
         def key_chunk(j, state):
             dq, dk, dv = state
             k_KXD, v_KXV = rows.slice(k_KSD, j), rows.slice(v_KSV, j)
-            weights = jnp.exp(rows.scores(q_KCD, k_KXD, lo_C, hi_C, j, scale) - log_sum_KC[..., None])
+            weights = jnp.exp(rows.scores(q_KCD, k_KXD, lo_C, hi_C, j, scale) - lse_KC[..., None])
             dv = rows.add(dv, j, _matmul(weights.astype(v.dtype), g_KCV, "kcx,kcv->kxv"))
             dweights = _matmul(g_KCV, v_KXV, "kcv,kxv->kcx")
             dscores = (weights * (dweights - delta_KC[..., None]) * scale).astype(q.dtype)
@@ -79,28 +80,29 @@ def backward(q, k, v, lo, hi, log_sum, delta, gradient, scale: float, chunk: int
         dq, *carry = jax.lax.fori_loop(first, last, key_chunk, start)
         return tuple(carry), dq.astype(q.dtype)
 
-    of_queries = (rows.queries(x.swapaxes(1, 2)[..., None])[..., 0] for x in (log_sum, delta))
+    of_queries = (rows.queries(x.swapaxes(1, 2)[..., None])[..., 0] for x in (lse, delta))
     zeros = (jnp.zeros(k_KSD.shape, jnp.float32), jnp.zeros(v_KSV.shape, jnp.float32))
-    chunks = (rows.queries(q), rows.queries(gradient), *of_queries, *rows.intervals)
+    chunks = (rows.queries(q), rows.queries(d_out), *of_queries, *rows.intervals)
     (dk, dv), dq = jax.lax.scan(query_chunk, zeros, chunks)
     return rows.unsplit(dq), rows.unkeys(dk, k), rows.unkeys(dv, v)
 
 
-def computed_pairs(lo: jax.Array, hi: jax.Array, keys: int, chunk: int) -> int:
-    """Pairs of a query and a key that the forward pass computes for one head, attended or not; lo, hi [B, L] over rows of `keys` keys."""
+def computed_pairs(intervals: Intervals, keys: int, chunk: int) -> int:
+    """Pairs of a query and a key that the forward pass computes for one head, attended or not; intervals [B, L] over rows of `keys` keys."""
+    lo = intervals.lo
     size, key_size = min(chunk, lo.size), min(chunk, lo.shape[0] * keys)
-    return int(visited_pairs(query_tiles(*flatten(lo, hi, keys, size), size, key_size), size, key_size))
+    return int(visited_pairs(query_tiles(*flatten(intervals, keys, size), size, key_size), size, key_size))
 
 
 class _Rows:
     """The rows of a call as one, heads first, its queries in chunks, padded to whole chunks."""
 
-    def __init__(self, q_shape, k_shape, lo, hi, chunk: int):
+    def __init__(self, q_shape, k_shape, intervals: Intervals, chunk: int):
         self.rows, self.length, self.heads, _ = q_shape
         _, self.row_keys, self.key_heads, _ = k_shape
         self.groups = self.heads // self.key_heads
         self.size, self.key_size = min(chunk, self.rows * self.length), min(chunk, self.rows * self.row_keys)
-        lo, hi = flatten(lo, hi, self.row_keys, self.size)
+        lo, hi = flatten(intervals, self.row_keys, self.size)
         ranges = query_tiles(lo, hi, self.size, self.key_size)
         self.intervals = (lo.reshape(-1, self.size), hi.reshape(-1, self.size), ranges.first, ranges.last)
 

@@ -13,37 +13,39 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
+from data_pipelines.batch import Intervals
+
 AXIS = "context"
 GATHERED_BYTES = 256 << 20  # keys and values that one device gathers at once; more heads wait for their turn
 
 
-def forward(one_device: Callable, q, k, v, lo, hi, pieces) -> tuple[jax.Array, jax.Array]:
+def forward(one_device: Callable, q, k, v, intervals: Intervals, pieces) -> tuple[jax.Array, jax.Array]:
     """Output [B, L, H, V] and log-sum-exp [B, H, L] of this shard's queries.
 
     Args:
-      one_device: (q, k, v, lo, hi) -> (output, log-sum-exp), with all keys.
+      one_device: (q, k, v, intervals) -> (output, log-sum-exp), with all keys.
       q: [B, L, H, D]; k: [B, L, K, D]; v: [B, L, K, V]: of this shard.
-      lo, hi: [B, L], in keys of the whole row.
+      intervals: [B, L], in keys of the whole row.
       pieces: [B, P], as in data_pipelines.loading.shards.shard_fields; None: shards hold runs of the row, in order.
     """
-    results = [one_device(q, gather(k, pieces), gather(v, pieces), lo, hi) for q, k, v in _groups(q, k, v)]
-    outputs, log_sums = zip(*results, strict=True)
-    return _concatenate(outputs, 2), _concatenate(log_sums, 1)
+    results = [one_device(q, gather(k, pieces), gather(v, pieces), intervals) for q, k, v in _groups(q, k, v)]
+    outputs, lses = zip(*results, strict=True)
+    return _concatenate(outputs, 2), _concatenate(lses, 1)
 
 
-def backward(one_device: Callable, q, k, v, lo, hi, pieces, log_sum, delta, gradient) -> tuple[jax.Array, ...]:
+def backward(one_device: Callable, q, k, v, intervals: Intervals, pieces, lse, delta, d_out) -> tuple[jax.Array, ...]:
     """Gradients of this shard's q, k and v.
 
     Args:
-      one_device: (q, k, v, lo, hi, log_sum, delta, gradient) -> gradients of q and of all keys and values.
-      log_sum, delta: [B, H, L].
-      gradient: [B, L, H, V], of the output.
+      one_device: (q, k, v, intervals, lse, delta, d_out) -> gradients of q and of all keys and values.
+      lse, delta: [B, H, L].
+      d_out: [B, L, H, V], gradient of the output.
     """
     gradients = []
-    by_head = (x.swapaxes(1, 2) for x in (log_sum, delta))  # [B, L, H]
-    for queries, keys, values, *sums, of_output in _groups(q, k, v, *by_head, gradient):
+    by_head = (x.swapaxes(1, 2) for x in (lse, delta))  # [B, L, H]
+    for queries, keys, values, *sums, d_queries_out in _groups(q, k, v, *by_head, d_out):
         backwards = (x.swapaxes(1, 2) for x in sums)
-        dq, dk, dv = one_device(queries, gather(keys, pieces), gather(values, pieces), lo, hi, *backwards, of_output)
+        dq, dk, dv = one_device(queries, gather(keys, pieces), gather(values, pieces), intervals, *backwards, d_queries_out)
         gradients.append((dq, _scatter(dk, pieces), _scatter(dv, pieces)))
     return tuple(_concatenate(each, 2) for each in zip(*gradients, strict=True))
 

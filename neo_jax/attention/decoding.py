@@ -11,14 +11,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from data_pipelines.batch import Intervals
 from neo_jax.attention.chunked import LOWEST
 
 CHUNK = 1024  # keys of a chunk
-FEW = 16  # queries of a row, at most
+MAX_DECODE_QUERIES = 16  # of a row
 
 
-def decode_attention(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, scale: float) -> jax.Array:
+def decode_attention(q: jax.Array, k: jax.Array, v: jax.Array, intervals: Intervals, scale: float) -> jax.Array:
     """Attention in which query i of a row sees the keys [lo[i], hi[i]). Arguments and result as in api.interval_attention."""
+    lo, hi = intervals
     b, length, heads, width = q.shape
     keys, key_heads, value_width = k.shape[1], k.shape[2], v.shape[-1]
     groups, size = heads // key_heads, min(CHUNK, keys)

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.batch import Intervals
+
 
 class TileRanges(NamedTuple):
     """For each tile of one side, the tiles of the other side that it meets. Arrays [tiles] int32.
@@ -30,14 +32,15 @@ class TileRanges(NamedTuple):
     full_last: jax.Array
 
 
-def flatten(lo: jax.Array, hi: jax.Array, keys: int, multiple: int) -> tuple[jax.Array, jax.Array]:
+def flatten(intervals: Intervals, keys: int, multiple: int) -> Intervals:
     """Intervals [B, L] of rows with `keys` keys each -> [N] of one row with B x keys keys; N is B x L rounded up to a multiple.
 
     Queries that pad the end repeat the last interval, so that they widen no range. What is computed for them is thrown away.
     """
+    lo, hi = intervals
     offset = jnp.arange(lo.shape[0], dtype=jnp.int32)[:, None] * keys
     padding = (0, -lo.size % multiple)
-    return jnp.pad((lo + offset).reshape(-1), padding, mode="edge"), jnp.pad((hi + offset).reshape(-1), padding, mode="edge")
+    return Intervals(*(jnp.pad((x + offset).reshape(-1), padding, mode="edge") for x in (lo, hi)))
 
 
 def query_tiles(lo: jax.Array, hi: jax.Array, query_tile: int, key_tile: int) -> TileRanges:
@@ -76,12 +79,13 @@ def visited_pairs(ranges: TileRanges, query_tile: int, key_tile: int) -> jax.Arr
     return (ranges.last - ranges.first).sum() * query_tile * key_tile
 
 
-def interval_problem(lo: np.ndarray, hi: np.ndarray, keys: int, first_row: int = 0, first_query: int = 0) -> str | None:
-    """What is wrong with intervals [B, L] over rows of `keys` keys, with the first row and query that it is wrong at; None: nothing.
+def interval_problem(intervals: Intervals, keys: int, first_row: int = 0, first_query: int = 0) -> str | None:
+    """Returns a message naming the first wrong interval of intervals [B, L] over rows of `keys` keys, None if all are right.
 
     Args:
-      first_row, first_query: the place of lo[0, 0] in the whole array, where this is a shard of it.
+      first_row, first_query: the place of the first interval in the whole array, where this is a shard of it.
     """
+    lo, hi = intervals
     checks = (
         ("is empty: lo must be below hi", lo >= hi),
         (f"leaves the keys [0, {keys})", (lo < 0) | (hi > keys)),

@@ -18,6 +18,7 @@ MAY_CHANGE = (  # in an existing run directory: nothing here changes which rows 
     "data.max_failure_rate",
     "data.max_failure_run",
     "data.minimum_samples",
+    "data.stall_seconds",
     "evaluation.*",
     "run.directory",
     "run.log_every",

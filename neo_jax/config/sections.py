@@ -123,6 +123,7 @@ class Data:
       threads: threads that decode samples.
       max_failure_rate: share of samples that may be skipped, once minimum_samples were tried.
       max_failure_run: samples skipped one after the other that stop the run.
+      stall_seconds: without progress in reading data after which the process ends with exit code 75 (a dead file system).
     """
 
     sources: Mapping[str, SourceSettings]
@@ -132,6 +133,7 @@ class Data:
     max_failure_rate: Ratio = 0.01
     max_failure_run: Positive = 100
     minimum_samples: Positive = 1000
+    stall_seconds: Positive = 1800
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.sources:

@@ -9,14 +9,17 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
+from data_pipelines.batch import ModelInputs
 from data_pipelines.documents import prompt_document
 from data_pipelines.index.lengths import sample_seed
+from data_pipelines.loading.prompts import prompt_inputs
 from data_pipelines.schema import DataError, Document, PhaseSettings, Sample, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
 from neo_jax import config
-from neo_jax.inference.decode import greedy, prompt_batch
+from neo_jax.inference.generate import greedy
 from neo_jax.model.backbone import Parameters
+from neo_jax.model.computation import Computation
 from neo_jax.processes import exchange
 from neo_jax.sharding import own_rows, row_shards, spec, to_devices
 
@@ -51,16 +54,18 @@ def read_questions(
     seed: int,
     most: int,
     left_out: Callable[[str, str, str, str], None] = lambda source, key, reason, message: None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> list[Question]:
     """The first `most` questions of each family that the phase can hold; the last turn of a sample is the answer.
 
     A sample without a family counts under its source's name. Text-only phases leave out samples with media. Every other sample that is passed
-    over is named to `left_out`: source, key, reason, message.
+    over is named to `left_out`: source, key, reason, message. `check_stop` is called before each sample; what it raises ends the reading.
     """
     questions: list[Question] = []
     counts: collections.Counter[str] = collections.Counter()
     for source in sources:
         for number in range(len(source)):
+            check_stop()
             try:
                 sample = source[number]
                 family = sample.family or source.name
@@ -88,12 +93,11 @@ def check_same(questions: Sequence[Question]) -> None:
 
 def answer_questions(
     model: config.Model,
-    architecture: str,
+    computation: Computation,
     parameters: Parameters,
     questions: Sequence[Question],
     tokenizer: Tokenizer,
     evaluation: config.Evaluation,
-    dtype: str,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Answer]:
     """Answers every question twice, the second time with blank images, on the mesh that is set; in the order given.
@@ -103,8 +107,8 @@ def answer_questions(
     order = sorted(range(len(questions)), key=lambda i: len(questions[i].document.tokens))
     special = tokenizer.special
     image_token = special["<IMG_CONTEXT>"]
-    never = tuple(special[name] for name in ("<img>", "</img>", "<IMG_CONTEXT>"))
-    never += tuple(range(tokenizer.vocabulary, model.vocabulary))  # rows of the embedding that no token has
+    banned_ids = tuple(special[name] for name in ("<img>", "</img>", "<IMG_CONTEXT>"))
+    banned_ids += tuple(range(tokenizer.vocabulary, model.vocabulary))  # rows of the embedding that no token has
     shards = row_shards()
     size = -(-evaluation.rows // shards) * shards  # every device answers as many
     own = [row for part in own_rows(size) for row in part]
@@ -114,17 +118,17 @@ def answer_questions(
         documents = [questions[i].document for i in numbers]
         documents += documents[-1:] * (size - len(documents))  # whole batches: one shape
         length = -(-max(len(document.tokens) for document in documents) // LENGTHS) * LENGTHS
-        batch = prompt_batch([documents[row] for row in own], length, length, image_token)
+        prompts = prompt_inputs([documents[row] for row in own], length, length, image_token)
 
-        def decode(batch: dict[str, np.ndarray]) -> list[str]:
+        def decode(prompts: ModelInputs) -> list[str]:
             tokens = greedy(
-                model, architecture, parameters, to_devices(batch), evaluation.answer_tokens, special["<|im_end|>"], never, dtype
+                model, computation, parameters, to_devices(prompts), evaluation.answer_tokens, special["<|im_end|>"], banned_ids
             )
             rows = np.asarray(jax.device_get(jax.sharding.reshard(tokens, spec(None, None))))  # every process reads all
             return [tokenizer.decode(_until(row, special["<|im_end|>"])) for row in rows]
 
-        seen = decode(batch)
-        blank = decode(batch | {"visual": np.full_like(batch["visual"], BLANK)}) if any(len(d.visual) for d in documents) else seen
+        seen = decode(prompts)
+        blank = decode(prompts._replace(visual=np.full_like(prompts.visual, BLANK))) if any(len(d.visual) for d in documents) else seen
         for number, answer, blank_answer in zip(numbers, seen, blank, strict=False):
             answers[number] = Answer(questions[number], answer, blank_answer)
         progress(min(start + size, len(order)), len(order))

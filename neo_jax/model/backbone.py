@@ -1,11 +1,14 @@
 """The decoder: tokens and pixels in, hidden states out. Parameters as a flat dictionary of arrays at the border.
 
+Shape legend: B rows, L tokens, D hidden, V visual tokens of a row.
+
 The pre-buffer and the base are two stacks with the same layer, one scan each: compile time does not grow with depth, and the base can be frozen
 while the pre-buffer trains. As architecture "qwen3" the model is the base alone, without height and width parts and without pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -13,14 +16,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import NamedSharding
 
+from data_pipelines.batch import Intervals, ModelInputs
 from neo_jax import config
 from neo_jax.attention.api import SAVED_NAMES
+from neo_jax.model.computation import Computation
 from neo_jax.model.embedding import lookup
-from neo_jax.model.layers import Cache, Layer, normal, ones, rms_norm, rope_angles
+from neo_jax.model.layers import Cache, Context, Layer, normal, ones, rms_norm
 from neo_jax.model.patch_embedding import PatchEmbedding, normalise
+from neo_jax.model.rope import rope_angles
 from neo_jax.sharding import spec
 
 Parameters = dict[str, jax.Array]  # by dotted name, e.g. "base.attention.q"; layers stacked along the first axis
+Caches = dict[str, Cache]  # by stack; layers along the first axis
 
 STACKS = ("pre_buffer", "base")
 
@@ -51,94 +58,115 @@ class Backbone(nnx.Module):
     def _stack(self, layers: int, rngs: nnx.Rngs) -> Layer:
         return jax.vmap(lambda split: Layer(self.model, self.spatial, split))(rngs.split(layers))
 
-    def words(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    def __call__(self, inputs: ModelInputs, computation: Computation) -> jax.Array:
+        """The training forward pass: hidden states [B, L, D] before the final norm."""
+        x_BLD = self.embed(inputs, jnp.dtype(computation.compute_dtype))
+        context = self._context(inputs.positions, inputs.intervals, inputs.pieces)
+
+        def body(x_BLD, layer):
+            return layer(x_BLD, context, computation), None
+
+        if computation.remat != "none":
+            body = jax.checkpoint(body, policy=REMATERIALISATION[computation.remat])
+        for stack in self.stacks().values():
+            x_BLD, _ = jax.lax.scan(body, x_BLD, stack)
+        return x_BLD
+
+    def layer_states(self, inputs: ModelInputs, computation: Computation) -> jax.Array:
+        """Hidden states after every layer, [layers, B, L, D]: for comparisons with recorded ones."""
+        x_BLD = self.embed(inputs, jnp.dtype(computation.compute_dtype))
+        context = self._context(inputs.positions, inputs.intervals, inputs.pieces)
+        states = []
+
+        def body(x_BLD, layer):
+            x_BLD = layer(x_BLD, context, computation)
+            return x_BLD, x_BLD
+
+        for stack in self.stacks().values():
+            x_BLD, of_stack = jax.lax.scan(body, x_BLD, stack)
+            states.append(of_stack)
+        return jnp.concatenate(states)
+
+    def with_cache(
+        self, x_BLD: jax.Array, positions: jax.Array, intervals: Intervals, computation: Computation, caches: Caches, start: jax.Array | int
+    ) -> tuple[jax.Array, Caches]:
+        """The forward pass of generation, for embedded tokens [B, L, D].
+
+        Args:
+          positions: [B, L, 3] int32, t, h, w.
+          intervals: [B, L]: the keys of the cache that each token sees.
+          caches: keys and values of earlier tokens for each stack; those of these tokens are written at `start`.
+
+        Returns:
+          Hidden states [B, L, D] before the final norm, and the updated caches.
+        """
+        context = self._context(positions, intervals, None)
+
+        def body(x_BLD, layer_and_cache):
+            layer, cache = layer_and_cache
+            return layer.with_cache(x_BLD, context, computation, cache, start)
+
+        updated: Caches = {}
+        for name, stack in self.stacks().items():
+            x_BLD, updated[name] = jax.lax.scan(body, x_BLD, (stack, caches[name]))
+        return x_BLD, updated
+
+    def stacks(self) -> dict[str, Layer]:
+        """The stacks of layers in the order in which they run, each with its layers along the first axis of its arrays."""
+        return {name: getattr(self, name) for name in STACKS if hasattr(self, name)}
+
+    def embed_tokens(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Embeddings [B, L, D] of tokens [B, L]."""
         return lookup(self.embedding[...], tokens, dtype)
 
-    def embed(self, batch: dict[str, jax.Array], dtype: jnp.dtype) -> jax.Array:
-        """Token embeddings, with visual tokens in their slots. Arrays as in data_pipelines.loading.shards.shard_fields; returns [B, L, D]."""
-        x = self.words(batch["tokens"], dtype)
-        if not self.spatial or batch["visual"].shape[1] == 0:
-            return x
-        visual = self.patch_embedding(normalise(batch["visual"]), batch["visual_position"], dtype)
-        return self.place(x, visual, batch["visual_slot"])
+    def embed(self, inputs: ModelInputs, dtype: jnp.dtype) -> jax.Array:
+        """Token embeddings [B, L, D], with visual tokens in their slots."""
+        x_BLD = self.embed_tokens(inputs.tokens, dtype)
+        if not self.spatial or inputs.visual.shape[1] == 0:
+            return x_BLD
+        visual_BVD = self.patch_embedding(normalise(inputs.visual), inputs.visual_position, dtype)
+        return self.merge_visual(x_BLD, visual_BVD, inputs.visual_slot)
 
-    def place(self, x: jax.Array, visual: jax.Array, slot: jax.Array) -> jax.Array:
-        """Puts visual [B, V, D] into x [B, L, D] where slot [B, L] is not -1. A slot counts the visual tokens of its own context shard."""
+    def merge_visual(self, x_BLD: jax.Array, visual_BVD: jax.Array, slot_BL: jax.Array) -> jax.Array:
+        """Puts visual tokens where their slot is not -1. A slot counts the visual tokens of its own context shard."""
 
         def local(visual, slot):
             return jnp.take_along_axis(visual, jnp.maximum(slot, 0)[..., None], axis=1)
 
         hidden = spec("batch", "length", None)
-        placed = jax.shard_map(local, in_specs=(hidden, spec("batch", "length")), out_specs=hidden, check_vma=False)
-        return jnp.where((slot >= 0)[..., None], placed(visual, slot), x)
+        merged = jax.shard_map(local, in_specs=(hidden, spec("batch", "length")), out_specs=hidden, check_vma=False)
+        return jnp.where((slot_BL >= 0)[..., None], merged(visual_BVD, slot_BL), x_BLD)
 
-    def decode(
-        self,
-        x: jax.Array,
-        positions: jax.Array,
-        attend: jax.Array,
-        remat: str = "none",
-        caches: dict[str, Cache] | None = None,
-        start: jax.Array | int = 0,
-        every_layer: bool = False,
-        attention: str = "auto",
-        pieces: jax.Array | None = None,
-    ) -> tuple[jax.Array, dict[str, Cache], list[jax.Array]]:
-        """Runs all layers.
+    def _context(self, positions: jax.Array, intervals: Intervals, pieces: jax.Array | None) -> Context:
+        return Context(rope_angles(positions, self.model, self.spatial), intervals, pieces)
 
-        Args:
-          x: [B, L, D].
-          positions: [B, L, 3] int32, t, h, w.
-          attend: [B, L, 2] int32, the interval of keys each token sees: of this row, or of the cache where one is given.
-          remat: what the backward pass recomputes: "none", or a name in REMATERIALISATION.
-          caches: keys and values of earlier tokens for each stack; written at `start`.
-          start: position in the cache of the first of these tokens.
-          attention, pieces: as in attention.api.interval_attention.
-          every_layer: also return the hidden states after each layer, [layers, B, L, D] per stack.
-
-        Returns:
-          Hidden states before the last norm; the updated caches (empty without `caches`); the states after each layer (empty unless asked).
-        """
-        at = rope_angles(positions, self.model, self.spatial)
-        new_caches: dict[str, Cache] = {}
-        states: list[jax.Array] = []
-
-        def body(x, layer_and_cache):
-            layer, cache = layer_and_cache
-            x, cache = layer(x, at, attend, cache, start, attention, pieces)
-            return x, (cache if caches is not None else None, x if every_layer else None)
-
-        if remat != "none":
-            body = jax.checkpoint(body, policy=REMATERIALISATION[remat])
-        for name in STACKS:
-            if hasattr(self, name):
-                x, (cache, state) = jax.lax.scan(body, x, (getattr(self, name), caches[name] if caches is not None else None))
-                if caches is not None:
-                    new_caches[name] = cache
-                if every_layer:
-                    states.append(state)
-        return x, new_caches, states
-
-    def normed(self, x: jax.Array) -> jax.Array:
-        """The last norm: what the output matrix reads."""
-        return rms_norm(x, self.final_norm, self.model.norm_epsilon)
+    def apply_final_norm(self, x_BLD: jax.Array) -> jax.Array:
+        """The final norm: what the output matrix reads."""
+        return rms_norm(x_BLD, self.final_norm, self.model.norm_epsilon)
 
     def output_matrix(self) -> jax.Array:
         """[vocabulary, hidden]; the embedding itself where tied."""
         return self.embedding[...] if self.model.tied else self.output[...]
 
-    def logits(self, x: jax.Array) -> jax.Array:
-        """float32 logits [B, L, vocabulary] of hidden states [B, L, D] before the last norm. For short rows: training uses chunks."""
-        matrix = self.output_matrix().astype(x.dtype)
+    def logits(self, x_BLD: jax.Array) -> jax.Array:
+        """float32 logits [B, L, vocabulary] of hidden states before the final norm. For short rows: training uses chunks."""
+        matrix = self.output_matrix().astype(x_BLD.dtype)
         out = spec("batch", "length", None)
-        return jnp.einsum("bld,vd->blv", self.normed(x), matrix, preferred_element_type=jnp.float32, out_sharding=out)
+        return jnp.einsum("bld,vd->blv", self.apply_final_norm(x_BLD), matrix, preferred_element_type=jnp.float32, out_sharding=out)
 
 
-def initialise(model: config.Model, architecture: str, seed: int) -> Parameters:
-    """Random parameters, created sharded on the mesh that is set: matrices normal(0, initializer_range), norms one, biases zero."""
+def initialise(model: config.Model, architecture: str, seed: int, names: Collection[str] | None = None) -> Parameters:
+    """Random parameters, created sharded on the mesh that is set: matrices normal(0, initializer_range), norms one, biases zero.
+
+    Args:
+      names: of those to create; None: all. A parameter's values do not depend on which others are created.
+    """
+
+    def create() -> Parameters:
+        return {name: value for name, value in _create(model, architecture, seed)[1].items() if names is None or name in names}
+
     # Unoptimised: this program runs once, and optimising its random number generators takes five times as long as the rest (17 s and 3 s).
-    return jax.jit(lambda: _create(model, architecture, seed)[1], compiler_options={"xla_backend_optimization_level": 0})()
+    return jax.jit(create, compiler_options={"xla_backend_optimization_level": 0})()
 
 
 def abstract(model: config.Model, architecture: str) -> dict[str, jax.ShapeDtypeStruct]:

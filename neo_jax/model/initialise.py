@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from neo_jax import config
-from neo_jax.model.backbone import Parameters, initialise
+from neo_jax.model.backbone import Parameters, abstract, initialise
 
 
 def neo_from_qwen3(model: config.Model, qwen3: Parameters, seed: int) -> Parameters:
@@ -20,12 +20,12 @@ def neo_from_qwen3(model: config.Model, qwen3: Parameters, seed: int) -> Paramet
       qwen3: base layers stacked, as backbone.initialise(model, "qwen3", ...) or interop.huggingface.qwen3_parameters give them.
       seed: of the random parts.
     """
-    parameters = initialise(model, "neo", seed)
     quarter = model.head_dim // 4
     q = qwen3["base.attention.q"]  # [layers, D, heads, H]
     half = jnp.concatenate([q[..., :quarter], q[..., 2 * quarter : 3 * quarter]], axis=-1)
-    new = {
-        "base.attention.q_hw": jnp.concatenate([half, half], axis=-1),
-        "base.attention.k_hw": jnp.zeros_like(parameters["base.attention.k_hw"]),
-    }
-    return parameters | {name: jax.device_put(value, parameters[name].sharding) for name, value in (qwen3 | new).items()}
+    taken = qwen3 | {"base.attention.q_hw": jnp.concatenate([half, half], axis=-1)}
+    shapes = abstract(model, "neo")
+    keys = "base.attention.k_hw"
+    new = initialise(model, "neo", seed, shapes.keys() - taken.keys() - {keys})
+    new[keys] = jnp.zeros(shapes[keys].shape, shapes[keys].dtype, out_sharding=shapes[keys].sharding)
+    return {name: new[name] if name in new else jax.device_put(taken[name], shape.sharding) for name, shape in shapes.items()}

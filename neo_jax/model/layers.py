@@ -5,17 +5,46 @@ Shape legend: B rows, L tokens, S keys, D hidden, N query heads, K key heads, H 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from data_pipelines.batch import Intervals
 from neo_jax import config
 from neo_jax.attention.api import interval_attention
-from neo_jax.attention.decoding import FEW
-from neo_jax.model.rope import Angles, angles, rotate_halves
+from neo_jax.attention.decoding import MAX_DECODE_QUERIES
+from neo_jax.model.computation import Computation
+from neo_jax.model.rope import Angles, rotate_halves
 from neo_jax.sharding import spec
 
-Cache = tuple[jax.Array, jax.Array]  # keys [B, S, K, 2H] and values [B, S, K, H]
+
+class Cache(NamedTuple):
+    """Keys and values of earlier tokens.
+
+    Attributes:
+      keys: [B, S, K, 2H] (H in a Qwen3).
+      values: [B, S, K, H].
+    """
+
+    keys: jax.Array
+    values: jax.Array
+
+
+class Context(NamedTuple):
+    """What every layer reads beside the hidden states.
+
+    Attributes:
+      angles: of the t part and, in a NEO, of the h and the w part.
+      intervals: [B, L]: the keys that each token sees, of this row or of the cache.
+      pieces: [B, P], as in data_pipelines.batch.ModelInputs.
+    """
+
+    angles: tuple[Angles, ...]
+    intervals: Intervals
+    pieces: jax.Array | None = None
 
 
 def normal(rngs: nnx.Rngs, model: config.Model, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
@@ -31,18 +60,10 @@ def ones(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
 
 
 def rms_norm(x: jax.Array, weight: nnx.Param, epsilon: float) -> jax.Array:
-    """x / sqrt(mean(x^2) + epsilon) * weight over the last axis, statistics in float32."""
+    """Returns x / sqrt(mean(x^2) + epsilon) * weight over the last axis, statistics in float32."""
     wide = x.astype(jnp.float32)
     normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + epsilon)
     return (normed * weight[...]).astype(x.dtype)
-
-
-def rope_angles(positions: jax.Array, model: config.Model, spatial: bool) -> tuple[Angles, ...]:
-    """Cosines and sines of the t part and, where `spatial`, of the h and w parts, for positions [B, L, 3]."""
-    t = angles(positions[..., 0], model.head_dim, model.rope_theta)
-    if not spatial:
-        return (t,)
-    return t, *(angles(positions[..., i], model.head_dim // 2, model.rope_theta_hw) for i in (1, 2))
 
 
 class Attention(nnx.Module):
@@ -66,32 +87,43 @@ class Attention(nnx.Module):
             self.q_norm_h, self.q_norm_w = ones((h // 2,), (None,)), ones((h // 2,), (None,))
             self.k_norm_h, self.k_norm_w = ones((h // 2,), (None,)), ones((h // 2,), (None,))
 
-    def __call__(
-        self, x, at: tuple[Angles, ...], attend: jax.Array, cache: Cache | None = None, start=0, implementation: str = "auto", pieces=None
-    ) -> tuple[jax.Array, Cache]:
-        """Attends from x [B, L, D]; with a cache, writes keys and values at `start` and attends to the whole cache."""
+    def __call__(self, x_BLD: jax.Array, context: Context, computation: Computation) -> jax.Array:
+        """Attends within the row; [B, L, D]."""
+        q, k, v = self._project(x_BLD, context.angles)
+        out = interval_attention(q, k, v, context.intervals, self.scale, computation.attention, context.pieces, computation.check_intervals)
+        return self._output(out)
 
-        def project(weight):
-            return jnp.einsum("bld,dnh->blnh", x, weight[...].astype(x.dtype), out_sharding=spec("batch", "length", "heads", None))
+    def with_cache(self, x_BLD: jax.Array, context: Context, computation: Computation, cache: Cache, start) -> tuple[jax.Array, Cache]:
+        """Writes keys and values of these tokens into the cache at `start`, and attends to the whole of it."""
+        q, k, v = self._project(x_BLD, context.angles)
+        cache = Cache(*(jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1) for old, new in zip(cache, (k, v), strict=True)))
+        implementation = "decoding" if x_BLD.shape[1] <= MAX_DECODE_QUERIES else computation.attention
+        out = interval_attention(q, *cache, context.intervals, self.scale, implementation, check=computation.check_intervals)
+        return self._output(out), cache
 
-        q = rotate_halves(rms_norm(project(self.q), self.q_norm, self.epsilon), at[0])
-        k = rotate_halves(rms_norm(project(self.k), self.k_norm, self.epsilon), at[0])
+    def _project(self, x_BLD: jax.Array, angles: tuple[Angles, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries [B, L, N, 2H], keys [B, L, K, 2H] and values [B, L, K, H]."""
+
+        def project(weight: nnx.Param) -> jax.Array:
+            heads = spec("batch", "length", "heads", None)
+            return jnp.einsum("bld,dnh->blnh", x_BLD, weight[...].astype(x_BLD.dtype), out_sharding=heads)
+
+        q = rotate_halves(rms_norm(project(self.q), self.q_norm, self.epsilon), angles[0])
+        k = rotate_halves(rms_norm(project(self.k), self.k_norm, self.epsilon), angles[0])
         v = project(self.v)
         if self.spatial:
-            q = jnp.concatenate([q, *self._spatial(project(self.q_hw), self.q_norm_h, self.q_norm_w, at)], axis=-1)
-            k = jnp.concatenate([k, *self._spatial(project(self.k_hw), self.k_norm_h, self.k_norm_w, at)], axis=-1)
-        if cache is not None:
-            k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1) for old, new in zip(cache, (k, v), strict=True))
-            if x.shape[1] <= FEW:
-                implementation = "decoding"
-        out = interval_attention(q, k, v, attend[..., 0], attend[..., 1], self.scale, implementation, pieces)
-        o = self.o[...].astype(x.dtype)
-        return jnp.einsum("blnh,nhd->bld", out, o, out_sharding=spec("batch", "length", None)), (k, v)
+            q = jnp.concatenate([q, *self._spatial(project(self.q_hw), self.q_norm_h, self.q_norm_w, angles)], axis=-1)
+            k = jnp.concatenate([k, *self._spatial(project(self.k_hw), self.k_norm_h, self.k_norm_w, angles)], axis=-1)
+        return q, k, v
 
-    def _spatial(self, x, norm_h, norm_w, at):
-        height, width = jnp.split(x, 2, axis=-1)
-        yield rotate_halves(rms_norm(height, norm_h, self.epsilon), at[1])
-        yield rotate_halves(rms_norm(width, norm_w, self.epsilon), at[2])
+    def _spatial(self, x_BLNH: jax.Array, norm_h: nnx.Param, norm_w: nnx.Param, angles: tuple[Angles, ...]) -> Iterator[jax.Array]:
+        height, width = jnp.split(x_BLNH, 2, axis=-1)
+        yield rotate_halves(rms_norm(height, norm_h, self.epsilon), angles[1])
+        yield rotate_halves(rms_norm(width, norm_w, self.epsilon), angles[2])
+
+    def _output(self, out_BLNH: jax.Array) -> jax.Array:
+        o = self.o[...].astype(out_BLNH.dtype)
+        return jnp.einsum("blnh,nhd->bld", out_BLNH, o, out_sharding=spec("batch", "length", None))
 
 
 class MLP(nnx.Module):
@@ -102,11 +134,12 @@ class MLP(nnx.Module):
         self.up = normal(rngs, model, (model.hidden, model.mlp), ("embed", "mlp"))
         self.down = normal(rngs, model, (model.mlp, model.hidden), ("mlp", "embed"))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        gate, up, down = (weight[...].astype(x.dtype) for weight in (self.gate, self.up, self.down))
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        gate, up, down = (weight[...].astype(x_BLD.dtype) for weight in (self.gate, self.up, self.down))
         wide = spec("batch", "length", "mlp")
-        hidden = jax.nn.silu(jnp.einsum("bld,df->blf", x, gate, out_sharding=wide)) * jnp.einsum("bld,df->blf", x, up, out_sharding=wide)
-        return jnp.einsum("blf,fd->bld", hidden, down, out_sharding=spec("batch", "length", None))
+        gated_BLF = jax.nn.silu(jnp.einsum("bld,df->blf", x_BLD, gate, out_sharding=wide))
+        hidden_BLF = gated_BLF * jnp.einsum("bld,df->blf", x_BLD, up, out_sharding=wide)
+        return jnp.einsum("blf,fd->bld", hidden_BLF, down, out_sharding=spec("batch", "length", None))
 
 
 class Layer(nnx.Module):
@@ -118,8 +151,12 @@ class Layer(nnx.Module):
         self.attention = Attention(model, spatial, rngs)
         self.mlp = MLP(model, rngs)
 
-    def __call__(self, x, at, attend, cache: Cache | None = None, start=0, implementation="auto", pieces=None) -> tuple[jax.Array, Cache]:
-        normed = rms_norm(x, self.attention_norm, self.epsilon)
-        attended, cache = self.attention(normed, at, attend, cache, start, implementation, pieces)
-        x = x + attended
-        return x + self.mlp(rms_norm(x, self.mlp_norm, self.epsilon)), cache
+    def __call__(self, x_BLD: jax.Array, context: Context, computation: Computation) -> jax.Array:
+        x_BLD = x_BLD + self.attention(rms_norm(x_BLD, self.attention_norm, self.epsilon), context, computation)
+        return x_BLD + self.mlp(rms_norm(x_BLD, self.mlp_norm, self.epsilon))
+
+    def with_cache(self, x_BLD: jax.Array, context: Context, computation: Computation, cache: Cache, start) -> tuple[jax.Array, Cache]:
+        normed = rms_norm(x_BLD, self.attention_norm, self.epsilon)
+        attended, cache = self.attention.with_cache(normed, context, computation, cache, start)
+        x_BLD = x_BLD + attended
+        return x_BLD + self.mlp(rms_norm(x_BLD, self.mlp_norm, self.epsilon)), cache

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from neo_jax import config
+
 Angles = tuple[jax.Array, jax.Array]  # cosine and sine, each [..., width / 2]
 
 
@@ -21,16 +23,24 @@ def angles(positions: jax.Array, width: int, theta: float) -> Angles:
     return jnp.cos(angle), jnp.sin(angle)
 
 
-def rotate_halves(x: jax.Array, at: Angles) -> jax.Array:
+def rope_angles(positions: jax.Array, model: config.Model, spatial: bool) -> tuple[Angles, ...]:
+    """Angles of the t part and, where `spatial`, of the h and w parts, for positions [B, L, 3]."""
+    t = angles(positions[..., 0], model.head_dim, model.rope_theta)
+    if not spatial:
+        return (t,)
+    return t, *(angles(positions[..., i], model.head_dim // 2, model.rope_theta_hw) for i in (1, 2))
+
+
+def rotate_halves(x: jax.Array, angles: Angles) -> jax.Array:
     """Rotates channel i with channel i + width / 2, the decoder's pairing. x: [B, L, heads, width], angles [B, L, width / 2]."""
-    cosine, sine = (a[:, :, None] for a in at)
+    cosine, sine = (each[:, :, None] for each in angles)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1).astype(x.dtype)
 
 
-def rotate_pairs(x: jax.Array, at: Angles) -> jax.Array:
+def rotate_pairs(x: jax.Array, angles: Angles) -> jax.Array:
     """Rotates channel 2i with channel 2i + 1, the patch embedding's pairing. x: [..., width], angles [..., width / 2]."""
-    cosine, sine = at
+    cosine, sine = angles
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     return jnp.stack([even * cosine - odd * sine, odd * cosine + even * sine], axis=-1).reshape(x.shape).astype(x.dtype)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jax.extend import core
 
+from data_pipelines.batch import Intervals, attended_pairs, document_intervals, map_arrays, row_intervals
 from data_pipelines.loading.shards import piece_order
 from neo_jax import config
 from neo_jax.attention.api import Kernel
@@ -32,35 +33,34 @@ class Row:
     """A full row as a plan assumes it.
 
     Attributes:
-      attend: [L, 2] lo, hi.
+      intervals: [L] each.
       visual: its visual tokens.
       text: what it is, in words.
     """
 
-    attend: np.ndarray
+    intervals: Intervals
     visual: int
     text: str
 
     @property
     def pairs(self) -> int:
-        return int((self.attend[:, 1] - self.attend[:, 0]).sum(dtype=np.int64))
+        return int(attended_pairs(self.intervals))
 
 
 def assumed_row(phase: config.Phase, documents: int) -> Row:
     """A row of equal documents: images (frames, where the phase has videos) with MARK text tokens each over three quarters of it, then text."""
     length = phase.context
-    attend = np.stack([np.arange(length), np.arange(length) + 1], -1).astype(np.int32)
     pixels = phase.frame_pixels if phase.frames else min(phase.max_pixels, STILL_PIXELS)
     image = min(pixels // TOKEN_PIXELS, length // documents * 3 // 4 - MARK)
-    visual = 0
+    visual, packed = 0, []
     for start, end in _cut(length, documents):
-        attend[start:end, 0] = start
-        at, last = start, start + (end - start) * 3 // 4
-        while image > 0 and at + MARK + image <= last and visual + image <= phase.visual_tokens:
-            attend[at + MARK : at + MARK + image, 1] = at + MARK + image
-            at, visual = at + MARK + image, visual + image
+        images = max(0, (end - start) * 3 // 4 // (MARK + image)) if image > 0 else 0
+        images = min(images, (phase.visual_tokens - visual) // image) if images else 0
+        starts = MARK + (MARK + image) * np.arange(images)
+        packed.append(document_intervals(end - start, starts, np.full(images, image)))
+        visual += images * image
     what = f"images of {image} tokens over three quarters of each" if visual else "text"
-    return Row(attend, visual, f"{documents} documents a row, {what}, no padding")
+    return Row(row_intervals(packed, length), visual, f"{documents} documents a row, {what}, no padding")
 
 
 def _cut(length: int, documents: int) -> list[tuple[int, int]]:
@@ -69,12 +69,14 @@ def _cut(length: int, documents: int) -> list[tuple[int, int]]:
 
 def busiest_pairs(row: Row, kernel: Kernel, shards: int) -> tuple[float, float]:
     """(computed, attended) pairs of one head of a row on the context shard that has most of each."""
-    attend = row.attend[None]
+    length = len(row.intervals.lo)
+    parts = [row.intervals]
     if shards > 1:
-        order = piece_order(row.attend, shards)
-        attend = row.attend.reshape(len(order), -1, 2)[order].reshape(shards, -1, 2)
-    computed = [kernel.implementation.computed_pairs(part[None, :, 0], part[None, :, 1], len(row.attend), kernel.blocks) for part in attend]
-    return float(max(computed)), float((attend[..., 1] - attend[..., 0]).sum(-1).max())
+        order = piece_order(row.intervals, shards)
+        by_shard = map_arrays(lambda x: x.reshape(len(order), -1)[order].reshape(shards, -1), row.intervals)
+        parts = [map_arrays(lambda x, shard=shard: x[shard], by_shard) for shard in range(shards)]
+    computed = [kernel.implementation.computed_pairs(map_arrays(lambda x: x[None], part), length, kernel.blocks) for part in parts]
+    return float(max(computed)), float(max(attended_pairs(part) for part in parts))
 
 
 @dataclasses.dataclass

@@ -10,14 +10,16 @@ from typing import Any, cast
 import jax
 import numpy as np
 
+from data_pipelines.batch import Batch
 from neo_jax import config
 from neo_jax.attention.api import Kernel, choose
 from neo_jax.chips import GIB
+from neo_jax.model.computation import Computation
 from neo_jax.planning.collectives import Collective, collectives
 from neo_jax.planning.devices import Hardware
 from neo_jax.sharding import abstract_batch, make_mesh
 from neo_jax.training.curriculum import abstract_state
-from neo_jax.training.step import Computation, TrainState, make_train_step
+from neo_jax.training.step import TrainState, make_train_step
 
 GPU_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}  # there is no GPU to time kernels on
 
@@ -117,12 +119,12 @@ def _kernel(settings: config.Config, phase: config.Phase, sizes) -> Kernel:
     return choose(q, k, v, phase.attention)
 
 
-def _memory(state: TrainState, batch: dict[str, Any], own: int) -> Memory:
+def _memory(state: TrainState, batch: Batch, own: int) -> Memory:
     moments = jax.tree.leaves(state.moments)
     parameters = sum(_bytes(x) for x in jax.tree.leaves((state.trainable, state.frozen)))
     host = sum(_bytes(x) for x in moments if x.sharding.memory_kind == "pinned_host")
     optimizer = sum(_bytes(x) for x in moments) - host
-    of_batch = sum(_bytes(x) for x in batch.values())
+    of_batch = sum(_bytes(x) for x in jax.tree.leaves(batch))
     return Memory(parameters, optimizer, of_batch, own, host, parameters + optimizer + of_batch + own)
 
 

@@ -79,16 +79,17 @@ def finish() -> None:
 
 
 def leave(code: int, message: str) -> NoReturn:
-    """Ends this process of several with an exit code, and all others with the same code and message, wherever they are.
+    """Ends this process with an exit code, and all others of its run with the same code and message, wherever they are.
 
     The others may wait for this process in a collective, from which no exception leads out: their watching threads end them.
     """
     client = client_of_run()
-    try:
-        client.key_value_set(FAILED, json.dumps({"process": jax.process_index(), "code": code, "message": message}))
-    except Exception:  # another failed first, and this one perhaps by it
-        with contextlib.suppress(Exception):
-            code = json.loads(client.key_value_try_get(FAILED))["code"]
+    if client is not None:
+        try:
+            client.key_value_set(FAILED, json.dumps({"process": jax.process_index(), "code": code, "message": message}))
+        except Exception:  # another failed first, and this one perhaps by it
+            with contextlib.suppress(Exception):
+                code = json.loads(client.key_value_try_get(FAILED))["code"]
     _exit(client, code)
 
 
@@ -108,11 +109,12 @@ def _watch() -> None:
             _exit(client, failed["code"])
 
 
-def _exit(client: Any, code: int) -> NoReturn:
-    with contextlib.suppress(Exception):  # a process may be dead
-        client.wait_at_barrier("neo_jax/leave", LEAVE_SECONDS * 1000)
-        if is_first():
-            time.sleep(LAST_SECONDS)
+def _exit(client: Any | None, code: int) -> NoReturn:
+    if client is not None:
+        with contextlib.suppress(Exception):  # a process may be dead
+            client.wait_at_barrier("neo_jax/leave", LEAVE_SECONDS * 1000)
+            if is_first():
+                time.sleep(LAST_SECONDS)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

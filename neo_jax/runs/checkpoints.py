@@ -1,33 +1,97 @@
-"""Checkpoints: parameters, optimizer and a JSON record of where the run stands; asynchronous, atomic, verified when read.
+"""Checkpoints: parameters, optimizer and a record of where the run stands; asynchronous, atomic, verified when read.
 
 The one module that knows Orbax. A checksum of all arrays, computed on the devices and independent of the mesh, is stored beside each step:
 Orbax itself loads a flipped bit without a word. In a run of several processes all of them write and read, each what its devices hold; process 0
 moves folders.
+
+What a start does with a checkpoint that it cannot use: one that is proven damaged (checksum, format, a missing file) is moved aside and the one
+before it is tried. Whatever may be true of the machine and not of the checkpoint (permissions, a file system that fails, checkpoints that are
+gone, arrays of another model) ends the start with one sentence, and nothing is moved.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import logging
+import os
 import pathlib
 import shutil
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
+from data_pipelines.planning.planner import InputState
+from data_pipelines.schema import DataError
+from data_pipelines.storage import write_whole
 from neo_jax.processes import exchange
 
 SAVE_TIMEOUT = 600  # seconds; Orbax's own default would let a full disk hang several processes for twenty minutes
 FREE_SPACE = 1.2  # times the size of a checkpoint that must be free before one is written
-UNREADABLE = (ValueError, KeyError, OSError, TypeError)  # what Orbax raises where files are damaged or missing
+READ_ATTEMPTS = 3  # of a checkpoint that the file system does not give
+RETRY_SECONDS = 5.0  # before the second attempt; twice as long before the third
+READ_BYTES = 16 << 20
+NAMED = 5  # differing arrays that a message names
+MARKER = "last_checkpoint.json"  # beside the folder of checkpoints: the newest that was written whole
+FORMAT_ERRORS = (ValueError, KeyError, OSError, TypeError)  # what Orbax raises where files are damaged or missing
+
+log = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
     """A run directory whose checkpoints cannot be written or read; the message says which and why."""
+
+
+class _DamagedError(Exception):
+    """A checkpoint that is proven damaged."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a run stands: after `phase_step` steps of phase number `phase`, `step` steps in all; `input` is where the rows go on."""
+
+    phase: int
+    phase_step: int
+    step: int
+    input: InputState
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointRecord:
+    """What a checkpoint says beside its arrays.
+
+    Attributes:
+      position: where the run stands.
+      tokens, seconds: trained on so far, and taken so far, earlier starts included.
+      data: digests of the tokenizer and of every training source: what the order of the data follows from.
+      failures: of samples so far (data_pipelines.failures.Failures.state).
+      configuration: resolved.
+    """
+
+    position: Position
+    tokens: int
+    seconds: float
+    data: Mapping[str, str]
+    failures: Mapping[str, Any]
+    configuration: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "position"}
+        position = {field.name: getattr(self.position, field.name) for field in dataclasses.fields(Position)}
+        return json.loads(json.dumps(fields | position | {"input": self.position.input.to_json()}))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> CheckpointRecord:
+        """Raises KeyError, TypeError or DataError where it is not such a record."""
+        position = Position(values["phase"], values["phase_step"], values["step"], InputState.from_json(values["input"]))
+        rest = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name != "position"}
+        return cls(position, **rest)
 
 
 @jax.jit
@@ -44,24 +108,30 @@ def checksum(tree: Any) -> jax.Array:
     return total
 
 
-def record_checksum(record: dict[str, Any]) -> int:
+def record_checksum(record: Mapping[str, Any]) -> int:
     """A CRC-32 over a record's canonical JSON."""
     return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
+def describe(tree: Any) -> dict[str, str]:
+    """Type and shape of every array by its place in the tree, such as "float32[4,2]"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{x.dtype}[{','.join(map(str, x.shape))}]" for path, x in leaves}
 
 
 class Checkpoints:
     """The checkpoints of one run, by step."""
 
     def __init__(self, directory: pathlib.Path, keep: int):
-        """Opens or creates `directory`; keeps the `keep` newest checkpoints."""
+        """Opens or creates `directory`; keeps the `keep` newest checkpoints.
+
+        Raises:
+          CheckpointError: checkpoints were written here and none is there, or one cannot be read for a reason outside of it.
+        """
         self.directory = directory.absolute()
-        for folder in sorted(self.directory.glob("*")) if exchange.is_first() else ():
-            if folder.name.isdigit():
-                try:
-                    ocp.metadata(folder)
-                except UNREADABLE as error:  # one such folder would keep Orbax from opening any
-                    self._quarantine(int(folder.name), f"{type(error).__name__}: {error}")
-        exchange.barrier()
+        self._marker = self.directory.parent / MARKER
+        if problem := exchange.from_first(self._prepare() if exchange.is_first() else None):
+            raise CheckpointError(problem)
         context = ocp.Context()
         context.asynchronous.timeout_secs = SAVE_TIMEOUT
         self._checkpointer = ocp.training.Checkpointer(
@@ -70,14 +140,31 @@ class Checkpoints:
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,
         )
-        self._pending: Any = None
+        self._pending: tuple[int, Any] | None = None
 
-    def save(self, step: int, state: Any, record: dict[str, Any]) -> None:
-        """Starts writing a checkpoint; returns when the arrays are copied. The one before it is awaited first.
+    def _prepare(self) -> str | None:
+        """Moves aside what would keep Orbax from opening the folder. Returns a message if checkpoints that were written are gone."""
+        folders = sorted(folder for folder in self.directory.glob("*") if folder.name.isdigit())
+        aside = list(self.directory.parent.glob("quarantine-*"))
+        if not folders and not aside and (step := _last_written(self._marker)) is not None:
+            return (
+                f"{self.directory} holds no checkpoint, but that of step {step} was written there: is the folder missing or not mounted? Put it "
+                f"back; or, to begin the run anew, set run.directory to a new folder"
+            )
+        for folder in folders:
+            try:
+                _read(folder, functools.partial(ocp.metadata, folder))
+            except CheckpointError as error:
+                return str(error)
+            except _DamagedError as error:
+                self._quarantine(int(folder.name), str(error))
+        return None
+
+    def save(self, state: Any, record: CheckpointRecord) -> None:
+        """Starts writing the checkpoint of the record's step; returns when the arrays are copied. The one before it is awaited first.
 
         Args:
           state: a pytree of arrays.
-          record: JSON that describes it: phase, input state, configuration.
 
         Raises:
           CheckpointError: the disk has too little room, for any process.
@@ -85,51 +172,58 @@ class Checkpoints:
         self.wait()
         need = FREE_SPACE * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
-        verdict = None
+        problem = None
         if free < need:
-            verdict = (
+            problem = (
                 f"{self.directory}: a checkpoint needs {need / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free; "
                 "the last checkpoint is untouched. Make room and start the same command again"
             )
-        if problem := _first_problem(verdict):
+        if problem := _first_problem(problem):
             raise CheckpointError(problem)
-        sums = {"checksum": int(checksum(state)), "record_checksum": record_checksum(record)}
-        self._pending = self._checkpointer.save_async(step, state, overwrite=True, custom_metadata=record | sums)
+        values = record.to_json() | {"arrays": describe(state)}
+        sums = {"checksum": int(checksum(state)), "record_checksum": record_checksum(values)}
+        step = record.position.step
+        self._pending = step, self._checkpointer.save_async(step, state, overwrite=True, custom_metadata=values | sums)
 
     def wait(self) -> None:
         """Returns when the checkpoint under way is on disk; raises what its writing raised."""
         if self._pending is not None:
-            self._pending.result()
+            step, response = self._pending
             self._pending = None
+            response.result()
+            if exchange.is_first():
+                write_whole(self._marker, json.dumps({"step": step}) + "\n")
 
     def steps(self) -> list[int]:
         """Steps with a complete checkpoint, oldest first."""
         return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
 
-    def restore(self, template: Callable[[dict[str, Any]], Any]) -> tuple[int, Any, dict[str, Any]] | None:
-        """The newest checkpoint that reads back as it was written.
+    def restore(self, template: Callable[[CheckpointRecord], Any]) -> tuple[Any, CheckpointRecord] | None:
+        """Reads the newest checkpoint that comes back as it was written.
 
-        One that does not is renamed to quarantine-STEP, with a warning, and the next older one is tried.
+        One that is damaged is renamed to quarantine-STEP, with a warning, and the next older one is tried.
 
         Args:
           template: from a checkpoint's record to the pytree of ShapeDtypeStruct with shardings that its arrays shall have.
 
         Returns:
-          (step, state, record), or None where there is no checkpoint.
+          (state, record), or None where there is no checkpoint.
 
         Raises:
-          CheckpointError: there are or were checkpoints, and none can be read.
+          CheckpointError: there are or were checkpoints, and none can be read; the file system does not give one; one holds other arrays than
+            the configuration describes, or the state of another step than its folder says.
         """
         for step in reversed(exchange.from_first(self.steps())):
-            record, sums, reason = exchange.from_first(self._read_record(step) if exchange.is_first() else None)
-            if reason is None:
-                state, reason = self._read_arrays(step, template, record, sums[0])
-                if reason is None:
-                    return step, state, record
-            if exchange.is_first():
-                self._quarantine(step, reason)
-            exchange.barrier()
-            self._checkpointer.reload()
+            try:
+                record, sums = self._read_record(step)
+                wanted = template(record)
+                _check_arrays(self.directory / str(step), sums["arrays"], describe(wanted))
+                return self._read_arrays(step, wanted, sums["checksum"]), record
+            except _DamagedError as error:
+                if exchange.is_first():
+                    self._quarantine(step, str(error))
+                exchange.barrier()
+                self._checkpointer.reload()
         if damaged := sorted(path.name for path in self.directory.parent.glob("quarantine-*")):
             raise CheckpointError(
                 f"{self.directory}: no checkpoint can be read; the damaged ones are kept beside it as {', '.join(damaged)}. "
@@ -137,34 +231,50 @@ class Checkpoints:
             )
         return None
 
-    def _read_record(self, step: int) -> tuple[dict[str, Any], list[int], str | None]:
-        """(record, checksums of the arrays and of the record, what is wrong with it)."""
-        try:
-            record = dict(self._checkpointer.metadata(step).custom_metadata)
-            sums = [record.pop("checksum"), record.pop("record_checksum")]
-        except UNREADABLE as error:
-            return {}, [], _reason(error)
-        return record, sums, None if record_checksum(record) == sums[1] else "its record's checksum differs"
+    def _read_record(self, step: int) -> tuple[CheckpointRecord, dict[str, Any]]:
+        """The record of a step as process 0 reads it; and the checksum of the arrays, and what they are."""
+        values = _agree(lambda: self._read_values(step) if exchange.is_first() else None)
+        sums = {key: values.pop(key) for key in ("checksum", "arrays")}
+        return CheckpointRecord.from_json(values), sums
 
-    def _read_arrays(
-        self, step: int, template: Callable[[dict[str, Any]], Any], record: dict[str, Any], expected: int
-    ) -> tuple[Any, str | None]:
-        """(state, what is wrong with it), the same verdict in every process."""
-        state, reason = None, None
+    def _read_values(self, step: int) -> dict[str, Any]:
+        folder = self.directory / str(step)
+        values = dict(_read(folder, lambda: self._checkpointer.metadata(step).custom_metadata))
+        sums = {key: values.pop(key, None) for key in ("checksum", "record_checksum")}
+        if None in sums.values() or record_checksum(values) != sums["record_checksum"]:
+            raise _DamagedError("its record's checksum differs")
+        try:
+            record = CheckpointRecord.from_json({key: value for key, value in values.items() if key != "arrays"})
+            values["arrays"]
+        except (KeyError, TypeError, DataError) as error:  # whole, and not what is written today
+            raise CheckpointError(
+                f"{folder} was saved by another version of neo_jax ({type(error).__name__}: {error}): go on with that one, or set run.directory "
+                "to a new folder"
+            ) from error
+        if record.position.step != step:
+            raise CheckpointError(
+                f"{folder} holds the state after step {record.position.step}: the folder was renamed. Give it back its name, or move it away"
+            )
+        return values | {"checksum": sums["checksum"]}
+
+    def _read_arrays(self, step: int, wanted: Any, expected: int) -> Any:
         # Each process reads for itself: in Orbax's barrier the others would wait twenty minutes for one that fails.
         process = jax.process_index()
         context = ocp.Context()
         context.multiprocessing.primary_host = process
         context.multiprocessing.active_processes = {process}
         context.multiprocessing.barrier_sync_key_prefix = f"process{process}"
-        try:
+        folder = self.directory / str(step)
+        read: list[Any] = []
+
+        def load() -> None:
             with context:
-                state = ocp.load_checkpointables(self.directory / str(step), {"state": template(record)})["state"]
-        except UNREADABLE as error:
-            reason = _reason(error)
-        if reason := _first_problem(reason):
-            return None, reason
-        return (state, None) if int(checksum(state)) == expected else (None, "its checksum differs")
+                read.append(ocp.load_checkpointables(folder, {"state": wanted})["state"])
+
+        _agree(lambda: _read(folder, load))
+        if int(checksum(read[-1])) != expected:
+            raise _DamagedError("its checksum differs")
+        return read[-1]
 
     def _quarantine(self, step: int, reason: str) -> None:
         target = self.directory.parent / f"quarantine-{step}"
@@ -177,8 +287,93 @@ class Checkpoints:
         self._checkpointer.close()
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error.__context__ or error}"
+def _last_written(marker: pathlib.Path) -> int | None:
+    try:
+        return json.loads(marker.read_text())["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read[Result](folder: pathlib.Path, read: Callable[[], Result]) -> Result:
+    """Calls `read`, again where it may have been the file system.
+
+    Raises:
+      CheckpointError: the files of the checkpoint cannot be read.
+      _DamagedError: they can, and are not a checkpoint.
+    """
+    problem = None
+    for attempt in range(READ_ATTEMPTS):
+        try:
+            return read()
+        except FORMAT_ERRORS as error:
+            reason = f"{type(error).__name__}: {error.__context__ or error}"
+        problem = file_problem(folder)
+        if isinstance(problem, PermissionError):
+            break
+        if problem is None and attempt > 0:
+            raise _DamagedError(reason)
+        if problem is not None and attempt < READ_ATTEMPTS - 1:
+            log.warning("checkpoint %s: the file system fails (%s); trying again", folder, problem)
+            time.sleep(RETRY_SECONDS * 2**attempt)
+    if problem is None:
+        raise _DamagedError(reason)
+    raise CheckpointError(
+        f"checkpoint {folder} cannot be read ({problem}): nothing was moved or begun anew. See to the permissions or the file system and start "
+        "the same command again"
+    )
+
+
+def file_problem(folder: pathlib.Path) -> OSError | None:
+    """The first error of the file system in reading every file of a folder; None if all can be read, whatever they hold."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    try:
+        for place, _, names in os.walk(folder, onerror=fail):
+            for name in names:
+                with open(os.path.join(place, name), "rb", buffering=0) as file:
+                    while file.read(READ_BYTES):
+                        pass
+    except FileNotFoundError:
+        return None  # it is missing: damage, like a cut file
+    except OSError as error:
+        return error
+    return None
+
+
+def _check_arrays(folder: pathlib.Path, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Raises CheckpointError where the arrays of a checkpoint are not those that the configuration describes."""
+    differing = [
+        f"{name} is {found.get(name, 'missing')}, wanted {wanted.get(name, 'none')}"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+    if differing:
+        more = f" and {len(differing) - NAMED} more" if len(differing) > NAMED else ""
+        raise CheckpointError(
+            f"{folder} holds other arrays than this configuration trains: {'; '.join(differing[:NAMED])}{more}. Use the configuration that it "
+            "was saved with, or set run.directory to a new folder"
+        )
+
+
+def _agree(work: Callable[[], Any]) -> Any:
+    """Does the work in every process and returns process 0's result; raises the first process's problem in all of them.
+
+    The result is JSON or None. What cannot be read at all goes before what is damaged.
+    """
+    result, damaged, failed = None, None, None
+    try:
+        result = work()
+    except _DamagedError as error:
+        damaged = str(error)
+    except CheckpointError as error:
+        failed = str(error)
+    if problem := _first_problem(failed):
+        raise CheckpointError(problem)
+    if problem := _first_problem(damaged):
+        raise _DamagedError(problem)
+    return exchange.from_first(result)
 
 
 def _first_problem(mine: str | None) -> str | None:

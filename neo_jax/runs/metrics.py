@@ -43,7 +43,10 @@ class MetricsWriter:
         self._tensorboard.write_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
         self._tensorboard.flush()
 
-    def close(self) -> None:
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         self._tensorboard.close()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from neo_jax.config.fields import near_multiples
 from neo_jax.model.backbone import Parameters, abstract, initialise
 from neo_jax.model.initialise import neo_from_qwen3
 from neo_jax.sharding import make_mesh, mesh_problem
-from neo_jax.training.optimizer import initial_moments, split, stored
+from neo_jax.training.optimizer import initial_moments, split, to_storage
 from neo_jax.training.step import TrainState
 
 
@@ -51,29 +52,41 @@ def first_state(settings: config.Config, parameters: dict[str, jax.Array] | None
     phase = settings.phases[0]
     if parameters is None:
         parameters = initialise(settings.model, phase.architecture, settings.run.seed)
-    trainable, frozen = split(stored(settings.optimizer, parameters), phase.trains)
+    trainable, frozen = split(to_storage(settings.optimizer, parameters), phase.trains)
     return TrainState(trainable, frozen, jax.jit(lambda x: initial_moments(settings.optimizer, x))(trainable))
 
 
 def next_state(settings: config.Config, state: TrainState, before: config.Phase, after: config.Phase) -> TrainState:
-    """The state before the first step of phase `after` from the one behind the last step of `before`, on the mesh that is set.
+    """Converts the final state of `before` into the initial state of `after` on the mesh that is set.
 
     A Qwen3 becomes a NEO by the initialisation that real checkpoints go through. Moments go on where both phases train a parameter and the
     phase carries them over; all others start at zero, with a step count of their own.
+
+    Args:
+      state: is consumed: its dictionaries are emptied array by array, so that at most one array is there twice. What is not carried over is
+        released first.
     """
-    parameters = state.parameters
-    shapes = abstract(settings.model, before.architecture)
-    parameters = {name: jax.device_put(value, shapes[name].sharding) for name, value in parameters.items()}
+    parameters = state.trainable | state.frozen
+    kept = {name: moment for name, moment in state.moments.items() if after.carry_optimizer}
+    for part in (state.trainable, state.frozen, state.moments):
+        part.clear()
+    _move(parameters, {name: x.sharding for name, x in abstract(settings.model, before.architecture).items()})
     if before.architecture != after.architecture:
         parameters = neo_from_qwen3(settings.model, parameters, settings.run.seed)
-    trainable, frozen = split(stored(settings.optimizer, parameters), after.trains)
-    fresh = jax.jit(lambda x: initial_moments(settings.optimizer, x))(trainable)
-    kept = state.moments if after.carry_optimizer else {}
-    moments = {
-        name: jax.tree.map(lambda old, new: jax.device_put(old, new.sharding), kept[name], fresh[name]) if name in kept else fresh[name]
-        for name in trainable
-    }
-    return TrainState(trainable, frozen, moments)
+    trainable, frozen = split(to_storage(settings.optimizer, parameters), after.trains)
+    del parameters
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(settings, after, jax.sharding.get_mesh()).moments)
+    kept = {name: kept[name] for name in trainable if name in kept}
+    _move(kept, {name: shardings[name] for name in kept})
+    new = {name: value for name, value in trainable.items() if name not in kept}
+    moments = kept | jax.jit(lambda x: initial_moments(settings.optimizer, x))(new)
+    return TrainState(trainable, frozen, {name: moments[name] for name in trainable})
+
+
+def _move(arrays: dict[str, Any], shardings: Mapping[str, Any]) -> None:
+    """Puts each array (or tuple of arrays) of a dictionary where it belongs, one after the other: the old one is released before the next moves."""
+    for name in list(arrays):
+        arrays[name] = jax.block_until_ready(jax.device_put(arrays[name], shardings[name]))
 
 
 def abstract_state(settings: config.Config, phase: config.Phase, mesh: Mesh) -> TrainState:

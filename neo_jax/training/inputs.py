@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from data_pipelines.batch import Batch, map_arrays
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.index.lengths import LengthIndex
-from data_pipelines.loading.loader import Batch, Input
-from data_pipelines.planning.planner import InputState, budgets
+from data_pipelines.loading.loader import RowLoader
+from data_pipelines.planning.planner import budgets
 from data_pipelines.schema import DataError, PhaseSettings, SourceSettings
 from data_pipelines.sources import Source, open_source
 from data_pipelines.text.tokenizers import Tokenizer, load_tokenizer
@@ -19,8 +19,8 @@ from neo_jax import config
 
 
 @dataclasses.dataclass(frozen=True)
-class Inputs:
-    """Everything that a run reads.
+class RunData:
+    """Everything that a run reads, opened.
 
     Attributes:
       tokenizer: of the run.
@@ -34,14 +34,14 @@ class Inputs:
     sources: list[Source]
     heldout: list[Source]
     heldout_indexes: list[LengthIndex]
-    train: Input
+    train: RowLoader
     indexes: list[LengthIndex]
     settings: config.Config
     process: int = 0
 
     @functools.cached_property
     def identity(self) -> dict[str, str]:
-        """Of the tokenizer and each training source: what, beside the configuration, the order of the data depends on."""
+        """A digest of the tokenizer and of each training source: what, beside the configuration, the order of the data depends on."""
         return {"tokenizer": self.tokenizer.fingerprint} | {f"source {index.name}": index.digest() for index in self.indexes}
 
     def heldout_batches(
@@ -63,7 +63,7 @@ class Inputs:
         sources, indexes = (list(each) for each in zip(*fitting, strict=True))
         names = [source.name for source in sources]
         phase = dataclasses.replace(phase, rows=rows * len(names), mixture=dict.fromkeys(names, 1.0))
-        rows_of = Input(
+        rows_of = RowLoader(
             sources,
             indexes,
             [phase],
@@ -78,15 +78,16 @@ class Inputs:
 
 
 def skipped_log(settings: config.Config, name: str, process: int) -> pathlib.Path:
-    """The log NAME.jsonl of a run directory that process 0 writes, NAME.PROCESS.jsonl for another: none writes into another's."""
+    """NAME.jsonl for process 0, NAME.<process>.jsonl for the others."""
     return pathlib.Path(settings.run.directory) / (f"{name}.{process}.jsonl" if process else f"{name}.jsonl")
 
 
-def open_inputs(settings: config.Config, process: int = 0) -> Inputs:
+def open_run_data(settings: config.Config, process: int = 0, stop: Callable[[], bool] | None = None) -> RunData:
     """Opens tokenizer and sources and builds what length indexes are missing.
 
     Args:
       process: index of the process that reads. Process 0 alone names what the indexes exclude.
+      stop: asked now and then while an index is built; True ends it, what was measured being kept.
 
     Raises:
       DataError: a file is missing or unusable, or the tokenizer does not fit the model.
@@ -100,7 +101,7 @@ def open_inputs(settings: config.Config, process: int = 0) -> Inputs:
     folder = pathlib.Path(settings.data.index_folder)
     sources, indexes = _open(settings.data.sources, tokenizer, folder, settings.data.threads)
     heldout, heldout_indexes = _open(settings.data.heldout, tokenizer, folder / "heldout", settings.data.threads)
-    train = Input(
+    train = RowLoader(
         sources,
         indexes,
         [phase.input() for phase in settings.phases],
@@ -111,7 +112,7 @@ def open_inputs(settings: config.Config, process: int = 0) -> Inputs:
         settings.data.threads,
         names_excluded=process == 0,
     )
-    return Inputs(tokenizer, sources, heldout, heldout_indexes, train, indexes, settings, process)
+    return RunData(tokenizer, sources, heldout, heldout_indexes, train, indexes, settings, process)
 
 
 def _open(sources: Mapping[str, SourceSettings], tokenizer: Tokenizer, folder: pathlib.Path, threads: int):
@@ -123,18 +124,16 @@ def _policy(data: config.Data) -> FailurePolicy:
     return FailurePolicy(data.max_failure_rate, data.max_failure_run, data.minimum_samples)
 
 
-def accumulated(batches: Generator[tuple[Batch, InputState]], accumulate: int) -> Generator[tuple[Batch, InputState]]:
-    """Adds the axis of gradient accumulation: [rows, ...] -> [accumulate, rows / accumulate, ...]."""
-    with contextlib.closing(batches):
-        for batch, state in batches:
-            yield {name: array.reshape(accumulate, len(array) // accumulate, *array.shape[1:]) for name, array in batch.items()}, state
+def accumulated(batch: Batch, accumulate: int) -> Batch:
+    """Adds the axis of gradient accumulation: arrays [rows, ...] -> [accumulate, rows / accumulate, ...]."""
+    return map_arrays(lambda array: array.reshape(accumulate, len(array) // accumulate, *array.shape[1:]), batch)
 
 
 def local_rows(rows: int, accumulate: int, own: Sequence[range]) -> list[int]:
     """Which rows of a step a process reads, in the order of `accumulated`.
 
     Args:
-      rows: rows of a step.
+      rows: of a step.
       accumulate: passes that they are divided into.
       own: ranges of a pass's rows that this process's devices hold, ascending.
     """

@@ -51,8 +51,8 @@ def _results(hidden, matrix, targets, chunk: int) -> tuple[jax.Array, jax.Array]
             logits, is_target = _scores(hidden, matrix, targets)
             largest = jax.lax.pmax(logits.max(axis=-1), "tensor")
             total = jax.lax.psum(jnp.exp(logits - largest[:, None]).sum(axis=-1), "tensor")
-            log_sum = largest + jnp.log(total)
-            return None, (log_sum - jax.lax.psum(jnp.where(is_target, logits, 0).sum(axis=-1), "tensor"), log_sum)
+            lse = largest + jnp.log(total)
+            return None, (lse - jax.lax.psum(jnp.where(is_target, logits, 0).sum(axis=-1), "tensor"), lse)
 
         _, results = jax.lax.scan(of_chunk, None, (_chunks(hidden, chunk), _chunks(targets, chunk)))
         return tuple(_whole(x, targets) for x in results)
@@ -61,37 +61,37 @@ def _results(hidden, matrix, targets, chunk: int) -> tuple[jax.Array, jax.Array]
 
 
 def _forward(hidden: Any, matrix: Any, targets: Any, chunk: int):
-    losses, log_sums = _results(hidden.value, matrix.value, targets.value, chunk)
+    losses, lses = _results(hidden.value, matrix.value, targets.value, chunk)
     marker = jnp.zeros(()) if matrix.perturbed else None  # None: the matrix is frozen
-    return losses, (hidden.value, matrix.value, targets.value, log_sums, marker)
+    return losses, (hidden.value, matrix.value, targets.value, lses, marker)
 
 
 def _backward(chunk: int, residuals, gradient):
-    hidden, matrix, targets, log_sums, marker = residuals
+    hidden, matrix, targets, lses, marker = residuals
 
-    def local(hidden, matrix, targets, log_sums, gradient):
+    def local(hidden, matrix, targets, lses, gradient):
         part, matrix = matrix, _gathered(matrix, hidden.dtype)
 
-        def of_chunk(of_matrix, x):
-            hidden, targets, log_sum, gradient = x
+        def of_chunk(d_matrix, x):
+            hidden, targets, lse, gradient = x
             logits, is_target = _scores(hidden, matrix, targets)
-            of_logits = ((jnp.exp(logits - log_sum[:, None]) - is_target) * gradient[:, None]).astype(hidden.dtype)
-            if of_matrix is not None:
-                of_matrix += jnp.einsum("cv,cd->dv", of_logits, hidden, preferred_element_type=jnp.float32)
-            return of_matrix, jnp.einsum("cv,vd->cd", of_logits, matrix, preferred_element_type=jnp.float32)
+            d_logits = ((jnp.exp(logits - lse[:, None]) - is_target) * gradient[:, None]).astype(hidden.dtype)
+            if d_matrix is not None:
+                d_matrix += jnp.einsum("cv,cd->dv", d_logits, hidden, preferred_element_type=jnp.float32)
+            return d_matrix, jnp.einsum("cv,vd->cd", d_logits, matrix, preferred_element_type=jnp.float32)
 
         start = None if marker is None else jnp.zeros(matrix.shape[::-1], jnp.float32)  # scattered along the axis in front
-        chunks = tuple(_chunks(x, chunk) for x in (hidden, targets, log_sums, gradient))
-        of_matrix, of_hidden = jax.lax.scan(of_chunk, start, chunks)
-        of_hidden = jax.lax.psum(_whole(of_hidden, targets), "tensor").astype(hidden.dtype)
-        if of_matrix is None:
-            return (of_hidden,)
-        of_part = jax.lax.psum_scatter(of_matrix.astype(hidden.dtype), "fsdp", scatter_dimension=0, tiled=True)
-        return of_hidden, jax.lax.psum(of_part, ("data", "context")).T.astype(part.dtype)
+        chunks = tuple(_chunks(x, chunk) for x in (hidden, targets, lses, gradient))
+        d_matrix, d_hidden = jax.lax.scan(of_chunk, start, chunks)
+        d_hidden = jax.lax.psum(_whole(d_hidden, targets), "tensor").astype(hidden.dtype)
+        if d_matrix is None:
+            return (d_hidden,)
+        d_part = jax.lax.psum_scatter(d_matrix.astype(hidden.dtype), "fsdp", scatter_dimension=0, tiled=True)
+        return d_hidden, jax.lax.psum(d_part, ("data", "context")).T.astype(part.dtype)
 
     outputs = (HIDDEN,) if marker is None else (HIDDEN, TABLE)
     gradients = jax.shard_map(local, in_specs=(HIDDEN, TABLE, ROWS, ROWS, ROWS), out_specs=outputs, check_vma=False)(
-        hidden, matrix, targets, log_sums, gradient
+        hidden, matrix, targets, lses, gradient
     )
     return gradients[0], gradients[1] if len(gradients) == 2 else None, None
 

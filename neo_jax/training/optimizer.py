@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from neo_jax import config
@@ -23,16 +24,16 @@ NEW_ATTENTION = ("q_hw", "k_hw", "q_norm_h", "q_norm_w", "k_norm_h", "k_norm_w")
 DECAYED = ("embedding", "output", "patch", "merge", "q", "k", "v", "o", "q_hw", "k_hw", "gate", "up", "down")
 
 
-def trains(name: str, what: str) -> bool:
+def trains(name: str, phase_trains: str) -> bool:
     """Whether a parameter trains in a phase with this `trains` setting ("all", or "new": what NEO adds to its base model)."""
-    if what == "all":
+    if phase_trains == "all":
         return True
     return name.startswith(("patch_embedding.", "pre_buffer.")) or name.split(".")[-1] in NEW_ATTENTION
 
 
-def split[Leaf](parameters: Mapping[str, Leaf], what: str) -> tuple[dict[str, Leaf], dict[str, Leaf]]:
+def split[Leaf](parameters: Mapping[str, Leaf], phase_trains: str) -> tuple[dict[str, Leaf], dict[str, Leaf]]:
     """(trainable, frozen) parameters of a phase."""
-    trainable = {name: value for name, value in parameters.items() if trains(name, what)}
+    trainable = {name: value for name, value in parameters.items() if trains(name, phase_trains)}
     return trainable, {name: value for name, value in parameters.items() if name not in trainable}
 
 
@@ -41,16 +42,20 @@ def decayed(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.split(".")[-1] in DECAYED]
 
 
-def learning_rate(phase: config.Phase) -> optax.Schedule:
-    """Linear warm-up to the peak, then a cosine to minimum_ratio x peak at the last step. A function of the step within the phase."""
+def learning_rates(phase: config.Phase) -> np.ndarray:
+    """[steps] float32, the rate of every step: linear warm-up to the peak, then a cosine to minimum_ratio x peak at the last step.
+
+    A table on the host: asked for step by step, the schedule would be small programs on the devices, which wait behind the running step.
+    """
     warmup = round(phase.warmup_ratio * phase.steps)
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, phase.learning_rate, warmup, max(phase.steps, warmup + 1), phase.minimum_ratio * phase.learning_rate
     )
-    return lambda step: schedule(step + 1)  # the first step moves, the last one is at the minimum
+    # Counted from 1: the first step moves, the last one is at the minimum.
+    return np.asarray(jax.device_get(jax.jit(jax.vmap(schedule))(np.arange(1, phase.steps + 1))), np.float32)
 
 
-def stored(optimizer: config.Optimizer, parameters: Parameters) -> Parameters:
+def to_storage(optimizer: config.Optimizer, parameters: Parameters) -> Parameters:
     """Parameters in the type that they are kept in between steps."""
     return {name: value.astype(optimizer.parameter_dtype) for name, value in parameters.items()}
 
@@ -58,7 +63,7 @@ def stored(optimizer: config.Optimizer, parameters: Parameters) -> Parameters:
 def initial_moments(optimizer: config.Optimizer, trainable: Parameters) -> Moments:
     """Zero moments and counts."""
     zeros = (_adam(optimizer).init(value.astype(jnp.float32)) for value in trainable.values())
-    return {name: _kept(optimizer, moments) for name, moments in zip(trainable, zeros, strict=True)}
+    return {name: _moments_to_storage(optimizer, moments) for name, moments in zip(trainable, zeros, strict=True)}
 
 
 def update(
@@ -85,7 +90,7 @@ def update(
     new_parameters, new_moments = {}, {}
     for number, (name, old) in enumerate(sorted(trainable.items())):
         value = old.astype(jnp.float32)
-        before = _computed(optimizer, moments[name])
+        before = _moments_to_compute(optimizer, moments[name])
         step, moment = _adam(optimizer).update(gradients[name] * scale, before)
         if name in decay:
             step = step + optimizer.weight_decay * value
@@ -94,7 +99,7 @@ def update(
             # The count of steps and the place of the parameter: the same bits on every mesh, others in every step.
             value = round_stochastically(value, jax.random.fold_in(jax.random.key(number), moment.count))
         new_parameters[name], moment = jax.tree.map(lambda new, old: jnp.where(applies, new, old), (value, moment), (old, before))
-        new_moments[name] = _kept(optimizer, moment)
+        new_moments[name] = _moments_to_storage(optimizer, moment)
     return new_parameters, new_moments, norm
 
 
@@ -109,7 +114,7 @@ def _adam(optimizer: config.Optimizer) -> optax.GradientTransformation:
     return optax.scale_by_adam(optimizer.beta1, optimizer.beta2, optimizer.epsilon)
 
 
-def _kept(optimizer: config.Optimizer, state: optax.ScaleByAdamState) -> optax.ScaleByAdamState:
+def _moments_to_storage(optimizer: config.Optimizer, state: optax.ScaleByAdamState) -> optax.ScaleByAdamState:
     """Moments as they are between steps."""
     mu, nu = state.mu.astype(optimizer.mu_dtype), state.nu.astype(optimizer.nu_dtype)
     if optimizer.offload:
@@ -117,7 +122,7 @@ def _kept(optimizer: config.Optimizer, state: optax.ScaleByAdamState) -> optax.S
     return state._replace(mu=mu, nu=nu)
 
 
-def _computed(optimizer: config.Optimizer, state: optax.ScaleByAdamState) -> optax.ScaleByAdamState:
+def _moments_to_compute(optimizer: config.Optimizer, state: optax.ScaleByAdamState) -> optax.ScaleByAdamState:
     """Moments as the update computes with them."""
     mu, nu = state.mu, state.nu
     if optimizer.offload:

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks.tpu_occupancy import occupancy
-from neo_jax.attention.api import attention_with_log_sum, choose
+from data_pipelines.batch import Intervals
+from neo_jax.attention.api import attention_with_lse, choose
 from neo_jax.planning.devices import SMALLEST_SLICES, one_chip
 
 HEADS = {"2B": (16, 8), "9B": (32, 8)}
@@ -20,16 +21,16 @@ def test_compiles_within_the_default_vmem_in_linear_memory(chip, heads, length, 
     """Forward and backward; nothing in the kernels asks for more VMEM than the default."""
     queries, keys = HEADS[heads]
     arrays = [jax.ShapeDtypeStruct((1, length, n, d), jnp.bfloat16) for n, d in ((queries, 256), (keys, 256), (keys, 128))]
-    intervals = [jax.ShapeDtypeStruct((1, length), jnp.int32)] * 2
+    intervals = Intervals(*[jax.ShapeDtypeStruct((1, length), jnp.int32)] * 2)
 
-    def gradients(q, k, v, lo, hi):
+    def gradients(q, k, v, intervals):
         def loss(q, k, v):
-            return attention_with_log_sum(q, k, v, lo, hi, 128**-0.5, choose(q, k, v, "tpu"))[0].sum()
+            return attention_with_lse(q, k, v, intervals, 128**-0.5, choose(q, k, v, "tpu"))[0].sum()
 
         return jax.grad(loss, argnums=(0, 1, 2))(q, k, v)
 
     with one_chip(chip) as sharding:
-        program = jax.jit(gradients, in_shardings=sharding, out_shardings=sharding).lower(*arrays, *intervals)
+        program = jax.jit(gradients, in_shardings=sharding, out_shardings=sharding).lower(*arrays, intervals)
         temporary = program.compile().memory_analysis().temp_size_in_bytes
     record_property(f"{chip} {heads} {length:,} tokens, temporary memory", f"{temporary / (1 << 20):,.0f} MiB")
     # Bytes a token of q, k, v, the output and their gradients, each once in the kernels' layout.

@@ -27,7 +27,9 @@ import jax.numpy as jnp  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, PartitionSpec  # noqa: E402
 
+from data_pipelines.batch import Intervals  # noqa: E402
 from neo_jax.attention import api, hopper  # noqa: E402
+from neo_jax.attention.hopper.common import BLOCKS, KEY_WIDTH, VALUE_WIDTH  # noqa: E402
 
 SCALE = 128**-0.5
 
@@ -47,23 +49,24 @@ def main(length: int, query_heads: int, key_heads: int) -> None:
         compiled = jax.jit(sharded).lower(*arguments).compile(compiler_options={"xla_gpu_autotune_level": 0})
         return compiled.memory_analysis().temp_size_in_bytes
 
-    q, k = array(length, query_heads, hopper.KEY_WIDTH), array(length, key_heads, hopper.KEY_WIDTH)
-    v, gradient = (array(length, heads, hopper.VALUE_WIDTH) for heads in (key_heads, query_heads))
+    q, k = array(length, query_heads, KEY_WIDTH), array(length, key_heads, KEY_WIDTH)
+    v, gradient = (array(length, heads, VALUE_WIDTH) for heads in (key_heads, query_heads))
     bounds, per_query = array(length, dtype=jnp.int32), array(query_heads, length, dtype=jnp.float32)
-    forward = temporary_bytes(lambda *x: hopper.forward(*x, SCALE), q, k, v, bounds, bounds)
-    backward = temporary_bytes(lambda *x: hopper.backward(*x, SCALE), q, k, v, bounds, bounds, per_query, per_query, gradient)
+    intervals = Intervals(bounds, bounds)
+    forward = temporary_bytes(lambda *x: hopper.forward(*x, SCALE), q, k, v, intervals)
+    backward = temporary_bytes(lambda *x: hopper.backward(*x, SCALE), q, k, v, intervals, per_query, per_query, gradient)
     print(f"\ntemporary bytes: forward {forward}, backward {backward}")
 
     def kernels(policy):
         """Calls of kernels in the gradient of a rematerialised layer of attention."""
 
-        def loss(q, k, v, lo, hi):
+        def loss(q, k, v, intervals):
             def layer(q):
-                return api.attention_with_log_sum(jnp.sin(q), k, v, lo, hi, SCALE, api.Kernel("hopper", hopper.BLOCKS))[0]
+                return api.attention_with_lse(jnp.sin(q), k, v, intervals, SCALE, api.Kernel("hopper", BLOCKS))[0]
 
             return jnp.square(jax.checkpoint(layer, policy=policy)(q).astype(jnp.float32)).sum()
 
-        compiled = jax.jit(jax.grad(loss)).lower(q, k, v, bounds, bounds).compile(compiler_options={"xla_gpu_autotune_level": 0})
+        compiled = jax.jit(jax.grad(loss)).lower(q, k, v, intervals).compile(compiler_options={"xla_gpu_autotune_level": 0})
         return compiled.as_text().count("custom-call(")
 
     kept = jax.checkpoint_policies.save_only_these_names(*api.SAVED_NAMES)

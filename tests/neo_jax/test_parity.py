@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
-from neo_jax.attention.tpu.kernels import Blocks
 from safetensors.numpy import load_file, save_file
 
 from neo_jax.attention import api
 from neo_jax.attention.api import Kernel
+from neo_jax.attention.tpu import Blocks
 from neo_jax.parity import Comparison, compare, main
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipelines.loading.shards import shard_fields
+from data_pipelines.batch import arrays, map_arrays
 from neo_jax.sharding import abstract_batch, make_mesh, mesh_problem, to_devices
 from tests.neo_jax.tiny_model import arranged, batch
 
@@ -42,7 +42,7 @@ def test_a_shard_holds_the_pixels_of_its_own_tokens(axes):
     shards = axes.get("context", 1)
     with jax.set_mesh(make_mesh(**axes)):
         placed = to_devices(arranged(batch(8)))
-    for shard, slots in zip(placed["visual"].addressable_shards, placed["visual_slot"].addressable_shards, strict=True):
+    for shard, slots in zip(placed.inputs.visual.addressable_shards, placed.inputs.visual_slot.addressable_shards, strict=True):
         assert shard.device == slots.device
         assert shard.data.shape[1] == min(32, 64 // shards) and slots.data.shape[1] == 64 // shards
         assert slots.data.max() < shard.data.shape[1]
@@ -51,9 +51,9 @@ def test_a_shard_holds_the_pixels_of_its_own_tokens(axes):
 def test_abstract_batch_is_what_a_step_reads():
     with jax.set_mesh(make_mesh(fsdp=2, context=4)):
         shapes = abstract_batch(rows=8, context=64, visual_tokens=32, accumulate=2)
-        rows = {name: array.reshape(2, 4, *array.shape[1:]) for name, array in arranged(batch(8)).items()}
+        rows = map_arrays(lambda array: array.reshape(2, 4, *array.shape[1:]), arranged(batch(8)))
         placed = to_devices(rows, accumulation_axis=True)
-    assert shapes.keys() == placed.keys() == shard_fields(4, 64, 32, 4).keys()
-    for name, shape in shapes.items():
-        assert (shape.shape, shape.dtype, shape.sharding) == (placed[name].shape, placed[name].dtype, placed[name].sharding), name
-        assert np.array_equal(placed[name], rows[name])
+    for (name, shape), (_, on_mesh), (_, row) in zip(arrays(shapes), arrays(placed), arrays(rows), strict=True):
+        assert (shape.shape, shape.dtype, shape.sharding) == (on_mesh.shape, on_mesh.dtype, on_mesh.sharding), name
+        assert np.array_equal(on_mesh, row)
+    assert len(list(arrays(shapes))) == 11

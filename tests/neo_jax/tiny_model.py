@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from data_pipelines.batch import Batch, map_arrays, stack
 from data_pipelines.loading.rows import pack
 from data_pipelines.loading.shards import arrange
 from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, Document, PhaseSettings
@@ -61,8 +62,8 @@ ROWS = (
 )
 
 
-def batch(rows: int, context: int = 64, visual: int = 32, seed: int = 0, pixels: bool = True) -> dict[str, np.ndarray]:
-    """Packed rows, [rows, ...] arrays of data_pipelines.schema.batch_fields; documents of a row come from sources 0, 1, 2 in turn.
+def batch(rows: int, context: int = 64, visual: int = 32, seed: int = 0, pixels: bool = True) -> Batch:
+    """Packed rows; documents of a row come from sources 0, 1, 2 in turn.
 
     Args:
       pixels: False leaves every image out.
@@ -73,11 +74,15 @@ def batch(rows: int, context: int = 64, visual: int = 32, seed: int = 0, pixels:
         plan = ROWS[row % len(ROWS)]
         documents = [document(rng, [piece for piece in pieces if pixels or isinstance(piece, int)]) for pieces in plan]
         packed.append(pack(documents, [i % 3 for i in range(len(documents))], phase(context, visual if pixels else 0), IMAGE))
-    return {name: np.stack([row[name] for row in packed]) for name in packed[0]}
+    return stack(packed)
 
 
-def arranged(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def arranged(rows: Batch) -> Batch:
     """A batch whose rows are cut for the context shards of the mesh that is set."""
     shards = jax.sharding.get_mesh().shape["context"]
-    cut = [arrange({name: array[row] for name, array in rows.items()}, shards) for row in range(len(rows["tokens"]))]
-    return {name: np.stack([row[name] for row in cut]) for name in cut[0]}
+    return stack([arrange(map_arrays(lambda array, row=row: array[row], rows), shards) for row in range(len(rows.targets))])
+
+
+def one_pass(rows: Batch) -> Batch:
+    """A batch with an axis for one pass of gradient accumulation."""
+    return map_arrays(lambda array: array[None], rows)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from neo_jax.attention import intervals
+from data_pipelines.batch import Intervals
 from neo_jax.attention.hopper.common import (
     BLOCKS,
     CONSUMER_REGISTERS,
@@ -42,21 +42,22 @@ from neo_jax.attention.hopper.common import (
     zeros,
 )
 from neo_jax.attention.hopper.key_gradients import gradients_of_keys_and_values
+from neo_jax.attention.intervals import flatten, query_tiles
 
 
-def backward(q, k, v, lo, hi, log_sum, delta, gradient, scale: float, blocks: Blocks = BLOCKS, interpret=False):
+def backward(q, k, v, intervals: Intervals, lse, delta, d_out, scale: float, blocks: Blocks = BLOCKS, interpret=False):
     """Gradients of q, k and v. Arguments as in hopper.forward, and:
 
     Args:
-      log_sum: [B, H, L] float32, what the forward pass returned.
-      delta: [B, H, L] float32, the sum of output * gradient less the gradient of log_sum.
-      gradient: [B, L, H, 128] bfloat16, of the output.
+      lse: [B, H, L] float32, what the forward pass returned.
+      delta: [B, H, L] float32, the sum of output * gradient less the gradient of lse.
+      d_out: [B, L, H, 128] bfloat16, gradient of the output.
     """
-    lo_N, hi_N = intervals.flatten(lo, hi, k.shape[1], QUERY_TILE)
-    q_NHD, gradient_NHV = end_to_end(q, QUERY_TILE), end_to_end(gradient, QUERY_TILE)
+    lo_N, hi_N = flatten(intervals, k.shape[1], QUERY_TILE)
+    q_NHD, gradient_NHV = end_to_end(q, QUERY_TILE), end_to_end(d_out, QUERY_TILE)
     keys = math.lcm(blocks.dq_keys, ROWS)
     k_MKD, v_MKV = end_to_end(k, keys), end_to_end(v, keys)
-    log_sum_HN, delta_HN = (end_to_end(x.swapaxes(1, 2), QUERY_TILE).T for x in (log_sum * LOG2_E, delta))
+    log_sum_HN, delta_HN = (end_to_end(x.swapaxes(1, 2), QUERY_TILE).T for x in (lse * LOG2_E, delta))
     arguments = (q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N)
     dq = _gradient_of_queries(*arguments, scale, blocks, interpret)
     dk, dv = gradients_of_keys_and_values(*arguments, scale, blocks, interpret)
@@ -67,7 +68,7 @@ def _gradient_of_queries(q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN
     n, heads, _ = q_NHD.shape
     key_heads = k_MKD.shape[1]
     k_stages, v_stages = blocks.dq_key_stages, blocks.dq_value_stages
-    ranges = jnp.stack(intervals.query_tiles(lo_N, hi_N, QUERY_TILE, blocks.dq_keys))
+    ranges = jnp.stack(query_tiles(lo_N, hi_N, QUERY_TILE, blocks.dq_keys))
     return plgpu.kernel(
         functools.partial(_dq_kernel, scale=scale, blocks=blocks, interpret=bool(interpret)),
         out_type=jax.ShapeDtypeStruct(q_NHD.shape, q_NHD.dtype),

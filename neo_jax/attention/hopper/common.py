@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from neo_jax.attention import intervals
+from data_pipelines.batch import Intervals
+from neo_jax.attention.intervals import flatten, query_tiles, visited_pairs
 
 KEY_WIDTH, VALUE_WIDTH = 256, 128
 
@@ -53,10 +54,10 @@ class Blocks:
 BLOCKS = Blocks()
 
 
-def computed_pairs(lo: jax.Array, hi: jax.Array, keys: int, blocks: Blocks) -> int:
-    """Pairs of a query and a key that the forward pass computes for one head, attended or not; lo, hi [B, L] over rows of `keys` keys."""
-    tiles = intervals.query_tiles(*intervals.flatten(lo, hi, keys, QUERY_TILE), QUERY_TILE, blocks.forward_keys)
-    return int(intervals.visited_pairs(tiles, QUERY_TILE, blocks.forward_keys))
+def computed_pairs(intervals: Intervals, keys: int, blocks: Blocks) -> int:
+    """Pairs of a query and a key that the forward pass computes for one head, attended or not; intervals [B, L] over rows of `keys` keys."""
+    tiles = query_tiles(*flatten(intervals, keys, QUERY_TILE), QUERY_TILE, blocks.forward_keys)
+    return int(visited_pairs(tiles, QUERY_TILE, blocks.forward_keys))
 
 
 def supports(q: jax.Array, k: jax.Array, v: jax.Array) -> str | None:

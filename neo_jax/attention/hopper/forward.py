@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from neo_jax.attention import intervals
+from data_pipelines.batch import Intervals
 from neo_jax.attention.hopper.common import (
     BLOCKS,
     CONSUMER_REGISTERS,
@@ -43,10 +43,11 @@ from neo_jax.attention.hopper.common import (
     swizzle_of_sum,
     zeros,
 )
+from neo_jax.attention.intervals import flatten, query_tiles
 
 
 def forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, scale: float, blocks: Blocks = BLOCKS, interpret=False
+    q: jax.Array, k: jax.Array, v: jax.Array, intervals: Intervals, scale: float, blocks: Blocks = BLOCKS, interpret=False
 ) -> tuple[jax.Array, jax.Array]:
     """Softmax attention in which query i of a row sees the keys [lo[i], hi[i]) of that row.
 
@@ -54,7 +55,7 @@ def forward(
       q: [B, L, H, 256] bfloat16.
       k: [B, S, K, 256] bfloat16; H is a multiple of K, consecutive query heads share a key head.
       v: [B, S, K, 128] bfloat16.
-      lo, hi: [B, L] int32 in key positions of the row, lo < hi, neither decreasing along a row.
+      intervals: [B, L] int32 in key positions of the row, lo < hi, neither decreasing along a row.
       scale: positive factor on the inner products.
       interpret: False, or the parameters of the interpreter, which runs the kernel on a CPU.
 
@@ -62,12 +63,12 @@ def forward(
       The output [B, L, H, 128] bfloat16, and the logarithm [B, H, L] float32 of the sum of the exponentials of the scaled scores.
     """
     b, length, heads, _ = q.shape
-    lo, hi = intervals.flatten(lo, hi, k.shape[1], QUERY_TILE)
-    ranges = jnp.stack(intervals.query_tiles(lo, hi, QUERY_TILE, blocks.forward_keys))
+    lo, hi = flatten(intervals, k.shape[1], QUERY_TILE)
+    ranges = jnp.stack(query_tiles(lo, hi, QUERY_TILE, blocks.forward_keys))
     # Keys need not fill whole tiles: the last tile begins early and masks what the tile before it had.
     q_NHD, k_MKD, v_MKV = end_to_end(q, QUERY_TILE), *(end_to_end(x, 1, blocks.forward_keys) for x in (k, v))
     n, key_heads = q_NHD.shape[0], k.shape[2]
-    out, log_sum = plgpu.kernel(
+    out, lse = plgpu.kernel(
         functools.partial(_forward_kernel, scale=scale, blocks=blocks, interpret=bool(interpret)),
         out_type=(jax.ShapeDtypeStruct((n, heads, VALUE_WIDTH), q.dtype), jax.ShapeDtypeStruct((heads, n), jnp.float32)),
         scratch_types=dict(
@@ -86,7 +87,7 @@ def forward(
         **launch(key_heads, n // QUERY_TILE, heads // key_heads, interpret=interpret),
     )(q_NHD, k_MKD, v_MKV, lo, hi, ranges)
     out = out[: b * length].reshape(b, length, heads, VALUE_WIDTH)
-    return out, log_sum[:, : b * length].reshape(heads, b, length).swapaxes(0, 1)
+    return out, lse[:, : b * length].reshape(heads, b, length).swapaxes(0, 1)
 
 
 def _forward_kernel(

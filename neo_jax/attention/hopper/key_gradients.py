@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from neo_jax.attention import intervals
 from neo_jax.attention.hopper.common import (
     CONSUMER_REGISTERS,
     KEY_WIDTH,
@@ -26,6 +25,7 @@ from neo_jax.attention.hopper.common import (
     shared,
     zeros,
 )
+from neo_jax.attention.intervals import key_tiles
 
 WEIGHT_STAGES = 2
 
@@ -33,7 +33,7 @@ WEIGHT_STAGES = 2
 def gradients_of_keys_and_values(q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N, scale, blocks, interpret):
     keys, key_heads, _ = k_MKD.shape
     size, stages = blocks.dkv_queries, blocks.dkv_stages
-    ranges = jnp.stack(intervals.key_tiles(lo_N, hi_N, size, ROWS, keys))
+    ranges = jnp.stack(key_tiles(lo_N, hi_N, size, ROWS, keys))
     return plgpu.kernel(
         functools.partial(_dkv_kernel, scale=scale, size=size, stages=stages, interpret=bool(interpret)),
         out_type=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_MKD, v_MKV)),

@@ -11,25 +11,26 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from data_pipelines.batch import Intervals
 from neo_jax.attention.tpu.common import LOG2_E, NN, NT, TN, cost, key_chunks, mask, matmul, scores, visit
 from neo_jax.attention.tpu.tiles import Blocks, TilePlan, column_of, is_first, is_last, row_of
 
 
-def backward(q, k, v, lo, hi, log_sum, delta, gradient, scale: float, blocks: Blocks, interpret=False) -> tuple[jax.Array, ...]:
+def backward(q, k, v, intervals: Intervals, lse, delta, d_out, scale: float, blocks: Blocks, interpret=False) -> tuple[jax.Array, ...]:
     """Gradients of q, k and v.
 
     Args:
-      log_sum: [B, H, L], of `forward`.
+      lse: [B, H, L], of `forward`.
       delta: [B, H, L] float32, the sum over V of output x gradient, less the gradient of the log-sum-exp.
-      gradient: [B, L, H, V], of the output.
+      d_out: [B, L, H, V], gradient of the output.
     """
     heads, key_heads = q.shape[2], k.shape[2]
     groups = heads // key_heads
-    plan = TilePlan(q.shape, k.shape, lo, hi, blocks)
+    plan = TilePlan(q.shape, k.shape, intervals, blocks)
     blocks = plan.blocks
-    q_HND, k_KSD, v_KSV, g_HNV = plan.queries(q), plan.keys(k), plan.keys(v), plan.queries(gradient)
+    q_HND, k_KSD, v_KSV, g_HNV = plan.queries(q), plan.keys(k), plan.keys(v), plan.queries(d_out)
     width, value_width = q_HND.shape[-1], v_KSV.shape[-1]
-    statistics_H2N = jnp.stack([plan.of_query(log_sum * LOG2_E), plan.of_query(delta)], axis=1)
+    statistics_H2N = jnp.stack([plan.of_query(lse * LOG2_E), plan.of_query(delta)], axis=1)
     arrays = (q_HND, k_KSD, v_KSV, g_HNV, statistics_H2N, jnp.stack([plan.lo, plan.hi]))
     factor = scale * LOG2_E
 

@@ -9,20 +9,21 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from data_pipelines.batch import Intervals
 from neo_jax.attention.tpu.common import LOG2_E, LOWEST, NN, NT, cost, key_chunks, lanes, matmul, repeat, visit
 from neo_jax.attention.tpu.tiles import LANES, Blocks, TilePlan, column_of, is_first, is_last, row_of
 
 
-def forward(q, k, v, lo, hi, scale: float, blocks: Blocks, interpret=False) -> tuple[jax.Array, jax.Array]:
+def forward(q, k, v, intervals: Intervals, scale: float, blocks: Blocks, interpret=False) -> tuple[jax.Array, jax.Array]:
     """Output [B, L, H, V] and log-sum-exp [B, H, L] (float32, natural logarithm) of q [B, L, H, D], k [B, S, K, D], v [B, S, K, V]."""
     heads, groups = q.shape[2], q.shape[2] // k.shape[2]
-    plan = TilePlan(q.shape, k.shape, lo, hi, blocks)
+    plan = TilePlan(q.shape, k.shape, intervals, blocks)
     blocks = plan.blocks
     steps, count, squares = plan.of_queries()
     q_HND, k_KSD, v_KSV = plan.queries(q), plan.keys(k), plan.keys(v)
     _, n, width = q_HND.shape
     value_width = v_KSV.shape[-1]
-    out_HNV, log_sum_H1N = pl.pallas_call(
+    out_HNV, lse_H1N = pl.pallas_call(
         functools.partial(_forward_kernel, factor=scale * LOG2_E, blocks=blocks),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
@@ -51,8 +52,8 @@ def forward(q, k, v, lo, hi, scale: float, blocks: Blocks, interpret=False) -> t
         interpret=interpret,
         name="interval_attention_forward",
     )(steps, squares, q_HND, k_KSD, v_KSV, jnp.stack([plan.lo, plan.hi]))
-    log_sum_BHL1 = plan.unflatten(log_sum_H1N.swapaxes(1, 2), (*q.shape[:3], 1)).swapaxes(1, 2)
-    return plan.unflatten(out_HNV, (*q.shape[:3], v.shape[-1])), log_sum_BHL1[..., 0] / LOG2_E
+    lse_BHL1 = plan.unflatten(lse_H1N.swapaxes(1, 2), (*q.shape[:3], 1)).swapaxes(1, 2)
+    return plan.unflatten(out_HNV, (*q.shape[:3], v.shape[-1])), lse_BHL1[..., 0] / LOG2_E
 
 
 def _forward_kernel(

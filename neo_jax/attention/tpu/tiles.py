@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.batch import Intervals
 from neo_jax.attention.intervals import TileRanges, flatten, key_tiles, query_tiles
 
 LANES = 128
@@ -56,9 +57,9 @@ class Blocks:
         return dataclasses.replace(self, query=query, key=key, compute=compute)
 
 
-def computed_pairs(lo: jax.Array, hi: jax.Array, keys: int, blocks: Blocks) -> int:
-    """Pairs of a query and a key that the forward pass computes for one head, attended or not; lo, hi [B, L] over rows of `keys` keys."""
-    plan = TilePlan(lo.shape, (lo.shape[0], keys), lo, hi, blocks)
+def computed_pairs(intervals: Intervals, keys: int, blocks: Blocks) -> int:
+    """Pairs of a query and a key that the forward pass computes for one head, attended or not; intervals [B, L] over rows of `keys` keys."""
+    plan = TilePlan(intervals.lo.shape, (len(intervals.lo), keys), intervals, blocks)
     steps, count, squares = (np.asarray(x) for x in plan.of_queries())
     steps, blocks = steps[:count], plan.blocks
     kind = (steps >> 2) & 3
@@ -75,14 +76,14 @@ def computed_pairs(lo: jax.Array, hi: jax.Array, keys: int, blocks: Blocks) -> i
 class TilePlan:
     """The rows of a call as one, padded to whole tiles, and the list of its tiles."""
 
-    def __init__(self, q_shape, k_shape, lo, hi, blocks: Blocks):
+    def __init__(self, q_shape, k_shape, intervals: Intervals, blocks: Blocks):
         self.rows, self.length = q_shape[:2]
         self.row_keys = k_shape[1]
         queries, keys = self.rows * self.length, self.rows * self.row_keys
         self.blocks = blocks = blocks.for_lengths(queries, keys)
         self.query_padding, self.key_padding = -queries % blocks.query, -keys % blocks.key
         self.total_keys = keys + self.key_padding
-        self.lo, self.hi = flatten(lo, hi, self.row_keys, blocks.query)
+        self.lo, self.hi = flatten(intervals, self.row_keys, blocks.query)
 
     def of_queries(self):
         """Steps, their number and the squares' ranges, query tile after query tile."""

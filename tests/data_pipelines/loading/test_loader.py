@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import json
+import re
 import threading
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 import small_corpus
 from small_corpus import phase, tokenizer
 
+from data_pipelines.batch import arrays, batch_spec, map_arrays
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.index.lengths import LengthIndex
-from data_pipelines.loading.loader import Input
+from data_pipelines.loading.loader import RowLoader
 from data_pipelines.planning.planner import InputState
-from data_pipelines.schema import DataError, batch_fields
+from data_pipelines.schema import DataError
 
 PHASES = (
     phase(name="short", rows=12, mixture={"mixed": 2.0, "text": 1.0}),
@@ -32,7 +34,7 @@ def root(tmp_path_factory):
 def open_input(root, log, phases=PHASES, names=("mixed", "text"), threads=2, policy=None, block_rows=5, seed=3):
     sources = [small_corpus.jsonl(root / f"{name}.jsonl", name) for name in names]
     indexes = [LengthIndex.open(source, tokenizer(), root / "index") for source in sources]
-    return Input(sources, indexes, phases, tokenizer(), seed, policy or FailurePolicy(), log, threads, block_rows)
+    return RowLoader(sources, indexes, phases, tokenizer(), seed, policy or FailurePolicy(), log, threads, block_rows)
 
 
 def read(reader, state=None, rows_per_step=4, local_rows=None):
@@ -56,9 +58,9 @@ def whole(root):
 def assert_equal(one, other):
     assert len(one) == len(other)
     for (_, batch, state), (_, other_batch, other_state) in zip(one, other, strict=True):
-        assert state == other_state and batch.keys() == other_batch.keys()
-        for name in batch:
-            assert batch[name].tobytes() == other_batch[name].tobytes(), name
+        assert state == other_state
+        for (name, array), (_, other) in zip(arrays(batch), arrays(other_batch), strict=True):
+            assert array.tobytes() == other.tobytes(), name
 
 
 def test_batches_have_the_fields_of_the_schema_and_are_full(root, tmp_path):
@@ -67,12 +69,13 @@ def test_batches_have_the_fields_of_the_schema_and_are_full(root, tmp_path):
     assert [number for number, _, _ in steps] == [0, 0, 0, 1, 1]
     fills = collections.defaultdict(list)
     for number, batch, _ in steps:
-        for name, (shape, dtype) in batch_fields(4, PHASES[number].context, PHASES[number].visual_tokens).items():
-            assert batch[name].shape == shape and batch[name].dtype == dtype
-        fills[number].append((batch["source"] >= 0).mean())
-        assert (batch["loss_weights"] >= 0).all() and batch["loss_weights"].sum() > 0
+        expected = batch_spec(4, PHASES[number].context, PHASES[number].visual_tokens)
+        for (name, array), (_, spec) in zip(arrays(batch), arrays(expected), strict=True):
+            assert array.shape == spec.shape and array.dtype == spec.dtype, name
+        fills[number].append((batch.source >= 0).mean())
+        assert (batch.loss_weights >= 0).all() and batch.loss_weights.sum() > 0
     assert min(np.mean(fill) for fill in fills.values()) > 0.85  # 12 rows, 5 at a time
-    assert {int(s) for s in np.unique(steps[0][1]["source"])} == {-1, 0, 1} and {int(s) for s in np.unique(steps[-1][1]["source"])} == {
+    assert {int(s) for s in np.unique(steps[0][1].source)} == {-1, 0, 1} and {int(s) for s in np.unique(steps[-1][1].source)} == {
         -1,
         0,
     }
@@ -97,7 +100,7 @@ def test_threads_do_not_change_the_batches(root, tmp_path, whole, threads):
 def test_rows_split_over_processes_in_any_way_are_the_same_rows(root, tmp_path, whole):
     for local in ([3, 0], [1, 2], [2]):
         part = read(open_input(root, tmp_path / "log.jsonl"), local_rows=local)
-        assert_equal([(number, {name: batch[name][local] for name in batch}, state) for number, batch, state in whole], part)
+        assert_equal([(number, map_arrays(lambda array, local=local: array[local], batch), state) for number, batch, state in whole], part)
 
 
 def test_rows_do_not_depend_on_how_many_a_step_takes(root, tmp_path, whole):
@@ -105,7 +108,8 @@ def test_rows_do_not_depend_on_how_many_a_step_takes(root, tmp_path, whole):
     for number, (_, batch, state) in enumerate(whole):
         first, second = twos[2 * number], twos[2 * number + 1]
         assert second[2] == state
-        assert all((np.concatenate([first[1][name], second[1][name]]) == batch[name]).all() for name in batch)
+        together = map_arrays(lambda *parts: np.concatenate(parts), first[1], second[1])
+        assert all((mine == theirs).all() for (_, mine), (_, theirs) in zip(arrays(together), arrays(batch), strict=True))
 
 
 def test_any_state_resumes_exactly_in_a_new_input(root, tmp_path, whole):
@@ -116,7 +120,7 @@ def test_any_state_resumes_exactly_in_a_new_input(root, tmp_path, whole):
 
 def test_another_seed_gives_other_rows(root, tmp_path):
     one, other = (next(open_input(root, tmp_path / "log.jsonl", seed=seed).batches(InputState(0, 0, 0, (0, 0)), 4))[0] for seed in (1, 2))
-    assert (one["tokens"] != other["tokens"]).any()
+    assert (one.inputs.tokens != other.inputs.tokens).any()
 
 
 def test_keys_name_the_samples_of_a_row(root, tmp_path):
@@ -127,9 +131,9 @@ def test_keys_name_the_samples_of_a_row(root, tmp_path):
     batch, _ = next(batches)
     for row in range(4):
         keys = reader.keys(0, row)
-        sources = batch["source"][row]
+        sources = batch.source[row]
         assert ("text/" in "".join(keys)) == bool((sources == 1).any())
-        documents = (batch["positions"][row, :, 0] == 0) & (sources >= 0)
+        documents = (batch.inputs.positions[row, :, 0] == 0) & (sources >= 0)
         assert documents.sum() == len(keys)
         assert all(key.startswith(("mixed/mixed.jsonl:", "text/text.jsonl:")) for key in keys)
     batches.close()
@@ -168,9 +172,9 @@ def test_a_sample_that_fails_to_decode_is_left_out_counted_and_named_once(tmp_pa
     reader = open_input(tmp_path, tmp_path / "log.jsonl", ONE, ("mixed",), policy=policy)
     placed = 0
     for batch, _ in reader.batches(reader.start(), 4):
-        starts = ((batch["positions"][..., 0] == 0) & (batch["source"] >= 0)).sum()
+        starts = ((batch.inputs.positions[..., 0] == 0) & (batch.source >= 0)).sum()
         placed += int(starts)
-        images = [np.count_nonzero(slots >= 0) for slots in batch["visual_slot"]]
+        images = [np.count_nonzero(slots >= 0) for slots in batch.inputs.visual_slot]
         assert all(count % 4 == 0 for count in images)  # 64 x 64 pixels are four visual tokens: no image in part
     failures = reader.failures
     assert failures.reasons == {"truncated": failures.failed} and failures.failed >= 3
@@ -217,7 +221,7 @@ def test_a_file_that_changed_since_it_was_indexed_is_left_out(tmp_path):
     reader = open_input(tmp_path, tmp_path / "log.jsonl", ONE, ("mixed",), policy=FailurePolicy(max_rate=0.5))
     list(reader.batches(reader.start(), 4))
     assert set(reader.failures.reasons) == {"changed", "missing_file"}
-    assert "delete the index" in (tmp_path / "log.jsonl").read_text()
+    assert "start the run again" in (tmp_path / "log.jsonl").read_text()
 
 
 def test_samples_too_long_for_a_phase_are_counted_and_named(root, tmp_path):
@@ -226,10 +230,11 @@ def test_samples_too_long_for_a_phase_are_counted_and_named(root, tmp_path):
     small_corpus.write_jsonl(tmp_path / "mixed.jsonl", rows)
     phases = (phase(rows=4, context=128), phase(name="q", rows=4, context=4096))
     reader = open_input(tmp_path, tmp_path / "log.jsonl", phases, ("mixed",))
-    assert reader.too_long == [{"mixed": 1}, {"mixed": 0}]
+    assert [{name: len(found.samples) for name, found in phase.items()} for phase in reader.too_long] == [{"mixed": 1}, {"mixed": 0}]
     list(reader.batches(reader.start(), 2))
     (named,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
-    assert (named["key"], named["reason"]) == ("mixed.jsonl:5", "too_long") and "'context': 128" in named["message"]
+    assert (named["key"], named["reason"]) == ("mixed.jsonl:5", "too_long")
+    assert re.search(r"phase 'p': context \d{3} of 128; raise the budget", named["message"]), named["message"]
     assert reader.failures.failed == 0
 
 

@@ -5,13 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_corpus import phase, tokenizer
 
+from data_pipelines.batch import arrays, attended_pairs, batch_spec, map_arrays, pieces_of_shard
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.index.lengths import LengthIndex
-from data_pipelines.loading.loader import Input
-from data_pipelines.loading.shards import arrange, attended_pairs, deal, pieces_of_shard, shard_fields
+from data_pipelines.loading.loader import RowLoader
+from data_pipelines.loading.shards import arrange, deal, pairs_of_shards
 
 CONTEXT, VISUAL = 512, 400
-TOKEN_FIELDS = ("tokens", "targets", "loss_weights", "positions", "attend", "source")
 
 
 @pytest.fixture(scope="module")
@@ -20,41 +20,45 @@ def reader(tmp_path_factory):
     source = small_corpus.jsonl(small_corpus.write_corpus(root, repeats=4))
     index = LengthIndex.open(source, tokenizer(), root / "index")
     phases = [phase(rows=8, context=CONTEXT, visual_tokens=VISUAL)]
-    return lambda: Input([source], [index], phases, tokenizer(), 0, FailurePolicy(), root / "log.jsonl", threads=1)
+    return lambda: RowLoader([source], [index], phases, tokenizer(), 0, FailurePolicy(), root / "log.jsonl", threads=1)
 
 
 @pytest.fixture(scope="module")
 def rows(reader):
     reader = reader()
     batches = [batch for batch, _ in reader.batches(reader.start(), 4)]
-    return [{name: array[row] for name, array in batch.items()} for batch in batches for row in range(4)]
+    return [map_arrays(lambda array, row=row: array[row], batch) for batch in batches for row in range(4)]
+
+
+def of_tokens(row):
+    """Every array with a value for each token, but for the slots."""
+    return row.inputs.tokens, row.inputs.positions, *row.inputs.intervals, row.targets, row.loss_weights, row.source
 
 
 @pytest.mark.parametrize("shards", [2, 4, 8, 16])
 def test_every_token_keeps_its_label_its_interval_and_its_pixels(rows, shards):
     for row in rows:
         cut = arrange(row, shards)
-        for name, (shape, dtype) in shard_fields(1, CONTEXT, VISUAL, shards).items():
-            assert cut[name].shape == shape[1:] and cut[name].dtype == dtype, name
-        places = cut["pieces"]
+        for (name, array), (_, spec) in zip(arrays(cut), arrays(batch_spec(1, CONTEXT, VISUAL, shards)), strict=True):
+            assert array.shape == spec.shape[1:] and array.dtype == spec.dtype, name
+        places = cut.inputs.pieces
         size = CONTEXT // len(places)
         back = (places[:, None] * size + np.arange(size)).reshape(-1)  # where each token of the row went
-        for name in TOKEN_FIELDS:
-            assert (cut[name][back] == row[name]).all(), name
-        slots = cut["visual_slot"] + np.arange(CONTEXT) // (CONTEXT // shards) * (len(cut["visual"]) // shards)
-        seen = row["visual_slot"] >= 0
-        assert ((cut["visual_slot"] >= 0)[back] == seen).all() and seen.any()
-        for name in ("visual", "visual_position"):
-            assert (cut[name][slots[back][seen]] == row[name][row["visual_slot"][seen]]).all()
+        assert all((mine[back] == theirs).all() for mine, theirs in zip(of_tokens(cut), of_tokens(row), strict=True))
+        slots = cut.inputs.visual_slot + np.arange(CONTEXT) // (CONTEXT // shards) * (len(cut.inputs.visual) // shards)
+        seen = row.inputs.visual_slot >= 0
+        assert ((cut.inputs.visual_slot >= 0)[back] == seen).all() and seen.any()
+        for mine, theirs in ((cut.inputs.visual, row.inputs.visual), (cut.inputs.visual_position, row.inputs.visual_position)):
+            assert (mine[slots[back][seen]] == theirs[row.inputs.visual_slot[seen]]).all()
 
 
 @pytest.mark.parametrize("shards", [2, 4, 8])
 def test_intervals_do_not_decrease_within_a_shard_and_pairs_are_kept(rows, shards):
     for row in rows:
-        cut = arrange(row, shards)
-        assert (np.diff(cut["attend"].reshape(shards, -1, 2), axis=1) >= 0).all()
-        pairs = attended_pairs(cut, shards)
-        assert pairs.sum() == (row["attend"][:, 1] - row["attend"][:, 0]).sum() and len(pairs) == shards
+        intervals = arrange(row, shards).inputs.intervals
+        assert all((np.diff(x.reshape(shards, -1), axis=1) >= 0).all() for x in intervals)
+        pairs = pairs_of_shards(intervals, shards)
+        assert pairs.sum() == attended_pairs(row.inputs.intervals) and len(pairs) == shards
 
 
 def test_one_shard_is_the_row_itself(rows):
@@ -67,8 +71,7 @@ def test_the_loader_arranges_the_same_rows(reader, rows):
     for number, batch in enumerate(batches):
         for place, row in enumerate((1, 3)):
             expected = arrange(rows[4 * number + row], 4)
-            assert batch.keys() == expected.keys()
-            assert all((batch[name][place] == expected[name]).all() for name in expected)
+            assert all((mine[place] == theirs).all() for (_, mine), (_, theirs) in zip(arrays(batch), arrays(expected), strict=True))
 
 
 @pytest.mark.parametrize(

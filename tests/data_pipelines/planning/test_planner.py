@@ -138,7 +138,7 @@ def test_too_long_samples_are_named_and_never_placed():
     lengths = np.tile([20, 0, 0, 1], (40, 1))
     lengths[7, 0], lengths[9, 1], lengths[11, 2] = 513, 461, 33
     planner = Planner(0, phase(rows=20, mixture={"text": 1}), [Index("text", lengths)], 1, InputState(0, 0, 0, (0,)))
-    assert planner.too_long["text"].tolist() == [7, 9, 11]
+    assert planner.too_long["text"].samples.tolist() == [7, 9, 11]
     assert not {7, 9, 11} & {draw.sample for row in range(20) for draw in planner.row(row)}
 
 
@@ -193,7 +193,7 @@ def walk(phases, indexes):
         for s, index in enumerate(indexes):
             size = len(index.usable)
             for epoch in range(before.positions[s] // size, state.positions[s] // size + 1):
-                excused[s, epoch].update(planner.too_long.get(index.name, np.zeros(0, int)).tolist())
+                excused[s, epoch].update(planner.too_long[index.name].samples.tolist() if index.name in planner.too_long else [])
     return seen, state, excused
 
 

@@ -39,10 +39,10 @@ def test_tokens_labels_positions_and_weights_equal_the_reference(row, tokenizer)
     for weighting in ("square", "token", "sample"):
         phase = PhaseSettings("p", 1, len(tokens), len(document.visual), 8, 1, 1, 1, 1, (1.0, 1.0), 1, {}, weighting)
         packed = rows.pack([document], [0], phase, tokenizer.special["<IMG_CONTEXT>"])
-        assert packed["positions"][:, 0].tolist() == row["t_index"]
+        assert packed.inputs.positions[:, 0].tolist() == row["t_index"]
         expected = 1.0 if weighting == "token" else row[f"loss_weight_{weighting}"]
-        np.testing.assert_array_equal(packed["loss_weights"][:-1], np.where(labels[1:] == NO_LABEL, 0, np.float32(expected)))
-        np.testing.assert_array_equal(packed["targets"][:-1], np.where(labels[1:] == NO_LABEL, 0, tokens[1:]))
+        np.testing.assert_array_equal(packed.loss_weights[:-1], np.where(labels[1:] == NO_LABEL, 0, np.float32(expected)))
+        np.testing.assert_array_equal(packed.targets[:-1], np.where(labels[1:] == NO_LABEL, 0, tokens[1:]))
 
 
 @pytest.mark.parametrize(("text", "images"), [("<image> and <image>", [4]), ("<image>", [4, 4]), ("none", [1]), ("<image>", [])])

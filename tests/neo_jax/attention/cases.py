@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from neo_jax.attention.api import Kernel, attention_with_log_sum
+from data_pipelines.batch import Intervals
+from neo_jax.attention.api import Kernel, attention_with_lse
 from neo_jax.attention.reference import dense_attention
 
 SCALE = 0.1
@@ -60,7 +61,7 @@ CASES = (
 
 
 def intervals(documents: tuple[tuple[int | tuple[int], ...], ...], length: int) -> np.ndarray:
-    """[length, 2] int32 lo, hi of a packed row; padding sees itself."""
+    """[length, 2] int32 lo, hi of a packed row, written out by hand; padding sees itself."""
     attend = np.stack([np.arange(length), np.arange(length) + 1], -1)
     at = 0
     for document in documents:
@@ -93,7 +94,7 @@ def random_intervals(length: int, rng: np.random.Generator, longest: int = 150) 
 
 
 def arrays(case: Case, key_width: int = 256, value_width: int = 128, seed: int = 0):
-    """q, k, v, lo, hi and the gradients of the output and of its log-sum-exp, float32 numpy."""
+    """q, k, v, intervals and the gradients of the output and of its log-sum-exp, float32 numpy."""
     attend = np.stack([intervals(documents, case.length) for documents in case.rows])
     return with_intervals(attend, case.query_heads, case.key_heads, key_width, value_width, seed, case.part)
 
@@ -110,47 +111,49 @@ def with_intervals(attend, query_heads, key_heads, key_width=256, value_width=12
 
     q = normal(rows, stop - start, query_heads, key_width)
     k, v = normal(rows, length, key_heads, key_width), normal(rows, length, key_heads, value_width)
-    gradient, of_log_sum = normal(rows, stop - start, query_heads, value_width), normal(rows, query_heads, stop - start)
-    return q, k, v, attend[..., 0], attend[..., 1], gradient, of_log_sum
+    d_out, d_lse = normal(rows, stop - start, query_heads, value_width), normal(rows, query_heads, stop - start)
+    return q, k, v, Intervals(attend[..., 0], attend[..., 1]), d_out, d_lse
 
 
 @jax.jit
-def _dense(q, k, v, lo, hi, gradient, of_log_sum):
+def _dense(q, k, v, intervals, d_out, d_lse):
+    lo, hi = intervals
+
     def both(q, k, v):
         groups = q.shape[2] // k.shape[2]
         scores = jnp.einsum("blhd,bshd->bhls", q, jnp.repeat(k, groups, axis=2)) * SCALE
         position = jnp.arange(k.shape[1])
         mask = (position >= lo[..., None]) & (position < hi[..., None])
-        return dense_attention(q, k, v, lo, hi, SCALE), jax.nn.logsumexp(jnp.where(mask[:, None], scores, -jnp.inf), axis=-1)
+        return dense_attention(q, k, v, intervals, SCALE), jax.nn.logsumexp(jnp.where(mask[:, None], scores, -jnp.inf), axis=-1)
 
-    (out, log_sum), pullback = jax.vjp(both, q, k, v)
-    return out, log_sum, *pullback((gradient, of_log_sum))
+    (out, lse), pullback = jax.vjp(both, q, k, v)
+    return out, lse, *pullback((d_out, d_lse))
 
 
-def expected(q, k, v, lo, hi, gradient, of_log_sum) -> list[np.ndarray]:
+def expected(q, k, v, intervals, d_out, d_lse) -> list[np.ndarray]:
     """Output [B, L, Hq, Dv], log-sum-exp [B, Hq, L] and the gradients of q, k and v, in float64."""
     with jax.enable_x64(True):
         wide = [np.asarray(x, np.float64) for x in (q, k, v)]
-        return [np.asarray(x) for x in _dense(*wide, lo, hi, np.asarray(gradient, np.float64), np.asarray(of_log_sum, np.float64))]
+        return [np.asarray(x) for x in _dense(*wide, intervals, np.asarray(d_out, np.float64), np.asarray(d_lse, np.float64))]
 
 
-@functools.partial(jax.jit, static_argnums=7)
-def _kernel(q, k, v, lo, hi, gradient, of_log_sum, kernel):
-    results, pullback = jax.vjp(lambda *x: attention_with_log_sum(*x, lo, hi, SCALE, kernel), q, k, v)
-    return *results, *pullback((gradient, of_log_sum))
+@functools.partial(jax.jit, static_argnums=6)
+def _kernel(q, k, v, intervals, d_out, d_lse, kernel):
+    results, pullback = jax.vjp(lambda *x: attention_with_lse(*x, intervals, SCALE, kernel), q, k, v)
+    return *results, *pullback((d_out, d_lse))
 
 
-def computed(kernel: Kernel, q, k, v, lo, hi, gradient, of_log_sum, dtype=np.float32) -> list[np.ndarray]:
+def computed(kernel: Kernel, q, k, v, intervals, d_out, d_lse, dtype=np.float32) -> list[np.ndarray]:
     """The same as `expected`, by a kernel, in a type."""
     with jax.default_matmul_precision("highest"):
-        q, k, v, gradient = (jnp.asarray(x, dtype) for x in (q, k, v, gradient))
-        return [np.asarray(x, np.float64) for x in _kernel(q, k, v, lo, hi, gradient, of_log_sum, kernel)]
+        q, k, v, d_out = (jnp.asarray(x, dtype) for x in (q, k, v, d_out))
+        return [np.asarray(x, np.float64) for x in _kernel(q, k, v, intervals, d_out, d_lse, kernel)]
 
 
-def rounded(q, k, v, lo, hi, gradient, of_log_sum):
+def rounded(q, k, v, intervals, d_out, d_lse):
     """Inputs as bfloat16 holds them, in float32."""
-    q, k, v, gradient = (np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32) for x in (q, k, v, gradient))
-    return q, k, v, lo, hi, gradient, of_log_sum
+    q, k, v, d_out = (np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32) for x in (q, k, v, d_out))
+    return q, k, v, intervals, d_out, d_lse
 
 
 NAMES = ("output", "log-sum-exp", "gradient of q", "gradient of k", "gradient of v")

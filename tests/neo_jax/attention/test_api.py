@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, NamedSharding
-from neo_jax.attention.tpu.kernels import Blocks
 
+from data_pipelines.batch import Intervals
 from neo_jax.attention import api, chunked
-from neo_jax.attention.api import Kernel, UnsupportedAttentionError, attention_with_log_sum, checked_intervals, choose, interval_attention
+from neo_jax.attention.api import Kernel, UnsupportedAttentionError, attention_with_lse, choose, interval_attention
 from neo_jax.attention.decoding import decode_attention
 from neo_jax.attention.intervals import interval_problem
+from neo_jax.attention.tpu import Blocks
 from neo_jax.config.phase import ATTENTION
 from neo_jax.model.backbone import REMATERIALISATION
 from neo_jax.sharding import make_mesh, spec
@@ -92,7 +93,7 @@ def test_what_does_not_fit_together(change, sentence):
     types = {"lo": np.int32, "hi": np.int32}
     data = [value if isinstance(value, np.ndarray) else np.zeros(value, types.get(name, np.float32)) for name, value in sizes.items()]
     with jax.set_mesh(make_mesh(devices=jax.devices()[:1])), pytest.raises(ValueError, match=sentence):
-        interval_attention(*data, 1.0)
+        interval_attention(*data[:3], Intervals(*data[3:]), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -109,15 +110,15 @@ def test_debugging_names_a_wrong_interval(lo, hi, sentence):
     mesh = make_mesh(devices=jax.devices()[:1])
     lo, hi = (jax.device_put(np.array([x], np.int32), NamedSharding(mesh, spec("batch", "length"))) for x in (lo, hi))
     x = jax.device_put(np.ones((1, 3, 1, 8), np.float32), NamedSharding(mesh, spec("batch", "length", "heads", None)))
-    with jax.set_mesh(mesh), checked_intervals(), pytest.raises(jax.errors.JaxRuntimeError, match=sentence):
-        jax.block_until_ready(jax.jit(lambda *x: interval_attention(*x, 1.0))(x, x, x, lo, hi))
+    with jax.set_mesh(mesh), pytest.raises(jax.errors.JaxRuntimeError, match=sentence):
+        jax.block_until_ready(jax.jit(lambda *x: interval_attention(*x, 1.0, check=True))(x, x, x, Intervals(lo, hi)))
         jax.effects_barrier()
 
 
 def test_good_intervals_have_no_problem():
     for case in CASES:
-        _, k, _, lo, hi, *_ = arrays(case, 1, 1)
-        assert interval_problem(lo, hi, k.shape[1]) is None
+        _, k, _, intervals, *_ = arrays(case, 1, 1)
+        assert interval_problem(intervals, k.shape[1]) is None
 
 
 @pytest.mark.parametrize("kernel", [Kernel("chunked", 64), Kernel("tpu", Blocks())], ids=lambda kernel: kernel.name)
@@ -129,13 +130,13 @@ def test_rematerialisation_that_keeps_attention_computes_it_once(kernel, policy,
     q, k, v = shapes(512, 2, 1, 128, 128)
     interval = jax.ShapeDtypeStruct((1, 512), jnp.int32)
 
-    def loss(q, k, v, lo, hi):
+    def loss(q, k, v, intervals):
         def body(q):
-            return attention_with_log_sum(jnp.sin(q), k, v, lo, hi, SCALE, kernel)[0]
+            return attention_with_lse(jnp.sin(q), k, v, intervals, SCALE, kernel)[0]
 
         return jnp.square(jax.checkpoint(body, policy=REMATERIALISATION[policy])(q)).sum()
 
-    calls = equations(jax.grad(loss), q, k, v, interval, interval)
+    calls = equations(jax.grad(loss), q, k, v, Intervals(interval, interval))
     if kernel.name == "tpu":
         forward = [call for call in calls if call.primitive.name == "pallas_call" and "forward" in str(call.params["name"])]
     else:
@@ -147,9 +148,9 @@ def test_rematerialisation_that_keeps_attention_computes_it_once(kernel, policy,
 @pytest.mark.parametrize("case", [CASES[9], CASES[10], CASES[5]], ids=str)
 def test_decoding_equals_the_dense_reference(case, monkeypatch):
     monkeypatch.setattr("neo_jax.attention.decoding.CHUNK", 100)  # the last chunk ends with the cache, and overlaps
-    q, k, v, lo, hi, *_ = data = arrays(case, 32, 16)
+    q, k, v, intervals, *_ = data = arrays(case, 32, 16)
     with jax.default_matmul_precision("highest"):
-        ours = jax.jit(lambda *x: decode_attention(*x, SCALE))(q, k, v, lo, hi)
+        ours = jax.jit(lambda *x: decode_attention(*x, SCALE))(q, k, v, intervals)
     np.testing.assert_allclose(ours, expected(*data)[0], atol=2e-5)
 
 
@@ -157,15 +158,15 @@ def test_decoding_reads_the_filled_part_of_the_cache_only():
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((2, n, 2, 8)).astype(np.float32) for n in (1, 4096, 4096))
     k[:, 1024:] = v[:, 1024:] = np.nan
-    interval = (np.array([[5], [700]], np.int32), np.array([[1000], [1000]], np.int32))
-    assert np.isfinite(decode_attention(q, k, v, *interval, SCALE)).all()
+    intervals = Intervals(np.array([[5], [700]], np.int32), np.array([[1000], [1000]], np.int32))
+    assert np.isfinite(decode_attention(q, k, v, intervals, SCALE)).all()
     cut = [np.asarray(x, np.float32) for x in (q, k[:, :1024], v[:, :1024])]
-    np.testing.assert_array_equal(decode_attention(q, k, v, *interval, SCALE), decode_attention(*cut, *interval, SCALE))
+    np.testing.assert_array_equal(decode_attention(q, k, v, intervals, SCALE), decode_attention(*cut, intervals, SCALE))
 
 
 def test_decoding_copies_no_cache():
     q, k, v = shapes(1, 4, 2, 32, 32, jnp.float32, keys=1 << 16)
-    largest = largest_array(lambda *x: decode_attention(*x, SCALE), q, k, v, *[jax.ShapeDtypeStruct((1, 1), jnp.int32)] * 2)
+    largest = largest_array(lambda *x: decode_attention(*x, SCALE), q, k, v, Intervals(*[jax.ShapeDtypeStruct((1, 1), jnp.int32)] * 2))
     assert largest <= 1024 * 4 * 32  # of a chunk: its products with each query head
 
 
@@ -190,9 +191,9 @@ def test_decoding_is_for_few_queries():
         lo, hi = (
             jax.device_put(each, NamedSharding(jax.sharding.get_mesh(), spec("batch", "length"))) for each in (interval, interval + 1)
         )
-        interval_attention(*on_one, lo, hi, 1.0, "decoding")
+        interval_attention(*on_one, Intervals(lo, hi), 1.0, "decoding")
 
 
 def test_a_problem_in_a_shard_is_named_by_its_place_in_the_whole():
     lo, hi = np.array([[0, 0], [0, 1]], np.int32), np.array([[1, 2], [1, 1]], np.int32)
-    assert "of query 201 in row 9 is empty" in interval_problem(lo, hi, 4, first_row=8, first_query=200)
+    assert "of query 201 in row 9 is empty" in interval_problem(Intervals(lo, hi), 4, first_row=8, first_query=200)

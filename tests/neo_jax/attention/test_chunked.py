@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neo_jax.attention.api import Kernel, attention_with_log_sum
+from data_pipelines.batch import Intervals
+from neo_jax.attention.api import Kernel, attention_with_lse
 from tests.neo_jax.attention.cases import CASES, arrays, assert_equal, computed, expected, random_intervals, rounded, with_intervals
 from tests.neo_jax.programs import largest_array
 
@@ -33,12 +34,12 @@ def test_bfloat16_accumulates_in_float32():
 
 
 def test_memory_is_linear_in_length():
-    def gradient(q, k, v, lo, hi):
-        return jax.grad(lambda *x: attention_with_log_sum(*x, lo, hi, 0.3, Kernel("chunked", 64))[0].sum(), argnums=(0, 1, 2))(q, k, v)
+    def gradient(q, k, v, intervals):
+        return jax.grad(lambda *x: attention_with_lse(*x, intervals, 0.3, Kernel("chunked", 64))[0].sum(), argnums=(0, 1, 2))(q, k, v)
 
     def elements(length):
         heads = [jax.ShapeDtypeStruct((1, length, n, 8), jnp.float32) for n in (2, 1, 1)]
-        return largest_array(gradient, *heads, *[jax.ShapeDtypeStruct((1, length), jnp.int32)] * 2)
+        return largest_array(gradient, *heads, Intervals(*[jax.ShapeDtypeStruct((1, length), jnp.int32)] * 2))
 
     assert elements(64 * 64) <= 2 * elements(64 * 32) < 64 * 32 * 64 * 16
 

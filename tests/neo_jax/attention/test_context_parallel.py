@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding
-from neo_jax.attention.tpu.kernels import Blocks
 
-from data_pipelines.loading.shards import deal, pieces_of_shard
+from data_pipelines.batch import Intervals, pieces_of_shard
+from data_pipelines.loading.shards import deal
 from neo_jax.attention import api, context_parallel
 from neo_jax.attention.api import Kernel, interval_attention
 from neo_jax.attention.reference import dense_attention
+from neo_jax.attention.tpu import Blocks
 from neo_jax.sharding import make_mesh, spec
 from tests.neo_jax.attention.cases import SCALE, random_intervals
 
@@ -32,7 +33,7 @@ def rows():
 def dense():
     q, k, v, gradient, lo, hi = rows()
     with jax.default_matmul_precision("highest"):
-        out, pullback = jax.vjp(lambda q, k, v: dense_attention(q, k, v, lo, hi, SCALE), q, k, v)
+        out, pullback = jax.vjp(lambda q, k, v: dense_attention(q, k, v, Intervals(lo, hi), SCALE), q, k, v)
         return out, *pullback(gradient)
 
 
@@ -53,7 +54,7 @@ def on_shards(axes, dealt):
 
     @jax.jit
     def both(q, k, v):
-        out, pullback = jax.vjp(lambda q, k, v: interval_attention(q, k, v, lo, hi, SCALE, "auto", pieces), q, k, v)
+        out, pullback = jax.vjp(lambda q, k, v: interval_attention(q, k, v, Intervals(lo, hi), SCALE, "auto", pieces), q, k, v)
         return out, *pullback(gradient)
 
     with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):

@@ -15,6 +15,7 @@ from jax._src.pallas.mosaic_gpu.interpret.interpret_pallas_call import reset_gpu
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
 from neo_jax.attention import hopper
+from neo_jax.attention.hopper.common import BLOCKS
 from tests.neo_jax.attention.cases import CASES, SCALE, arrays, assert_equal, expected, random_intervals, with_intervals
 
 INTERPRET = InterpretGPUParams(detect_races=True, uninitialized_memory="nan")
@@ -28,16 +29,16 @@ def _fresh_interpreter():
 
 
 @functools.partial(jax.jit, static_argnames="blocks")
-def hopper_with_gradients(q, k, v, lo, hi, gradient, of_log_sum, blocks=hopper.BLOCKS):
-    out, log_sum = hopper.forward(q, k, v, lo, hi, SCALE, blocks, INTERPRET)
-    delta = jnp.einsum("blhd,blhd->bhl", out.astype(jnp.float32), gradient.astype(jnp.float32)) - of_log_sum
-    return out, log_sum, *hopper.backward(q, k, v, lo, hi, log_sum, delta, gradient, SCALE, blocks, INTERPRET)
+def hopper_with_gradients(q, k, v, intervals, d_out, d_lse, blocks=BLOCKS):
+    out, lse = hopper.forward(q, k, v, intervals, SCALE, blocks, INTERPRET)
+    delta = jnp.einsum("blhd,blhd->bhl", out.astype(jnp.float32), d_out.astype(jnp.float32)) - d_lse
+    return out, lse, *hopper.backward(q, k, v, intervals, lse, delta, d_out, SCALE, blocks, INTERPRET)
 
 
-def check(q, k, v, lo, hi, gradient, of_log_sum, **options):
-    q, k, v, gradient = (jnp.asarray(x, jnp.bfloat16) for x in (q, k, v, gradient))
-    theirs = expected(*(np.asarray(x, np.float32) for x in (q, k, v)), lo, hi, np.asarray(gradient, np.float32), of_log_sum)
-    ours = hopper_with_gradients(q, k, v, lo, hi, gradient, of_log_sum, **options)
+def check(q, k, v, intervals, d_out, d_lse, **options):
+    q, k, v, d_out = (jnp.asarray(x, jnp.bfloat16) for x in (q, k, v, d_out))
+    theirs = expected(*(np.asarray(x, np.float32) for x in (q, k, v)), intervals, np.asarray(d_out, np.float32), d_lse)
+    ours = hopper_with_gradients(q, k, v, intervals, d_out, d_lse, **options)
     assert [x.dtype for x in ours] == [jnp.bfloat16, jnp.float32, *[jnp.bfloat16] * 3]
     assert_equal(ours, theirs, TOLERANCE)
     np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=1e-4, err_msg="log-sum-exp")
@@ -68,13 +69,13 @@ def test_fewer_keys_than_a_tile():
 def test_untouched_tiles_are_never_read():
     """Keys outside every interval may hold anything, NaN included, when their whole tile is untouched; their gradients are 0."""
     attend = np.broadcast_to(np.array([96, 192], np.int32), (1, 384, 2))
-    q, k, v, lo, hi, gradient, of_log_sum = with_intervals(attend, query_heads=1, key_heads=1)
+    q, k, v, intervals, d_out, d_lse = with_intervals(attend, query_heads=1, key_heads=1)
     untouched = np.r_[0:64, 192:384]
     poisoned_k, poisoned_v = k.copy(), v.copy()
     poisoned_k[:, untouched], poisoned_v[:, untouched] = np.nan, np.nan
-    halves = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v, poisoned_k, poisoned_v, gradient)]
-    clean = hopper_with_gradients(*halves[:3], lo, hi, halves[5], of_log_sum)
-    poisoned = hopper_with_gradients(halves[0], *halves[3:5], lo, hi, halves[5], of_log_sum)
+    halves = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v, poisoned_k, poisoned_v, d_out)]
+    clean = hopper_with_gradients(*halves[:3], intervals, halves[5], d_lse)
+    poisoned = hopper_with_gradients(halves[0], *halves[3:5], intervals, halves[5], d_lse)
     for ours, theirs in zip(poisoned, clean, strict=True):
         np.testing.assert_array_equal(np.asarray(ours, np.float32), np.asarray(theirs, np.float32))
     for dx in poisoned[3:]:

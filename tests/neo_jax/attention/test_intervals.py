@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipelines.batch import Intervals
 from neo_jax.attention.intervals import flatten, key_tiles, query_tiles, visited_pairs
 from tests.neo_jax.attention.cases import CASES, arrays, random_intervals
 
@@ -42,9 +43,10 @@ def check(lo, hi, keys, query_tile, key_tile):
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize(("query_tile", "key_tile"), [(32, 64), (128, 32)])
 def test_tiles_of_packed_rows(case, query_tile, key_tile):
-    _, k, _, lo, hi, *_ = arrays(case, 1, 1)
+    _, k, _, intervals, *_ = arrays(case, 1, 1)
+    lo, hi = intervals
     rows, keys = k.shape[:2]
-    flat = flatten(lo, hi, keys, query_tile)
+    flat = flatten(intervals, keys, query_tile)
     for row, (start, stop) in enumerate(zip(flat[0][: lo.size].reshape(lo.shape), flat[1][: lo.size].reshape(lo.shape), strict=True)):
         np.testing.assert_array_equal(start, lo[row] + row * keys)
         np.testing.assert_array_equal(stop, hi[row] + row * keys)
@@ -55,11 +57,11 @@ def test_tiles_of_packed_rows(case, query_tile, key_tile):
 @given(st.integers(0, 2**31), st.sampled_from([(8, 8), (8, 32), (32, 8)]))
 def test_tiles_of_random_rows(seed, tiles):
     attend = random_intervals(200, np.random.default_rng(seed), longest=60)
-    check(*flatten(attend[None, :, 0], attend[None, :, 1], 200, tiles[0]), 200, *tiles)
+    check(*flatten(Intervals(attend[None, :, 0], attend[None, :, 1]), 200, tiles[0]), 200, *tiles)
 
 
 def test_padding_queries_widen_no_range():
-    lo, hi = flatten(np.array([[0, 0, 2]], np.int32), np.array([[1, 2, 3]], np.int32), 64, 32)
+    lo, hi = flatten(Intervals(np.array([[0, 0, 2]], np.int32), np.array([[1, 2, 3]], np.int32)), 64, 32)
     assert len(lo) == 32
     assert [int(x[0]) for x in query_tiles(lo, hi, 32, 1)] == [0, 3, 2, 2]
 

@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call as interpreter
 from jax.experimental.pallas import tpu as pltpu
-from neo_jax.attention.tpu.kernels import Blocks
 
 from benchmarks.packed_rows import row_kinds
+from data_pipelines.batch import Intervals, attended_pairs, map_arrays
 from neo_jax.attention import tpu
-from neo_jax.attention.api import Kernel, attention_with_log_sum
+from neo_jax.attention.api import Kernel, attention_with_lse
 from neo_jax.attention.blocks import blocks_for
 from neo_jax.attention.intervals import interval_problem
+from neo_jax.attention.tpu import Blocks
 from tests.neo_jax.attention.cases import CASES, arrays, assert_equal, computed, expected, random_intervals, rounded, with_intervals
 from tests.neo_jax.programs import largest_array
 
@@ -80,27 +81,27 @@ def test_the_grid_is_as_long_as_the_work():
 
     recording = pltpu.InterpretParams(grid_point_recorder=record)
     eight_documents = np.stack([np.arange(1024) // 128 * 128, np.arange(1024) + 1], -1).astype(np.int32)
-    q, k, v, lo, hi, *_ = with_intervals(eight_documents[None], 2, 1, 128, 128)
-    jax.block_until_ready(tpu.forward(q, k, v, lo, hi, 0.1, SQUARES, recording))
+    q, k, v, intervals, *_ = with_intervals(eight_documents[None], 2, 1, 128, 128)
+    jax.block_until_ready(tpu.forward(q, k, v, intervals, 0.1, SQUARES, recording))
     assert len(visited) == 2 * 8  # heads x tiles on the diagonal
 
 
 def test_memory_is_linear_in_length():
-    def gradient(q, k, v, lo, hi):
-        return jax.grad(lambda *x: attention_with_log_sum(*x, lo, hi, 0.1, Kernel("tpu", Blocks()))[0].sum(), argnums=(0, 1, 2))(q, k, v)
+    def gradient(q, k, v, intervals):
+        return jax.grad(lambda *x: attention_with_lse(*x, intervals, 0.1, Kernel("tpu", Blocks()))[0].sum(), argnums=(0, 1, 2))(q, k, v)
 
     def elements(length):
         heads = [jax.ShapeDtypeStruct((1, length, n, 128), jnp.bfloat16) for n in (2, 1, 1)]
-        return largest_array(gradient, *heads, *[jax.ShapeDtypeStruct((1, length), jnp.int32)] * 2)
+        return largest_array(gradient, *heads, Intervals(*[jax.ShapeDtypeStruct((1, length), jnp.int32)] * 2))
 
     assert elements(1 << 16) == 2 * elements(1 << 15) == (1 << 16) * 2 * 128
 
 
 def test_lengths_beyond_the_list_of_tiles_are_refused():
     heads = [jax.ShapeDtypeStruct((1, 1 << 17, 1, 128), jnp.float32)] * 3
-    intervals = [jax.ShapeDtypeStruct((1, 1 << 17), jnp.int32)] * 2
+    intervals = Intervals(*[jax.ShapeDtypeStruct((1, 1 << 17), jnp.int32)] * 2)
     with pytest.raises(ValueError, match="are more than the list of tiles can hold"):
-        jax.eval_shape(lambda *x: tpu.forward(*x, 0.1, SQUARES), *heads, *intervals)
+        jax.eval_shape(lambda *x: tpu.forward(*x, 0.1, SQUARES), *heads, intervals)
 
 
 @pytest.mark.parametrize(
@@ -121,17 +122,16 @@ def test_blocks_that_do_not_fit_together(sizes, sentence):
 )
 def test_little_is_computed_in_vain_on_v5(kind, most):
     """Pairs computed over pairs attended, rows of 8,192 tokens, default blocks."""
-    attend = row_kinds(8192)[kind]
+    intervals = map_arrays(lambda x: x[None], row_kinds(8192)[kind])
     blocks = blocks_for("tpu", "TPU v5 lite", (1, 8192, 8, 256), (1, 8192, 8, 128))
-    lo, hi = (attend[None, :, i] for i in (0, 1))
-    assert interval_problem(lo, hi, 8192) is None
-    assert 1 <= tpu.computed_pairs(lo, hi, 8192, blocks) / (hi - lo).sum() <= most
+    assert interval_problem(intervals, 8192) is None
+    assert 1 <= tpu.computed_pairs(intervals, 8192, blocks) / attended_pairs(intervals) <= most
 
 
 def test_more_tiles_than_an_index_can_name_are_refused():
     """Many short rows: few tiles met by each, but a tile's number no longer fits its bits."""
     rows, keys = 128, 16_385
     q, k, v = (jax.ShapeDtypeStruct((rows, length, 1, 128), jnp.float32) for length in (64, keys, keys))
-    intervals = [jax.ShapeDtypeStruct((rows, 64), jnp.int32)] * 2
+    intervals = Intervals(*[jax.ShapeDtypeStruct((rows, 64), jnp.int32)] * 2)
     with pytest.raises(ValueError, match="of 16385 are more than the list of tiles can hold"):
-        jax.eval_shape(lambda *x: tpu.forward(*x, 0.1, SQUARES), q, k, v, *intervals)
+        jax.eval_shape(lambda *x: tpu.forward(*x, 0.1, SQUARES), q, k, v, intervals)

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.batch import map_arrays
 from data_pipelines.loading.shards import arrange
 from neo_jax.config import Config
 from neo_jax.config.phase import REMAT_POLICIES
 from neo_jax.model.backbone import REMATERIALISATION, abstract, build
+from neo_jax.model.computation import Computation
 from neo_jax.sharding import make_mesh, to_devices
-from neo_jax.training.step import Computation, weighted_losses
+from neo_jax.training.step import weighted_losses
 from tests.neo_jax.programs import equations
 from tests.neo_jax.tiny_model import arranged, batch, model, on_mesh, parameters
 
@@ -30,8 +32,8 @@ def one_device():
 @functools.cache
 def loss_and_gradients(settings, remat):
     def loss(parameters, rows):
-        sums = weighted_losses(settings, Computation("neo", "float32", remat), 3, parameters, rows)
-        return sums["loss"] / sums["weight"]
+        sums = weighted_losses(settings, Computation(remat=remat), 3, parameters, rows)
+        return sums.loss / sums.weight
 
     return jax.jit(jax.value_and_grad(loss))
 
@@ -93,11 +95,10 @@ def test_rematerialisation_keeps_less(one_device):
     def kept(policy):
         """Bytes that the backward pass of the layers is handed."""
 
-        def pullback(x, values):
-            return jax.vjp(lambda x: build(BASE_ALONE, "neo", values).decode(x, rows["positions"], rows["attend"], policy)[0], x)[1]
+        def pullback(values):
+            return jax.vjp(lambda values: build(BASE_ALONE, "neo", values)(rows.inputs, Computation(remat=policy)), values)[1]
 
-        x = jax.ShapeDtypeStruct((2, 64, BASE_ALONE.hidden), jnp.float32)
-        return sum(value.size * value.dtype.itemsize for value in jax.tree.leaves(jax.eval_shape(pullback, x, abstract(BASE_ALONE, "neo"))))
+        return sum(value.size * value.dtype.itemsize for value in jax.tree.leaves(jax.eval_shape(pullback, abstract(BASE_ALONE, "neo"))))
 
     assert kept("full") < kept("dots") < kept("none")
 
@@ -107,12 +108,10 @@ def test_shards_cut_images(shards):
     """What the meshes below are tested with: in every row, an image has tokens on several shards."""
     rows = batch(8)
     for row in range(8):
-        fields = {name: array[row] for name, array in rows.items()}
-        places = arrange(fields, shards)["pieces"]
+        one = map_arrays(lambda array, row=row: array[row], rows)
+        places, inputs = arrange(one, shards).inputs.pieces, one.inputs
         shard = np.repeat(places, 64 // len(places)) // (len(places) // shards)
-        inside = np.flatnonzero(
-            (fields["visual_slot"] >= 0) & (fields["attend"][:, 1] > np.arange(64) + 1)
-        )  # the next token is of its image
+        inside = np.flatnonzero((inputs.visual_slot >= 0) & (inputs.intervals.hi > np.arange(64) + 1))  # the next token is of its image
         assert (shard[inside] != shard[inside + 1]).any(), row
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from data_pipelines.batch import Intervals, ModelInputs
 from neo_jax.interop.huggingface import neo_parameters, qwen3_model, qwen3_parameters
 from neo_jax.model.backbone import build
+from neo_jax.model.computation import Computation
 from neo_jax.model.initialise import neo_from_qwen3
 from neo_jax.sharding import make_mesh
 
@@ -71,12 +73,12 @@ def test_qwen3_reads_text_as_the_official_one(model, qwen3):
         tokens, expected = file["input_ids"][None], file["qwen3_logits"]
     own = np.arange(tokens.shape[1], dtype=np.int32)
     positions = np.stack([own, 0 * own, 0 * own], -1)[None]
-    attend = np.stack([0 * own, own + 1], -1)[None]
+    no_pixels = np.zeros((1, 0, 3072), np.uint8), np.zeros((1, 0, 2), np.int32)
+    inputs = ModelInputs(tokens, positions, Intervals(0 * own[None], own[None] + 1), np.full_like(tokens, -1), *no_pixels)
 
     @jax.jit
     def logits(parameters):
         backbone = build(model, "qwen3", parameters)
-        x, _, _ = backbone.decode(backbone.embed({"tokens": tokens}, jnp.float32), positions, attend)
-        return backbone.logits(x)
+        return backbone.logits(backbone(inputs, Computation("qwen3")))
 
     np.testing.assert_allclose(logits(qwen3)[0], expected, atol=2e-4, rtol=0)

@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
-from neo_jax.attention.tpu.kernels import Blocks
 
 from configs import neo_ov_2b
 from neo_jax.attention.api import Kernel
+from neo_jax.attention.tpu import Blocks
 from neo_jax.config import Config, Optimizer
 from neo_jax.model.backbone import abstract
+from neo_jax.model.computation import Computation
 from neo_jax.planning.costs import assumed_row, busiest_pairs, executed
 from neo_jax.sharding import abstract_batch, make_mesh, spec
 from neo_jax.training import flops
 from neo_jax.training.optimizer import initial_moments, split
-from neo_jax.training.step import Computation, TrainState, make_train_step
+from neo_jax.training.step import TrainState, make_train_step
 from tests.neo_jax.tiny_model import model
 
 PHASES = {phase.name: phase for phase in Config.from_config_dict(neo_ov_2b.get_config()).phases}
@@ -60,14 +61,14 @@ def test_a_step_executes_what_it_needs_and_what_it_computes_again(axes, remat):
         optimizer = Optimizer()
         state = TrainState(trainable, frozen, jax.eval_shape(lambda x: initial_moments(optimizer, x), trainable))
         batch = abstract_batch(rows, length, visual, 1)
-        step = make_train_step(settings, Computation("neo", "float32", remat), optimizer, 3)
+        step = make_train_step(settings, Computation(remat=remat), optimizer, 3)
         jaxpr = step.trace(state, batch, jax.ShapeDtypeStruct((), np.float32)).jaxpr.jaxpr
     pairs = 1000.0
     devices = math.prod(mesh.shape.values())
     one_row = executed(jaxpr, dict(mesh.shape), pairs)
     shapes = {name: x.shape for name, x in state.parameters.items()}
     tokens = rows * length
-    needed = flops.useful(shapes, settings.heads, settings.head_dim, "all", tokens, rows * visual, 0)
+    needed = flops.useful(shapes, settings.heads, settings.head_dim, "all", flops.RowCounts(tokens, rows * visual, 0))
     vocabulary = math.prod(shapes["embedding"])
     again = 2 * tokens * vocabulary
     layers = [math.prod(shape) for name, shape in shapes.items() if name.startswith("base.") and "norm" not in name]
@@ -86,9 +87,10 @@ def test_the_assumed_row_is_full_and_within_the_phase():
     for phase in PHASES.values():
         for documents in (1, 8, 20):
             row = assumed_row(phase, documents)
-            assert 0 < row.visual <= phase.visual_tokens and len(row.attend) == phase.context
-            assert (np.diff(row.attend, axis=0) >= 0).all() and (row.attend[:, 0] < row.attend[:, 1]).all()
-            assert len(np.unique(row.attend[:, 0])) == documents
+            lo, hi = row.intervals
+            assert 0 < row.visual <= phase.visual_tokens and len(lo) == phase.context
+            assert (np.diff(lo) >= 0).all() and (np.diff(hi) >= 0).all() and (lo < hi).all()
+            assert len(np.unique(lo)) == documents
     text = dataclasses.replace(PHASES["mid_16k"], visual_tokens=0, images=0, frames=0)
     row = assumed_row(text, 1)
     assert row.visual == 0 and row.pairs == 16_384 * 16_385 // 2

@@ -1,6 +1,6 @@
 """What compilers say when memory does not suffice."""
 
-from neo_jax.planning.devices import GIB
+from neo_jax.chips import GIB
 from neo_jax.planning.programs import _needed
 
 TPU = (

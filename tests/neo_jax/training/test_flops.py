@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.batch import Intervals
 from neo_jax.model.backbone import abstract
+from neo_jax.model.computation import Computation
 from neo_jax.sharding import make_mesh, to_devices
 from neo_jax.training import flops
 from neo_jax.training.optimizer import split
-from neo_jax.training.step import Computation, weighted_losses
+from neo_jax.training.step import weighted_losses
 from tests.neo_jax.tiny_model import batch, model
 
 MODEL = model(tied=False, pre_buffer_layers=1, base_layers=2)
@@ -34,7 +36,7 @@ def shapes_of(settings, architecture="neo"):
 
 
 def useful(what, tokens=0, visual=0, pairs=0, settings=MODEL, architecture="neo"):
-    return flops.useful(shapes_of(settings, architecture), settings.heads, settings.head_dim, what, tokens, visual, pairs)
+    return flops.useful(shapes_of(settings, architecture), settings.heads, settings.head_dim, what, flops.RowCounts(tokens, visual, pairs))
 
 
 def test_dense_parts_by_hand():
@@ -67,6 +69,16 @@ def test_count_leaves_padding_out():
     assert counted == (31 + 22, 19 + 6, sum_of_pairs([5, -15, 4, -4, 3]) + sum_of_pairs([7, -6, 9]))
 
 
+def test_pairs_of_a_long_row_of_images_do_not_overflow():
+    """2^20 tokens that see 8,191 keys each: the sum and its last four digits in base 4,096 pass 32 bits."""
+    length = 1 << 20
+    row = batch(1)
+    seen = Intervals(np.zeros((1, length), np.int32), np.full((1, length), 8191, np.int32))
+    inputs = row.inputs._replace(intervals=seen, visual_slot=np.zeros((1, length), np.int32))
+    counted = flops.total(np.asarray(flops.count_rows(row._replace(inputs=inputs, source=np.zeros((1, length), np.int32)))))
+    assert counted == (length, length, 8191 * length)
+
+
 def sum_of_pairs(pieces):
     """Attended pairs of a document; images are negative."""
     pairs = start = 0
@@ -96,10 +108,10 @@ def matrix_flops(jaxpr) -> float:
 def test_equals_the_matrix_products_of_the_traced_gradient(what):
     """Without padding and rematerialisation they are the same number, but for two parts that useful FLOPs leave out."""
     rows = batch(2)
-    tokens, visual = rows["tokens"].size, rows["visual"][..., 0].size
+    tokens, visual = rows.targets.size, rows.inputs.visual[..., 0].size
 
     def loss(trainable, frozen, data):
-        return weighted_losses(MODEL, Computation("neo", "float32", "none"), 3, trainable | frozen, data)["loss"]
+        return weighted_losses(MODEL, Computation(), 3, trainable | frozen, data).loss
 
     parameters = {name: jnp.zeros(value.shape, out_sharding=value.sharding) for name, value in abstract(MODEL, "neo").items()}
     traced = jax.make_jaxpr(jax.grad(loss))(*split(parameters, what), to_devices(rows))

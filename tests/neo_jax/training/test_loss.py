@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
-from neo_jax.sharding import make_mesh, to_devices
+from neo_jax.sharding import make_mesh, spec
 from neo_jax.training.loss import token_losses
 from tests.neo_jax.programs import largest_array
 
@@ -20,13 +21,18 @@ def one_device():
         yield
 
 
+def _put(x):
+    """An array [B, L, ...] on the mesh that is set, in 32 bits."""
+    sharding = NamedSharding(jax.sharding.get_mesh(), spec("batch", "length", *([None] * (x.ndim - 2))))
+    return jax.device_put(x.astype(np.int32 if x.dtype.kind == "i" else np.float32), sharding)
+
+
 def inputs():
     rng = np.random.default_rng(0)
     hidden, matrix = rng.standard_normal((ROWS, LENGTH, HIDDEN)), rng.standard_normal((VOCABULARY, HIDDEN))
     weights = rng.random((ROWS, LENGTH)) * (rng.random((ROWS, LENGTH)) < 0.5)
     targets = rng.integers(0, VOCABULARY, (ROWS, LENGTH)).astype(np.int32)
-    rows = to_devices({"hidden": hidden.astype(np.float32), "weights": weights.astype(np.float32), "targets": targets})
-    return (rows["hidden"], jnp.asarray(matrix, jnp.float32), rows["weights"]), rows["targets"]
+    return (_put(hidden), jnp.asarray(matrix, jnp.float32), _put(weights)), _put(targets)
 
 
 def of_full_logits(hidden, matrix, targets):
@@ -60,8 +66,7 @@ def test_full_logits_never_exist():
         return jax.grad(lambda *x: losses(*x, targets).sum(), argnums=(0, 1))(hidden, matrix)
 
     length, vocabulary, chunk = 4096, 3000, 128
-    rows = to_devices({"hidden": np.zeros((1, length, HIDDEN), np.float32), "targets": np.zeros((1, length), np.int32)})
-    shapes = (rows["hidden"], jnp.zeros((vocabulary, HIDDEN)), rows["targets"])
+    shapes = (_put(np.zeros((1, length, HIDDEN))), jnp.zeros((vocabulary, HIDDEN)), _put(np.zeros((1, length), np.int32)))
     chunked = largest_array(functools.partial(gradient, functools.partial(token_losses, chunk=chunk)), *shapes)
     assert chunked == chunk * vocabulary
     assert largest_array(functools.partial(gradient, of_full_logits), *shapes) >= length * vocabulary

@@ -12,12 +12,13 @@ from configs.demo import get_config
 from neo_jax import config
 from neo_jax.config import Config
 from neo_jax.model.backbone import abstract
+from neo_jax.model.computation import Computation
 from neo_jax.sharding import make_mesh, to_devices
 from neo_jax.training.curriculum import abstract_state, first_state, next_state
-from neo_jax.training.optimizer import decayed, initial_moments, learning_rate, round_stochastically, split, trains, update
-from neo_jax.training.step import Computation, TrainState, make_train_step
+from neo_jax.training.optimizer import decayed, initial_moments, learning_rates, round_stochastically, split, trains, update
+from neo_jax.training.step import TrainState, make_train_step
 from tests.neo_jax.programs import equations
-from tests.neo_jax.tiny_model import batch, model, on_mesh, parameters
+from tests.neo_jax.tiny_model import batch, model, on_mesh, one_pass, parameters
 
 MODEL = model(tied=False, pre_buffer_layers=1, base_layers=2)
 WIDE = model(pre_buffer_layers=0, base_layers=1, heads=8, kv_heads=4)  # its heads divide by the meshes below
@@ -115,8 +116,8 @@ def state_of(parameters, what: str) -> TrainState:
 
 def test_frozen_parameters_have_no_state_and_no_gradient(shapes):
     state = {what: jax.eval_shape(lambda what=what: state_of(zeros(shapes), what)) for what in ("new", "all")}
-    rows = to_devices({name: value[None] for name, value in batch(2).items()}, accumulation_axis=True)
-    step = make_train_step(MODEL, Computation("neo", "float32", "none"), OPTIMIZER, 3)
+    rows = to_devices(one_pass(batch(2)), accumulation_axis=True)
+    step = make_train_step(MODEL, Computation(), OPTIMIZER, 3)
     made = {}
     for what, each in state.items():
         size = sum(value.size * 4 for name, value in shapes.items() if trains(name, what))
@@ -146,32 +147,35 @@ def test_a_parameter_unfrozen_late_starts_with_its_own_count(shapes):
         else:
             assert moment.count == 0 and not np.any(moment.mu) and not np.any(moment.nu), name
 
-    fresh = next_state(settings, state, before, dataclasses.replace(after, carry_optimizer=False))
-    assert all(moment.count == 0 and not np.any(moment.nu) for moment in fresh.moments.values())
-
     name, rate = "base.attention_norm", 0.01  # no decay: its first step is the learning rate along the gradient's sign
     one = {name: state.trainable[name]}
     after_step, moments, _ = update(OPTIMIZER, {name: jnp.full_like(one[name], -1e-4)}, {name: state.moments[name]}, one, jnp.float32(rate))
     np.testing.assert_allclose(after_step[name] - one[name], rate, rtol=1e-3)
     assert moments[name].count == 1
 
+    fresh = next_state(settings, state, before, dataclasses.replace(after, carry_optimizer=False))
+    assert all(moment.count == 0 and not np.any(moment.nu) for moment in fresh.moments.values())
+    assert not state.trainable and not state.moments  # consumed
+
 
 def test_schedule():
     phase = Config.from_config_dict(get_config()).phases[1]
     phase = dataclasses.replace(phase, steps=200, warmup_ratio=0.05, learning_rate=3e-3, minimum_ratio=0.2)
-    rate = learning_rate(phase)
-    assert float(rate(0)) == pytest.approx(3e-4)  # the first of ten steps of warm-up: the first step moves
-    assert float(rate(9)) == pytest.approx(3e-3)
-    assert float(rate(104)) == pytest.approx((3e-3 + 6e-4) / 2)  # half-way through the cosine
-    assert float(rate(199)) == pytest.approx(6e-4)
-    assert np.all(np.diff([float(rate(step)) for step in range(9, 200)]) < 0)
+    rates = learning_rates(phase)
+    assert rates.dtype == np.float32 and len(rates) == 200
+    assert rates[0] == pytest.approx(3e-4)  # the first of ten steps of warm-up: the first step moves
+    assert rates[9] == pytest.approx(3e-3)
+    assert rates[104] == pytest.approx((3e-3 + 6e-4) / 2)  # half-way through the cosine
+    assert rates[199] == pytest.approx(6e-4)
+    assert np.all(np.diff(rates[9:]) < 0)
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0.0), (1, 1.0), (3, 0.01), (10, 1.0)])
 def test_schedule_of_short_phases(steps, warmup):
     phase = Config.from_config_dict(get_config()).phases[1]
     phase = dataclasses.replace(phase, steps=steps, warmup_ratio=warmup, learning_rate=1e-3, minimum_ratio=0.1)
-    rates = [float(learning_rate(phase)(step)) for step in range(steps)]
+    rates = learning_rates(phase)
+    assert len(rates) == steps
     assert all(0 < rate <= 1e-3 * (1 + 1e-6) for rate in rates)
 
 
@@ -200,13 +204,13 @@ def test_state_is_kept_in_the_types_and_memory_that_are_asked_for(optimizer, axe
         with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
             state = first_state(settings, on_mesh(WIDE, "qwen3", parameters(WIDE, "qwen3", 0)))
             expected = abstract_state(settings, dataclasses.replace(phase, architecture="qwen3"), mesh)
-            step = make_train_step(WIDE, Computation("qwen3", "float32", "none"), optimizer, 3)
-            rows = {name: value[None] for name, value in batch(8, pixels=False).items()}
+            step = make_train_step(WIDE, Computation("qwen3"), optimizer, 3)
+            rows = one_pass(batch(8, pixels=False))
             for _ in range(2):
                 assert described(state) == described(expected)
                 state, _ = step(state, to_devices(rows, accumulation_axis=True), np.float32(1e-2))
             before = jax.device_get(state)
-            rows["loss_weights"] = np.zeros_like(rows["loss_weights"])
+            rows = rows._replace(loss_weights=np.zeros_like(rows.loss_weights))
             state, _ = step(state, to_devices(rows, accumulation_axis=True), np.float32(1e-2))
             jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), before)
             values[len(mesh.devices.flat)] = before.trainable

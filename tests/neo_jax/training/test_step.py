@@ -3,19 +3,21 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.batch import Batch
 from neo_jax import config
 from neo_jax.model.backbone import build
+from neo_jax.model.computation import Computation
 from neo_jax.sharding import make_mesh, to_devices
+from neo_jax.training.inputs import accumulated
 from neo_jax.training.optimizer import initial_moments
-from neo_jax.training.step import Computation, TrainState, make_heldout_step, make_train_step
-from tests.neo_jax.tiny_model import batch, model, on_mesh, parameters
+from neo_jax.training.step import StepMetrics, TrainState, make_heldout_step, make_train_step
+from tests.neo_jax.tiny_model import batch, model, on_mesh, one_pass, parameters
 
 MODEL = model()
-COMPUTATION = Computation("qwen3", "float32", "none")  # the base alone on text: the quickest to compile
+COMPUTATION = Computation("qwen3")  # the base alone on text: the quickest to compile
 OPTIMIZER = config.Optimizer(weight_decay=0.1, clip_norm=0.5)
 RATE = np.float32(0.02)
 SOURCES = 4  # the last one has no row
@@ -23,12 +25,12 @@ EIGHT = {"data": 2, "fsdp": 2, "context": 2}
 
 
 @functools.cache
-def rows() -> dict[str, np.ndarray]:
+def rows() -> Batch:
     """Eight rows with numbers of labels as unequal as 1 : 60; one row has none."""
     text = batch(8, pixels=False, seed=4)
-    text["loss_weights"][1] = 0
-    text["loss_weights"][2, 5:] = 0
-    text["loss_weights"][3] *= 7
+    text.loss_weights[1] = 0
+    text.loss_weights[2, 5:] = 0
+    text.loss_weights[3] *= 7
     return text
 
 
@@ -42,12 +44,12 @@ def mesh_of(axes: dict[str, int]) -> jax.sharding.Mesh:
 
 
 @functools.cache
-def after_one_step(accumulate: int, **axes: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def after_one_step(accumulate: int, **axes: int) -> tuple[StepMetrics, dict[str, np.ndarray]]:
     """Metrics and parameters after one step over all rows."""
     with jax.set_mesh(mesh_of(axes)), jax.default_matmul_precision("highest"):
         trainable = on_mesh(MODEL, "qwen3", before())
         state = TrainState(trainable, {}, jax.jit(lambda x: initial_moments(OPTIMIZER, x))(trainable))
-        passes = {name: value.reshape(accumulate, 8 // accumulate, *value.shape[1:]) for name, value in rows().items()}
+        passes = accumulated(rows(), accumulate)
         step = make_train_step(MODEL, COMPUTATION, OPTIMIZER, SOURCES)
         state, metrics = step(state, to_devices(passes, accumulation_axis=True), RATE)
         return jax.device_get(metrics), jax.device_get(state.trainable)
@@ -61,23 +63,22 @@ def expected_losses() -> np.ndarray:
         @jax.jit
         def losses(values, data):
             backbone = build(MODEL, "qwen3", values)
-            x, _, _ = backbone.decode(backbone.embed(data, jnp.float32), data["positions"], data["attend"])
-            scores = jax.nn.log_softmax(backbone.logits(x))
-            return -(scores * jax.nn.one_hot(data["targets"], MODEL.vocabulary)).sum(-1)
+            scores = jax.nn.log_softmax(backbone.logits(backbone(data.inputs, COMPUTATION)))
+            return -(scores * jax.nn.one_hot(data.targets, MODEL.vocabulary)).sum(-1)
 
         return np.asarray(losses(on_mesh(MODEL, "qwen3", before()), to_devices(rows())), np.float64)
 
 
 def test_labels_are_unequal():
-    weights = rows()["loss_weights"].sum(axis=1)
+    weights = rows().loss_weights.sum(axis=1)
     assert weights[1] == 0 and weights.max() > 20 * weights[weights > 0].min()
 
 
 def test_loss_is_the_weighted_mean_over_all_rows():
-    losses, weights = expected_losses(), rows()["loss_weights"].astype(np.float64)
+    losses, weights = expected_losses(), rows().loss_weights.astype(np.float64)
     mean = (losses * weights).sum() / weights.sum()
     metrics, _ = after_one_step(1)
-    assert metrics["loss"] == pytest.approx(mean, rel=1e-6)
+    assert metrics.loss == pytest.approx(mean, rel=1e-6)
     with np.errstate(invalid="ignore"):
         of_rows = (losses * weights).sum(axis=1) / weights.sum(axis=1)
     assert abs(np.nanmean(of_rows) - mean) > 1e-3 * mean  # the mean of the rows' means is another number
@@ -88,8 +89,8 @@ def test_accumulation_and_devices_change_nothing(accumulate, axes):
     metrics, updated = after_one_step(accumulate, **axes)
     expected_metrics, expected = after_one_step(1)
     for name in ("loss", "gradient_norm", "source_loss", "source_weight"):
-        np.testing.assert_allclose(metrics[name], expected_metrics[name], rtol=1e-5, err_msg=name)
-    assert expected_metrics["gradient_norm"] > OPTIMIZER.clip_norm  # clipping acts on the whole batch's gradient
+        np.testing.assert_allclose(getattr(metrics, name), getattr(expected_metrics, name), rtol=1e-5, err_msg=name)
+    assert expected_metrics.gradient_norm > OPTIMIZER.clip_norm  # clipping acts on the whole batch's gradient
     for name, value in expected.items():
         moved = np.abs(value - before()[name]).max()
         assert moved > 0.5 * RATE, name
@@ -99,33 +100,32 @@ def test_accumulation_and_devices_change_nothing(accumulate, axes):
 
 
 def test_sums_of_each_source():
-    losses, weights, source = expected_losses(), rows()["loss_weights"].astype(np.float64), rows()["source"]
+    losses, weights, source = expected_losses(), rows().loss_weights.astype(np.float64), rows().source
     metrics, _ = after_one_step(1)
     for number in range(SOURCES):
         mine = source == number
-        assert metrics["source_weight"][number] == pytest.approx(weights[mine].sum(), rel=1e-6)
-        assert metrics["source_loss"][number] == pytest.approx((losses * weights)[mine].sum(), rel=1e-5)
-    assert metrics["source_weight"][3] == 0 and (metrics["source_weight"][:3] > 0).all()
-    assert metrics["source_loss"].sum() / metrics["source_weight"].sum() == pytest.approx(metrics["loss"], rel=1e-6)
+        assert metrics.source_weight[number] == pytest.approx(weights[mine].sum(), rel=1e-6)
+        assert metrics.source_loss[number] == pytest.approx((losses * weights)[mine].sum(), rel=1e-5)
+    assert metrics.source_weight[3] == 0 and (metrics.source_weight[:3] > 0).all()
+    assert metrics.source_loss.sum() / metrics.source_weight.sum() == pytest.approx(metrics.loss, rel=1e-6)
 
 
 def test_heldout_sums():
     with jax.set_mesh(mesh_of({})), jax.default_matmul_precision("highest"):
-        one_pass = to_devices({name: value[None] for name, value in rows().items()}, accumulation_axis=True)
-        sums = jax.device_get(make_heldout_step(MODEL, COMPUTATION, SOURCES)(on_mesh(MODEL, "qwen3", before()), one_pass))
+        placed = to_devices(one_pass(rows()), accumulation_axis=True)
+        sums = jax.device_get(make_heldout_step(MODEL, COMPUTATION, SOURCES)(on_mesh(MODEL, "qwen3", before()), placed))
     metrics, _ = after_one_step(1)
-    assert sums["loss"] / sums["weight"] == pytest.approx(metrics["loss"], rel=1e-6)
-    np.testing.assert_allclose(sums["source_loss"], metrics["source_loss"], rtol=1e-5)
+    assert sums.loss / sums.weight == pytest.approx(metrics.loss, rel=1e-6)
+    np.testing.assert_allclose(sums.source_loss, metrics.source_loss, rtol=1e-5)
 
 
 def test_a_step_without_a_label_changes_nothing():
     with jax.set_mesh(mesh_of({})):
         trainable = on_mesh(MODEL, "qwen3", before())
         state = TrainState(trainable, {}, jax.jit(lambda x: initial_moments(OPTIMIZER, x))(trainable))
-        unlabelled = rows() | {"loss_weights": np.zeros_like(rows()["loss_weights"])}
-        passes = {name: value[None] for name, value in unlabelled.items()}
+        passes = one_pass(rows()._replace(loss_weights=np.zeros_like(rows().loss_weights)))
         state, metrics = make_train_step(MODEL, COMPUTATION, OPTIMIZER, SOURCES)(state, to_devices(passes, accumulation_axis=True), RATE)
-    assert metrics["loss"] == metrics["gradient_norm"] == metrics["weight"] == 0
+    assert metrics.loss == metrics.gradient_norm == metrics.weight == 0
     for name, value in before().items():
         np.testing.assert_array_equal(state.trainable[name], value)
     assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(state.moments))

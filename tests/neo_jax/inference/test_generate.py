@@ -3,13 +3,15 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.batch import ModelInputs, row_intervals, stack
+from data_pipelines.loading.prompts import prompt_inputs
 from data_pipelines.loading.rows import layout
-from neo_jax.inference.decode import greedy, prompt_batch
+from neo_jax.inference.generate import greedy
 from neo_jax.model.backbone import build
+from neo_jax.model.computation import Computation
 from neo_jax.sharding import make_mesh, to_devices
 from tests.neo_jax.tiny_model import IMAGE, document, model, on_mesh, parameters
 
@@ -39,31 +41,29 @@ def prompts():
 @functools.cache
 def next_token_scores():
     @jax.jit
-    def scores(values, batch, last):
+    def scores(values, inputs, last):
         backbone = build(MODEL, "neo", values)
-        x, _, _ = backbone.decode(backbone.embed(batch, jnp.float32), batch["positions"], batch["attend"])
-        return backbone.logits(x)[0, last]
+        return backbone.logits(backbone(inputs, Computation()))[0, last]
 
     return scores
 
 
-def by_reading_everything_again(values, prompt, stop, never):
+def by_reading_everything_again(values, prompt, stop, banned_ids):
     """The same rule, one row at a time, without cache and without a prompt's distance from the row's end."""
     tokens, length = list(prompt.tokens), LENGTH + ANSWER
     for _ in range(ANSWER):
         place = layout(np.array(tokens, np.int32), prompt.grids, IMAGE)
         n, v = len(tokens), len(prompt.visual)
-        own = np.arange(length, dtype=np.int32)
-        row = {
-            "tokens": np.pad(np.array(tokens, np.int32), (0, length - n)),
-            "positions": np.pad(place.positions, ((0, length - n), (0, 0))),
-            "attend": np.concatenate([place.attend, np.stack([own, own + 1], -1)[n:]]),
-            "visual_slot": np.pad(place.visual_slot, (0, length - n), constant_values=-1),
-            "visual": np.pad(prompt.visual, ((0, VISUAL - v), (0, 0))),
-            "visual_position": np.pad(place.visual_position, ((0, VISUAL - v), (0, 0))),
-        }
-        scores = np.array(next_token_scores()(values, to_devices({name: value[None] for name, value in row.items()}), n - 1))
-        scores[list(never)] = -np.inf
+        row = ModelInputs(
+            tokens=np.pad(np.array(tokens, np.int32), (0, length - n)),
+            positions=np.pad(place.positions, ((0, length - n), (0, 0))),
+            intervals=row_intervals([place.intervals], length),
+            visual_slot=np.pad(place.visual_slot, (0, length - n), constant_values=-1),
+            visual=np.pad(prompt.visual, ((0, VISUAL - v), (0, 0))),
+            visual_position=np.pad(place.visual_position, ((0, VISUAL - v), (0, 0))),
+        )
+        scores = np.array(next_token_scores()(values, to_devices(stack([row])), n - 1))
+        scores[list(banned_ids)] = -np.inf
         tokens.append(int(scores.argmax()))
         if tokens[-1] == stop:
             break
@@ -71,9 +71,9 @@ def by_reading_everything_again(values, prompt, stop, never):
     return answer + [stop] * (ANSWER - len(answer))
 
 
-def cached(values, stop, never):
-    batch = prompt_batch(prompts(), LENGTH, VISUAL, IMAGE)
-    return np.asarray(greedy(MODEL, "neo", values, to_devices(batch), ANSWER, stop, never)).tolist()
+def cached(values, stop, banned_ids):
+    inputs = prompt_inputs(prompts(), LENGTH, VISUAL, IMAGE)
+    return np.asarray(greedy(MODEL, Computation(), values, to_devices(inputs), ANSWER, stop, banned_ids)).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_equals_reading_everything_again(values, answers):
     assert len({tuple(answer) for answer in answers}) == len(prompts()) and np.unique(answers).size > 10
 
 
-def test_stop_and_never(values, answers):
+def test_stop_and_banned_ids(values, answers):
     at = next(i for i in range(2, ANSWER - 1) if answers[0][i] not in answers[0][:i])
     stop = answers[0][at]
     forbidden = next(token for token in answers[1] if token not in answers[0][: at + 1])
@@ -96,23 +96,3 @@ def test_stop_and_never(values, answers):
     assert ours[0] == answers[0][: at + 1] + [stop] * (ANSWER - at - 1)  # the stop is kept, and repeated
     assert forbidden not in np.array(ours) and ours[1] != answers[1]
     assert any(stop not in answer for answer in ours)  # rows go on when others have stopped
-
-
-def test_prompts_stand_at_the_right_end():
-    batch = prompt_batch(prompts(), LENGTH, VISUAL, IMAGE)
-    for row, prompt in enumerate(prompts()):
-        n, alone = len(prompt.tokens), layout(prompt.tokens, prompt.grids, IMAGE)
-        np.testing.assert_array_equal(batch["tokens"][row, LENGTH - n :], prompt.tokens)
-        np.testing.assert_array_equal(batch["positions"][row, LENGTH - n :], alone.positions)
-        np.testing.assert_array_equal(batch["attend"][row, LENGTH - n :], alone.attend + LENGTH - n)
-        padding = np.arange(LENGTH - n)
-        np.testing.assert_array_equal(batch["attend"][row, : LENGTH - n], np.stack([padding, padding + 1], -1))  # sees itself alone
-        assert (batch["visual_slot"][row, : LENGTH - n] == -1).all()
-        np.testing.assert_array_equal(batch["visual"][row, : len(prompt.visual)], prompt.visual)
-
-
-def test_a_prompt_that_does_not_fit():
-    with pytest.raises(ValueError, match="prompt 0 has 20 tokens and 10 visual tokens, the batch holds 19 and 12"):
-        prompt_batch(prompts(), 19, VISUAL, IMAGE)
-    with pytest.raises(ValueError, match="prompt 0"):
-        prompt_batch(prompts(), LENGTH, 9, IMAGE)

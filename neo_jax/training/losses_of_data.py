@@ -1,0 +1,61 @@
+"""What of the data is not trained on, for the console: excluded by the index, too long for a phase, failed while reading."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Mapping, Sequence
+
+from data_pipelines.index.lengths import LengthIndex
+from data_pipelines.planning.planner import BUDGETS, NEVER_FITS, TooLong, budgets
+from neo_jax import config
+
+
+def excluded_lines(indexes: Sequence[LengthIndex]) -> Iterator[str]:
+    """A line for each source of which the index excludes samples."""
+    for index in indexes:
+        if count := index.unusable.total():
+            reasons = ", ".join(f"{number} {reason}" for reason, number in index.unusable.most_common())
+            yield f"{index.name}: {share(count, len(index))} samples cannot be used ({reasons}): {index.log}"
+
+
+def too_long_lines(phases: Sequence[config.Phase], too_long: Sequence[Mapping[str, TooLong]]) -> Iterator[str]:
+    """A line for each phase and source with samples that fit no row: how many, which budget they pass, how long the longest is."""
+    for phase, of_phase in zip(phases, too_long, strict=True):
+        for source, found in of_phase.items():
+            if not len(found.samples):
+                continue
+            settings = phase.input()
+            parts = []
+            for name, lengths, budget in zip(BUDGETS, found.lengths.T, budgets(settings).tolist(), strict=True):
+                over = lengths[(lengths > budget) & (lengths < NEVER_FITS)]
+                if len(over):
+                    parts.append(f"{len(over)} pass {name} {budget}, the longest needs {over.max()}")
+            if never := int((found.lengths == NEVER_FITS).any(axis=1).sum()):
+                parts.append(f"{never} are of a kind that the phase takes none of")
+            yield f"{phase.name}: {share(len(found.samples), found.usable)} samples of {source} do not fit a row ({'; '.join(parts)}): skipped.jsonl"
+
+
+class FailureLines:
+    """Tells on the console of samples that failed while reading, when there are new ones."""
+
+    def __init__(self) -> None:
+        self._told: collections.Counter[tuple[str, str]] = collections.Counter()
+
+    def new(self, counts: Mapping[tuple[str, str], int], samples: int) -> Iterator[str]:
+        """A line for each source and reason with failures that were not told of yet.
+
+        Args:
+          counts: failures so far by (source, reason).
+          samples: tried so far.
+        """
+        for (source, reason), count in counts.items():
+            if count > self._told[source, reason]:
+                self._told[source, reason] = count
+                yield f"{source}: {share(count, samples)} samples tried so far failed while reading ({reason}): skipped.jsonl"
+
+
+def share(count: int, total: int) -> str:
+    """ "30 of 40 (75%)", with as many digits as keep a share that is not whole from reading 0% or 100%."""
+    percent = 100 * count / total
+    digits = next(n for n in range(12) if n == 11 or round(percent, n) not in (0, 100) or count in (0, total))
+    return f"{count} of {total} ({percent:.{digits}f}%)"

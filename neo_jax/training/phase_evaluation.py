@@ -1,0 +1,79 @@
+"""The held-out questions that are answered at the end of a phase."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from data_pipelines.failures import FailurePolicy, Failures
+from neo_jax import config
+from neo_jax.evaluation.questions import Answer, answer_questions, check_same, read_questions
+from neo_jax.evaluation.scoring import score
+from neo_jax.model.backbone import Parameters, abstract
+from neo_jax.model.computation import Computation
+from neo_jax.processes import exchange
+from neo_jax.runs.evaluations import EvaluationRecord, write_evaluation
+from neo_jax.sharding import make_mesh
+from neo_jax.training.console import Progress
+from neo_jax.training.inputs import RunData
+
+
+def evaluate_phase(
+    settings: config.Config,
+    number: int,
+    data: RunData,
+    parameters: Parameters,
+    seconds: Callable[[], float],
+    progress: Progress,
+    check_stop: Callable[[], None],
+) -> None:
+    """Answers the held-out questions of phase `number` once; the answers are kept in evaluations/NUMBER-PHASE.json of the run directory.
+
+    Args:
+      parameters: of the phase, on any mesh.
+      seconds: that the run has taken so far.
+      check_stop: called between batches; what it raises ends the evaluation, which then begins anew at the next start.
+    """
+    phase = settings.phases[number]
+    directory = pathlib.Path(settings.run.directory).absolute()
+    path = directory / "evaluations" / f"{number:02d}-{phase.name}.json"
+    if exchange.from_first(path.exists()):
+        return
+    evaluation = settings.evaluation
+    last = number == len(settings.phases) - 1
+    limit = evaluation.questions if last else evaluation.interim_questions
+    log = Failures(directory / "skipped_heldout.jsonl", FailurePolicy(max_rate=1.0))
+    left_out = log.name if exchange.is_first() else lambda *_: None  # all processes read the same questions
+    questions = read_questions(data.heldout, phase.input(), data.tokenizer, settings.run.seed, limit, left_out, check_stop)
+    check_same(questions)
+
+    def show(done: int, total: int) -> None:
+        progress.show(f"{phase.name}: {done} of {total} held-out questions answered")
+        check_stop()
+
+    with jax.set_mesh(make_mesh(data=-1, fsdp=phase.mesh.fsdp, tensor=phase.mesh.tensor)):
+        shapes = abstract(settings.model, phase.architecture)
+        on_mesh = {name: jax.device_put(value, shapes[name].sharding) for name, value in parameters.items()}
+        computation = Computation.of(phase, settings.run.debug)
+        answers = answer_questions(settings.model, computation, on_mesh, questions, data.tokenizer, evaluation, show)
+    scores = {family: dataclasses.asdict(each) for family, each in score(answers).items()}
+    if exchange.is_first():
+        write_evaluation(path, EvaluationRecord(phase.name, seconds(), [_plain(answer) for answer in answers], scores))
+    if scores:
+        mean = np.mean([each["exact_match"] for each in scores.values()])
+        progress.line(f"{phase.name}: held-out exact match {mean:.1%} over {len(scores)} families, {len(answers)} questions")
+
+
+def _plain(answer: Answer) -> dict[str, str]:
+    question = answer.question
+    return {
+        "family": question.family,
+        "key": question.sample.key,
+        "truth": question.truth,
+        "answer": answer.answer,
+        "blank_answer": answer.blank_answer,
+    }

@@ -1,0 +1,117 @@
+"""How a run ends before its time: a signal asks it to stop, or its data stalls."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import jax
+
+from neo_jax import exit_codes
+from neo_jax.processes import lifetime
+
+WATCH_SECONDS = 1.0  # between looks at the clock
+
+
+class Preempted(Exception):
+    """SIGTERM or Ctrl-C arrived; everything up to the last step is saved."""
+
+
+class StopSignal:
+    """Notes SIGTERM and Ctrl-C while it is entered; the run looks at `requested` where stopping loses nothing.
+
+    In a run of several processes jax listens for SIGTERM itself, and `requested_after` agrees on the step. A second Ctrl-C interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._alone = jax.process_count() == 1
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        if self._alone and threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def requested_after(self, step: int) -> bool:
+        """Whether to stop after this step, the same answer in every process."""
+        if self._alone:
+            return self.requested
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def check(self, doing: str) -> None:
+        """Raises Preempted if a stop was requested, naming what was interrupted."""
+        if self.requested:
+            raise Preempted(f"stopped while {doing}; nothing is lost: the same command goes on from there")
+
+
+class StallGuard:
+    """Ends the process with TRY_AGAIN where work on data makes no progress for too long, as it does on a dead file system.
+
+    Such a call cannot be interrupted from Python: the stacks of all threads are printed and the process ends where it is. What was saved stays.
+
+    Args:
+      seconds: without progress.
+      end: called with a message instead of ending the process (tests).
+    """
+
+    def __init__(self, seconds: float, end: Callable[[str], None] | None = None):
+        self._seconds = seconds
+        self._end = end or _end_process
+        self._doing, self._deadline = "", float("inf")
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stall guard", daemon=True)
+
+    def __enter__(self) -> StallGuard:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+
+    @contextlib.contextmanager
+    def watching(self, doing: str) -> Iterator[None]:
+        """Inside, `beat` or the end must come within the time limit."""
+        self._doing = doing
+        self.beat()
+        try:
+            yield
+        finally:
+            self._deadline = float("inf")
+
+    def beat(self) -> None:
+        """Tells of progress."""
+        self._deadline = time.monotonic() + self._seconds
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(WATCH_SECONDS, self._seconds / 4)):
+            if time.monotonic() > self._deadline:
+                self._deadline = float("inf")
+                self._end(
+                    f"{self._doing}: no progress for {self._seconds:.0f} s (data.stall_seconds); the stacks of all threads are printed above. Is "
+                    "the file system of the data alive? The same command goes on from the last checkpoint"
+                )
+
+
+def _end_process(message: str) -> None:
+    faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+    print(f"\n{message}", file=sys.stderr, flush=True)
+    lifetime.leave(exit_codes.TRY_AGAIN, message)
