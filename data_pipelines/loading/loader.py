@@ -192,7 +192,9 @@ class Input:
         planned = tuple(planner.lengths(draw).tolist())
         if lengths != planned:
             raise SampleError(
-                "changed", f"{sample.key}: {lengths} tokens, visual tokens, images, segments; indexed as {planned}: delete the index"
+                "changed",
+                f"{sample.key}: {lengths} tokens, visual tokens, images, segments, but {planned} when the run began: its file has changed; "
+                f"the next start measures it again (deleting {self._indexes[draw.source].path} has every sample measured)",
             )
         return document
 

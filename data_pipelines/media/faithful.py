@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,9 @@ from PIL import ExifTags, Image
 CONVERSIONS = ("grey_16_bit", "grey_32_bit", "grey_float", "transparency", "orientation", "rotation", "pixel_aspect")
 
 _WHITE = 255
+
+# A photo with damaged EXIF data is a good photo, of no orientation: nothing to warn of.
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 
 class Orientation(NamedTuple):
@@ -132,7 +136,7 @@ def to_8_bits(values: npt.NDArray[Any], top: int | None = None) -> npt.NDArray[n
     if top is not None:
         low, high = 0.0, float(top)
     numbers -= low
-    numbers /= max(high - low, np.finfo(np.float32).tiny)
+    numbers /= (high - low) or 1.0
     numbers *= 255
     return np.rint(numbers, out=numbers).astype(np.uint8)
 
