@@ -194,7 +194,7 @@ class Input:
             raise SampleError(
                 "changed",
                 f"{sample.key}: {lengths} tokens, visual tokens, images, segments, but {planned} when the run began: its file has changed; "
-                f"the next start measures it again (deleting {self._indexes[draw.source].path} has every sample measured)",
+                f"the next start measures it again (to measure every sample again delete the index {self._indexes[draw.source].path})",
             )
         return document
 
