@@ -182,8 +182,8 @@ class _Update:
         return samples[np.array(changed, bool)]
 
     def _measure(self, numbers: Numbers, pool: concurrent.futures.Executor, stop: Stop) -> tuple[Measures, dict[int, SampleError]]:
-        parts: list[Measures] = []
-        found: list[Measured | None] = []
+        found: list[Measured | None] = []  # of numbers[: len(found)]; None where unusable, and once in columns
+        parts: list[Measures] = []  # the same in columns
         failures: dict[int, SampleError] = {}
 
         def one(sample: int) -> Measured | SampleError:
@@ -192,10 +192,16 @@ class _Update:
             except SampleError as error:
                 return error
 
+        def to_columns() -> None:
+            """May be interrupted at any place by a signal handler that raises, and called again."""
+            done = sum(map(len, parts))
+            if done < len(found):
+                parts.append(Measures.of(found[done:]))
+            found[:] = [None] * len(found)
+
         def merged() -> Measures:
-            parts.append(Measures.of(found))
-            found.clear()
-            fresh = Measures.joined(parts)
+            to_columns()
+            fresh = Measures.joined([Measures.of([]), *parts])
             return self._known.updated(numbers[: len(fresh)], fresh)
 
         saved = time.monotonic()
@@ -205,18 +211,17 @@ class _Update:
                 if isinstance(result, SampleError):
                     failures[sample] = result
                 found.append(None if isinstance(result, SampleError) else result)
-                if len(found) == _WINDOW:
-                    parts.append(Measures.of(found))
-                    found.clear()
+                if len(found) % _WINDOW == 0:
+                    to_columns()
                     if time.monotonic() - saved > SAVE_SECONDS:
                         self._save(merged())
                         saved = time.monotonic()
+            measures = merged()
+            if len(failures) < len(numbers) or len(measures) > len(self._known):
+                self._save(measures)
         except BaseException:
             self._save(merged())
             raise
-        measures = merged()
-        if len(failures) < len(numbers) or len(measures) > len(self._known):
-            self._save(measures)
         return measures, failures
 
     def _save(self, measures: Measures) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -313,6 +314,31 @@ def test_a_build_that_an_exception_ends_goes_on_from_there(root, tmp_path, inspe
     index = LengthIndex.open(source, tokenizer(), tmp_path)
     assert len(index.usable) == 12 and sorted(inspected) == keys_of(range(4, 13))
     assert index.digest() == LengthIndex.open(source, tokenizer(), tmp_path / "whole").digest()
+
+
+def test_a_signal_handler_that_raises_ends_a_build_and_keeps_the_part(root, tmp_path, inspected, monkeypatch):
+    class Terminated(Exception):
+        pass
+
+    def handle(*_):
+        raise Terminated
+
+    def header_and_signal(media):
+        if "3.jpg" in media.name and threading.current_thread() is not threading.main_thread():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return header(media)
+
+    source, header = small_corpus.jsonl(root / "mixed.jsonl"), images.header
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        with monkeypatch.context() as patched, pytest.raises(Terminated):
+            patched.setattr(images, "header", header_and_signal)
+            LengthIndex.open(source, tokenizer(), tmp_path, threads=1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    inspected.clear()
+    index = LengthIndex.open(source, tokenizer(), tmp_path)
+    assert len(inspected) < 12 and index.digest() == LengthIndex.open(source, tokenizer(), tmp_path / "whole").digest()
 
 
 def test_stop_is_asked_between_windows_and_the_next_start_goes_on(root, tmp_path, inspected, monkeypatch):
