@@ -28,7 +28,7 @@ from data_pipelines.text.tokenizers import Tokenizer
 VERSION = 3  # of what is measured: raise it when a length may change
 NEVER_FITS = np.iinfo(np.int32).max
 SAVE_SECONDS = 60.0  # what was measured is saved so often
-_WINDOW = 4096  # samples handed to the threads at a time
+_WINDOW = 1024  # samples handed to the threads at a time
 
 Stop = Callable[[], bool]
 
@@ -75,9 +75,9 @@ class LengthIndex:
         """Reads a source's index from `folder`, after measuring what it lacks.
 
         An index of another source file, other settings, another tokenizer or another method is not used. Of one that is, samples are
-        measured again whose media files changed (size or time of change: one stat a file, 0.15 s for 1,000 files on a local disk,
-        most of it for reading the rows that name them). The index keeps no failures: what could not be used is looked at again
-        at every opening. Samples that cannot be used are named in NAME.unusable.jsonl.
+        measured again whose media files changed (size or time of change). This costs one stat a file: 0.15 s for 1,000 files on a local
+        disk and two cores, most of it for reading the rows that name them. The index keeps no failures: what could not be used is
+        looked at again at every opening. Samples that cannot be used are named in NAME.unusable.jsonl.
 
         What is measured is saved every SAVE_SECONDS and when an exception ends the work (KeyboardInterrupt too); the next opening
         goes on from there.
@@ -87,7 +87,7 @@ class LengthIndex:
           tokenizer: its text is counted with.
           folder: of the two files; made when missing.
           threads: that read files' headers.
-          stop: asked between windows of some thousand samples; True ends the work.
+          stop: asked between windows of about a thousand samples; True ends the work.
 
         Raises:
           DataError: no sample of the source can be used, or the index cannot be read or written.

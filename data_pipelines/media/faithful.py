@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 # What happens to a picture beside decoding it, as the length index counts it. The index stores positions in this tuple: append only.
 CONVERSIONS = ("grey_16_bit", "grey_32_bit", "grey_float", "transparency", "orientation", "rotation", "pixel_aspect")
@@ -56,21 +56,21 @@ def exif_orientation(image: Image.Image) -> Orientation:
 
     Pillow's getexif is not used: for PNG it decodes the pixels, and what it finds then is not what it finds in the header.
     """
-    if image.format == "TIFF":
-        tag = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation)
-    else:
-        exif = Image.Exif()
-        try:
+    try:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            tag = image.tag_v2.get(ExifTags.Base.Orientation)
+        else:
+            exif = Image.Exif()
             exif.load(image.info.get("exif", b""))
             tag = exif.get(ExifTags.Base.Orientation)
-        except Exception:  # the parser raises SyntaxError, struct.error, ValueError and more on foreign bytes
-            return UPRIGHT
+    except Exception:  # the parser raises SyntaxError, struct.error, ValueError and more on foreign bytes
+        return UPRIGHT
     return _EXIF_ORIENTATIONS.get(tag, UPRIGHT) if isinstance(tag, int) else UPRIGHT
 
 
 def pending_orientation(image: Image.Image) -> Orientation:
     """The orientation that decoding has still to apply: Pillow turns a TIFF itself and gives its upright size."""
-    return UPRIGHT if image.format == "TIFF" else exif_orientation(image)
+    return UPRIGHT if isinstance(image, TiffImagePlugin.TiffImageFile) else exif_orientation(image)
 
 
 def display_orientation(matrix: bytes | None) -> Orientation:

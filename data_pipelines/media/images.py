@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -50,7 +51,7 @@ def open_media(media: Media) -> BinaryIO:
         else:
             assert media.path is not None, f"{media.name}: a Media has a path or data"
             file = media.path.open("rb")
-            size = media.path.stat().st_size
+            size = os.fstat(file.fileno()).st_size
     except FileNotFoundError as error:
         raise SampleError("missing_file", f"{media.name}: no such file ({media.path})") from error
     except OSError as error:

@@ -201,6 +201,13 @@ def test_known_formats_that_cannot_be_read_are_named(first, format):
     assert caught.value.reason == "not_an_image"
 
 
+def test_avif_is_refused_by_name_where_pillow_cannot_read_it(monkeypatch):
+    monkeypatch.setattr(images, "FORMATS", tuple(name for name in images.FORMATS if name != "AVIF"))
+    path = pathlib.Path(__file__).parents[1] / "cases/avif_picture/media/a.avif"
+    with pytest.raises(SampleError, match=r"a\.avif: AVIF cannot be read here: convert it to PNG, JPEG or WebP"):
+        images.image_size(Media("a.avif", path))
+
+
 def test_aspect_ratio_above_200_is_refused_and_200_is_not():
     with pytest.raises(SampleError, match="200") as caught:
         images.image_size(Media("long.png", data=encoded(Image.new("L", (402, 2)), "PNG")))
