@@ -60,8 +60,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
     config.data = {
         # Placeholders: set --config.data.sources.NAME.path and .media_root to your own files. "tfds" is the other format.
-        "sources": {name: {"format": "jsonl", "path": f"data/{name}.jsonl", "media_root": "data/media"} for name in SOURCES},
-        "heldout": {name: {"format": "jsonl", "path": f"data/heldout_{name}.jsonl", "media_root": "data/media"} for name in HELDOUT},
+        "sources": {name: _source(name) for name in SOURCES},
+        "heldout": {name: _source(f"heldout_{name}") for name in HELDOUT},
         "index_folder": "data/index",
         "threads": 16,
         "max_failure_rate": 0.01,
@@ -84,6 +84,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if arg == "laptop":
         _shrink(config)
     return config
+
+
+def _source(name: str) -> dict:
+    return {
+        "format": "jsonl",
+        "path": f"data/{name}.jsonl",
+        "media_root": "data/media",
+        "pictures": "reference",  # [code of the released models]: transparency and EXIF orientation are ignored; "faithful" shows them
+    }
 
 
 def _phases() -> dict[str, dict]:

@@ -33,17 +33,6 @@ class _Plan(NamedTuple):
     frames: npt.NDArray[np.int64]
 
 
-def image_grids(hw: npt.ArrayLike, images_of_sample: npt.ArrayLike, phase: PhaseSettings) -> Grids:
-    """[n, 2] rows and columns of visual tokens of images.
-
-    Args:
-      hw: [n, 2] heights and widths in pixels.
-      images_of_sample: how many images the sample of each has: one number, or [n].
-      phase: the limits.
-    """
-    return sizes.smart_resize(hw, phase.min_pixels, sizes.image_limits(images_of_sample, phase)) // VISUAL_TOKEN_SIDE
-
-
 def measure(
     turns: Sequence[Turn],
     image_sizes: Sequence[tuple[int, int]],
@@ -129,12 +118,12 @@ def _plan(
                 "image_marks", f"a sample has images or a video, not both; this one has a video and {len(image_sizes)} images"
             )
         frames = video.choose_frames(info, phase, seed)
-        size = sizes.smart_resize([info.height, info.width], phase.min_pixels, video.frame_limit(len(frames), phase))
+        size = sizes.smart_resize([info.height, info.width], phase.min_pixels, sizes.frame_limit(len(frames), phase))
         return _Plan(chat.expand_video(turns, info, frames), np.repeat(size // VISUAL_TOKEN_SIDE, len(frames), axis=0), frames)
     if any(chat.VIDEO_MARK in turn.text for turn in turns):
         raise SampleError("video_marks", f"the conversation has a {chat.VIDEO_MARK} mark but no video")
     pixels = np.asarray(image_sizes, np.int64).reshape(-1, 2)
-    return _Plan(turns, image_grids(pixels, len(pixels), phase), np.zeros(0, np.int64))
+    return _Plan(turns, sizes.image_grids(pixels, len(pixels), phase), np.zeros(0, np.int64))
 
 
 def _plan_sample(sample: Sample, phase: PhaseSettings, seed: Seed) -> tuple[_Plan, video.VideoInfo | None]:
@@ -157,7 +146,7 @@ def _document(
     if sample.video is not None and info is not None:
         pictures: Iterator[npt.NDArray[np.uint8]] = video.read_frames(sample.video, info, plan.frames)
     else:
-        pictures = (images.decode(images.read_bytes(media), media.name) for media in sample.images)
+        pictures = (images.decode(images.read_bytes(media), media.name, media.pictures) for media in sample.images)
     for picture, (rows, columns) in zip(pictures, plan.grids.tolist(), strict=True):
         resized = images.resize(picture, rows * VISUAL_TOKEN_SIDE, columns * VISUAL_TOKEN_SIDE, phase.resize)
         visual[start : start + rows * columns] = images.to_visual_tokens(resized)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -15,6 +15,7 @@ VISUAL_TOKEN_SIDE = 32  # pixels: 2 x 2 patches of 16 x 16
 VISUAL_TOKEN_BYTES = VISUAL_TOKEN_SIDE * VISUAL_TOKEN_SIDE * 3
 NO_LABEL = -100
 ROLES = ("system", "user", "assistant")
+PICTURES = ("faithful", "reference")
 
 
 class DataError(ValueError):
@@ -33,6 +34,10 @@ class SampleError(DataError):
         self.reason = reason
 
 
+class Interrupted(Exception):
+    """Work was asked to stop. What is done so far is on disk; starting again goes on from there."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Media:
     """An image or video file: a path on disk, or bytes that a dataset already holds.
@@ -41,11 +46,13 @@ class Media:
       name: how messages name it (the path as written in the source).
       path: the file, or None when `data` is given.
       data: the encoded bytes, or None when `path` is given.
+      pictures: how it becomes RGB, as in SourceSettings.
     """
 
     name: str
     path: pathlib.Path | None = None
     data: bytes | None = None
+    pictures: str = "faithful"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +110,21 @@ class SourceSettings:
       format: "jsonl" (LLaVA-style JSON or JSONL) or "tfds" (an array_record dataset read with tfds.data_source).
       path: the .json/.jsonl file, or the TFDS dataset's version folder.
       media_root: folder that media paths are relative to and may not leave (jsonl only).
+      pictures: how a file becomes 8-bit RGB. "faithful": as a viewer shows it (16-bit, 32-bit and float greys scaled to 8 bits,
+        transparency over white, EXIF orientation, clip rotation and pixel aspect ratio applied). "reference": NEO's preprocessing, pixel
+        for pixel (greys above 255 become white, transparency is dropped, orientation, rotation and pixel aspect ratio are ignored).
     """
 
     name: str
     format: str
     path: str
     media_root: str = ""
+    pictures: str = "faithful"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields (key, sentence) for each setting that cannot be used."""
+        if self.pictures not in PICTURES:
+            yield "pictures", f"is {self.pictures!r}, must be one of {', '.join(PICTURES)}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -207,8 +207,8 @@ class RowLoader:
         if lengths != planned:
             raise SampleError(
                 "changed",
-                f"{sample.key}: {lengths} tokens, visual tokens, images, segments; indexed as {planned}: the file changed while the run "
-                "was under way; start the run again: the index notices changed files and measures them anew",
+                f"{sample.key}: {lengths} tokens, visual tokens, images, segments, but {planned} when the run began: its file has changed; "
+                f"the next start measures it again (to measure every sample again delete the index {self._indexes[draw.source].path})",
             )
         return document
 

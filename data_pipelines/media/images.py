@@ -1,22 +1,41 @@
-"""Image files to visual tokens: read, decode, resize, cut into blocks. Equal to the reference's pixels."""
+"""Image files to visual tokens: read, decode, resize, cut into blocks. Policy "reference" gives the reference's pixels."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, PngImagePlugin, features
 
+from data_pipelines.media import faithful
 from data_pipelines.media.sizes import check_size
-from data_pipelines.schema import VISUAL_TOKEN_BYTES, VISUAL_TOKEN_SIDE, Media, SampleError
+from data_pipelines.schema import PICTURES, VISUAL_TOKEN_BYTES, VISUAL_TOKEN_SIDE, Media, SampleError
 
 # Named, because Pillow's other readers start programs (EPS) or are little tested against hostile files. JPEG includes MPO.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
+
+# Each text chunk and colour profile of a PNG may expand to so much; Pillow allows 1 MiB, and 64 MiB for all text of a file.
+PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
+
+# check_size has Pillow's limit and refuses by name before a pixel is decoded; Pillow's own check would only warn up to twice the limit.
+Image.MAX_IMAGE_PIXELS = None
+
+_OTHER_FORMATS = (  # first bytes, offset, name: what web crawls hold beside FORMATS
+    (b"ftypavif", 4, "AVIF"),
+    (b"ftypavis", 4, "AVIF"),
+    (b"ftyphei", 4, "HEIC"),
+    (b"ftypmif1", 4, "HEIF"),
+    (b"\x00\x00\x00\x0cJXL ", 0, "JPEG XL"),
+    (b"\xff\x0a", 0, "JPEG XL"),
+    (b"<svg", 0, "SVG"),
+    (b"%PDF", 0, "PDF"),
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -32,7 +51,7 @@ def open_media(media: Media) -> BinaryIO:
         else:
             assert media.path is not None, f"{media.name}: a Media has a path or data"
             file = media.path.open("rb")
-            size = media.path.stat().st_size
+            size = os.fstat(file.fileno()).st_size
     except FileNotFoundError as error:
         raise SampleError("missing_file", f"{media.name}: no such file ({media.path})") from error
     except OSError as error:
@@ -52,24 +71,54 @@ def read_bytes(media: Media) -> bytes:
             raise SampleError("unreadable_file", f"{media.name}: the file cannot be read ({error})") from error
 
 
-def image_size(media: Media) -> tuple[int, int]:
-    """(height, width) in pixels from the file's header alone, as stored (not rotated by EXIF).
+class Header(NamedTuple):
+    """What an image's header says.
+
+    Attributes:
+      height, width: pixels, as the media's picture policy shows them: turned by EXIF orientation under "faithful".
+      conversions: those of faithful.CONVERSIONS that the image needs, under either policy.
+    """
+
+    height: int
+    width: int
+    conversions: tuple[str, ...]
+
+
+def header(media: Media) -> Header:
+    """Reads an image's header, no pixels.
 
     Raises SampleError: those of `open_media`, "not_an_image", "bomb", "aspect_ratio".
     """
     with open_media(media) as file, _opened(file, media.name) as image:
-        return image.height, image.width
+        height, width = image.height, image.width
+        if is_faithful(media.pictures):
+            height, width = faithful.pending_orientation(image).size(height, width)
+        return Header(height, width, faithful.image_conversions(image))
 
 
-def decode(data: bytes, name: str) -> npt.NDArray[np.uint8]:
-    """The first frame of an encoded image as RGB [H, W, 3]; alpha is dropped, EXIF rotation ignored, as the reference does.
+def image_size(media: Media) -> tuple[int, int]:
+    """(height, width) in pixels as `decode` gives them, from the header alone. Raises SampleError as `header`."""
+    height, width, _ = header(media)
+    return height, width
 
-    `name` stands in messages. Raises SampleError "not_an_image", "truncated", "bomb", "aspect_ratio".
+
+def decode(data: bytes, name: str, pictures: str = "faithful") -> npt.NDArray[np.uint8]:
+    """The first frame of an encoded image as RGB [H, W, 3].
+
+    Args:
+      data: the file's bytes.
+      name: stands in messages.
+      pictures: "faithful" (see faithful.decode_image) or "reference" (Pillow's RGB: alpha dropped, EXIF orientation ignored).
+
+    Raises:
+      SampleError: "not_an_image", "truncated", "bomb", "aspect_ratio".
     """
+    as_shown = is_faithful(pictures)
     with _opened(io.BytesIO(data), name) as image:
         try:
-            return np.asarray(image.convert("RGB"))
+            return faithful.decode_image(image) if as_shown else np.asarray(image.convert("RGB"))
         except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them trip over
+            _refuse_much_text(error, name)
             raise SampleError("truncated", f"{name}: the image data is cut short or damaged ({error})") from error
 
 
@@ -106,15 +155,38 @@ def normalisation_table() -> npt.NDArray[np.float32]:
     return (values - mean) / std
 
 
+def is_faithful(pictures: str) -> bool:
+    """Whether a picture policy is "faithful". Raises ValueError for one that is unknown."""
+    if pictures not in PICTURES:
+        raise ValueError(f"picture policy {pictures!r} is unknown: use {' or '.join(PICTURES)}")
+    return pictures == "faithful"
+
+
 @contextlib.contextmanager
 def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
     """Header read, size checked, pixels not decoded."""
     try:
         image = Image.open(file, formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise SampleError("bomb", f"{name}: {error}") from error
     except Exception as error:  # header parsers raise SyntaxError, struct.error, ValueError and more on foreign bytes
-        raise SampleError("not_an_image", f"{name}: not an image in one of the formats {', '.join(FORMATS)} ({error})") from error
+        _refuse_much_text(error, name)
+        raise SampleError("not_an_image", f"{name}: {_not_an_image(file, error)}") from error
     with image:
         check_size(image.height, image.width, name)
         yield image
+
+
+def _not_an_image(file: BinaryIO, error: Exception) -> str:
+    file.seek(0)
+    first = file.read(32)
+    for signature, offset, format in _OTHER_FORMATS:
+        if first.startswith(signature, offset):
+            return f"{format} cannot be read here: convert it to PNG, JPEG or WebP"
+    return f"not an image in one of the formats {', '.join(FORMATS)} ({error})"
+
+
+def _refuse_much_text(error: Exception, name: str) -> None:
+    """Raises SampleError "bomb" where Pillow stopped because text or a colour profile of a PNG expands too far."""
+    if isinstance(error, ValueError) and ("MAX_TEXT_CHUNK" in str(error) or "MAX_TEXT_MEMORY" in str(error)):
+        megabytes = PngImagePlugin.MAX_TEXT_CHUNK >> 20, PngImagePlugin.MAX_TEXT_MEMORY >> 20
+        limits = "a text chunk or colour profile of over {} MiB, or over {} MiB of text in all".format(*megabytes)
+        raise SampleError("bomb", f"{name}: the PNG holds {limits}: save it without metadata") from error

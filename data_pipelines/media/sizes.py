@@ -1,4 +1,4 @@
-"""The sizes of pictures, in pixels and visual tokens: pure geometry, equal to the reference's."""
+"""The sizes of images and frames, in pixels and visual tokens: pure geometry, equal to the reference's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy.typing as npt
 from data_pipelines.schema import VISUAL_TOKEN_SIDE, PhaseSettings, SampleError
 
 LONGEST_ASPECT_RATIO = 200
+
+FEW_FRAMES = 4  # up to so many frames have an image's budget of pixels, more have a frame's
 
 MOST_DECODED_PIXELS = 89_478_485  # a quarter of a gibibyte as RGB: what Pillow takes for a decompression bomb
 
@@ -29,6 +31,23 @@ def image_limits(images: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.
     count = np.maximum(np.asarray(images, np.int64), 1)
     shared = np.maximum(2 * phase.max_pixels // count, phase.min_pixels)
     return np.where(count > 1, shared, phase.max_pixels)
+
+
+def frame_limit(frames: int, phase: PhaseSettings) -> int:
+    """Most pixels of each of a sample's `frames` frames: what images share; above FEW_FRAMES frames at most phase.frame_pixels."""
+    shared = int(image_limits(frames, phase))
+    return min(shared, phase.frame_pixels) if frames > FEW_FRAMES else shared
+
+
+def image_grids(hw: npt.ArrayLike, images_of_sample: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.int64]:
+    """[n, 2] rows and columns of visual tokens of images.
+
+    Args:
+      hw: [n, 2] heights and widths in pixels.
+      images_of_sample: how many images the sample of each has: one number, or [n].
+      phase: the limits.
+    """
+    return smart_resize(hw, phase.min_pixels, image_limits(images_of_sample, phase)) // VISUAL_TOKEN_SIDE
 
 
 def smart_resize(hw: npt.ArrayLike, min_pixels: npt.ArrayLike, max_pixels: npt.ArrayLike) -> npt.NDArray[np.int64]:

@@ -6,24 +6,25 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.media.images import open_media
-from data_pipelines.media.sizes import check_size, image_limits
+from data_pipelines.media import faithful
+from data_pipelines.media.images import is_faithful, open_media
+from data_pipelines.media.sizes import check_size
 from data_pipelines.schema import Media, PhaseSettings, SampleError
 
-FEW_FRAMES = 4  # up to so many frames have an image's budget of pixels, more have a frame's
-
 SEEK_SECONDS = 8.0  # a longer way to the next frame is jumped over rather than decoded
+
+_STILL = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
 Indices = Sequence[int] | npt.NDArray[np.int64]
 
 # Named, because some of FFmpeg's readers (playlists) open other files and addresses.
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg"
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,gif,webp_anim"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,8 @@ class VideoInfo:
       duration: seconds.
       rate: frames a second (the mean, where it varies).
       frames: number of frames.
-      height, width: pixels, as stored.
+      height, width: pixels, as the media's picture policy shows them: with square pixels and turned under "faithful".
+      conversions: those of faithful.CONVERSIONS that the frames need, under either policy.
     """
 
     duration: float
@@ -42,6 +44,7 @@ class VideoInfo:
     frames: int
     height: int
     width: int
+    conversions: tuple[str, ...] = ()
 
 
 def probe(media: Media) -> VideoInfo:
@@ -56,11 +59,12 @@ def probe(media: Media) -> VideoInfo:
             frames = len(times)
             # The last frame is taken to be shown as long as the mean of the others.
             duration = (max(times) - min(times)) * stream.time_base * Fraction(frames, frames - 1) if frames > 1 else Fraction(0)
-        height, width = stream.height, stream.width
+        height, width = _Shape.of(stream, media.pictures).size(stream.height, stream.width)
+        conversions = _conversions(stream)
     if frames < 1 or duration <= 0 or height < 1 or width < 1:
         raise SampleError("broken_video", f"{media.name}: the clip has {frames} frames in {float(duration)} s; is it a video?")
     check_size(height, width, media.name)
-    return VideoInfo(float(duration), float(frames / duration), frames, height, width)
+    return VideoInfo(float(duration), float(frames / duration), frames, height, width, conversions)
 
 
 def choose_frames(info: VideoInfo, phase: PhaseSettings, seed: int | Sequence[int]) -> npt.NDArray[np.int64]:
@@ -80,12 +84,6 @@ def choose_frames(info: VideoInfo, phase: PhaseSettings, seed: int | Sequence[in
     return np.arange(1, count + 1) * info.frames // (count + 1)
 
 
-def frame_limit(frames: int, phase: PhaseSettings) -> int:
-    """Most pixels of each of a sample's `frames` frames: what images share, and a frame's own limit when there are more than four."""
-    shared = int(image_limits(frames, phase))
-    return min(shared, phase.frame_pixels) if frames > FEW_FRAMES else shared
-
-
 def timestamps(info: VideoInfo, indices: Indices) -> list[float]:
     """Seconds from the clip's start at which frames of a constant rate are shown."""
     return [index / info.rate for index in np.asarray(indices).tolist()]
@@ -97,13 +95,73 @@ def read_frames(media: Media, info: VideoInfo, indices: Indices) -> Iterator[npt
     Raises SampleError "broken_video" when the clip ends early, is damaged or changes its size; and as `open_media`.
     """
     with _opened(media) as (container, stream):
+        shape = _Shape.of(stream, media.pictures)
         for frame in _shown_at(container, stream, info, timestamps(info, indices), media.name):
-            if (frame.height, frame.width) != (info.height, info.width):
+            height, width = shape.size(frame.height, frame.width)
+            if (height, width) != (info.height, info.width):
                 raise SampleError(
-                    "broken_video",
-                    f"{media.name}: a frame has {frame.width} x {frame.height} pixels, its header says {info.width} x {info.height}",
+                    "broken_video", f"{media.name}: a frame has {width} x {height} pixels, its header says {info.width} x {info.height}"
                 )
-            yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+            yield shape.picture(frame)
+
+
+class _Shape(NamedTuple):
+    """How stored frames become pictures.
+
+    Attributes:
+      aspect: width of a pixel in heights.
+      orientation: applied after the pixels are square.
+      over_white: transparency is put over white.
+    """
+
+    aspect: Fraction = Fraction(1)
+    orientation: faithful.Orientation = faithful.UPRIGHT
+    over_white: bool = False
+
+    @classmethod
+    def of(cls, stream: Any, pictures: str) -> _Shape:
+        return cls(_aspect(stream), _orientation(stream), _has_alpha(stream)) if is_faithful(pictures) else cls()
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the picture of a stored frame: pixels become square by stretching one side."""
+        return self.orientation.size(*self._square(height, width))
+
+    def picture(self, frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
+        """[H, W, 3] RGB."""
+        height, width = self._square(frame.height, frame.width)
+        if (height, width) != (frame.height, frame.width):
+            frame = frame.reformat(width, height, interpolation="BICUBIC")
+        if self.over_white:
+            pixels = faithful.over_white(frame.to_ndarray(format="rgba").astype(np.uint8, copy=False))
+        else:
+            pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+        return self.orientation.turn(pixels)
+
+    def _square(self, height: int, width: int) -> tuple[int, int]:
+        return (height, round(width * self.aspect)) if self.aspect >= 1 else (round(height / self.aspect), width)
+
+
+def _aspect(stream: Any) -> Fraction:
+    ratio = stream.sample_aspect_ratio  # None or 0/1 where the file says nothing
+    return Fraction(ratio.numerator, ratio.denominator) if ratio and ratio.numerator > 0 < ratio.denominator else Fraction(1)
+
+
+def _orientation(stream: Any) -> faithful.Orientation:
+    return faithful.display_orientation(stream.codec_context.coded_side_data.get("display_matrix"))
+
+
+def _has_alpha(stream: Any) -> bool:
+    pixel_format = stream.codec_context.format
+    return pixel_format is not None and any(component.is_alpha for component in pixel_format.components)
+
+
+def _conversions(stream: Any) -> tuple[str, ...]:
+    needed = {
+        "transparency": _has_alpha(stream),
+        "rotation": _orientation(stream) != faithful.UPRIGHT,
+        "pixel_aspect": _aspect(stream) != 1,
+    }
+    return tuple(name for name, found in needed.items() if found)
 
 
 def _shown_at(container: Any, stream: Any, info: VideoInfo, times: Sequence[float], name: str) -> Iterator[av.VideoFrame]:
@@ -112,7 +170,7 @@ def _shown_at(container: Any, stream: Any, info: VideoInfo, times: Sequence[floa
     frames = _decode(container, stream, info, name)
     shown, following = next(frames, None), next(frames, None)
     for time in times:
-        if shown is not None and time - shown[0] > SEEK_SECONDS:
+        if shown is not None and time - shown[0] > SEEK_SECONDS and not _lacks_presentation_times(container):
             for target in (time, 0.0):  # where a container's index is coarse the jump may land behind: then from the beginning
                 container.seek(int((target + _start(stream)) / stream.time_base), stream=stream)
                 frames = _decode(container, stream, info, name)
@@ -128,12 +186,40 @@ def _shown_at(container: Any, stream: Any, info: VideoInfo, times: Sequence[floa
 
 def _decode(container: Any, stream: Any, info: VideoInfo, name: str) -> Iterator[tuple[float, float, av.VideoFrame]]:
     """Each frame with the seconds from the clip's start at which it appears and disappears."""
-    start = _start(stream)
-    for frame in container.decode(stream):
-        if frame.is_corrupt or frame.pts is None:
+    frames = _decode_in_order(container, stream) if _lacks_presentation_times(container) else _decode_by_time(container, stream)
+    for frame, ticks in frames:
+        if frame.is_corrupt or ticks is None:
             raise SampleError("broken_video", f"{name}: a frame is damaged or has no time")
-        appears = frame.pts * stream.time_base - start
+        appears = ticks * stream.time_base
         yield float(appears), float(appears) + (float(frame.duration * stream.time_base) or 1 / info.rate), frame
+
+
+def _decode_by_time(container: Any, stream: Any) -> Iterator[tuple[av.VideoFrame, int | None]]:
+    """Each frame and its presentation time in ticks from the clip's start."""
+    start = stream.start_time or 0
+    for frame in container.decode(stream):
+        yield frame, None if frame.pts is None else frame.pts - start
+
+
+def _decode_in_order(container: Any, stream: Any) -> Iterator[tuple[av.VideoFrame, int | None]]:
+    """Each frame and its time in ticks from the first packet: frame n in the order of display has the time of packet n.
+
+    The presentation times that FFmpeg guesses for such packets are wrong where frames are stored in another order than shown.
+    """
+    times: list[int | None] = []
+    shown = 0
+    for packet in container.demux(stream):
+        if packet.size:  # an empty packet repeats the frame before it
+            times.append(packet.dts)
+        for frame in packet.decode():
+            ticks = times[shown] if shown < len(times) else None
+            yield frame, None if ticks is None or times[0] is None else ticks - times[0]
+            shown += 1
+
+
+def _lacks_presentation_times(container: Any) -> bool:
+    """AVI stores one packet a tick, in decoding order, and no presentation times. Frames are counted from the beginning: no jumps."""
+    return container.format.name == "avi"
 
 
 def _start(stream: Any) -> Fraction:
@@ -145,8 +231,10 @@ def _opened(media: Media) -> Iterator[tuple[Any, Any]]:
     with open_media(media) as file:
         try:
             with av.open(file, options={"format_whitelist": FORMATS}) as container:
-                if not container.streams.video:
-                    raise SampleError("broken_video", f"{media.name}: the file has no video stream")
-                yield container, container.streams.video[0]
+                clips = [stream for stream in container.streams.video if not stream.disposition & _STILL]
+                if not clips:
+                    raise SampleError("broken_video", f"{media.name}: the file has no video stream (a cover picture is none)")
+                yield container, clips[0]
         except av.FFmpegError as error:
-            raise SampleError("broken_video", f"{media.name}: not a clip that can be decoded ({error})") from error
+            advice = "the formats are MP4, MOV, Matroska, WebM, AVI, MPEG, FLV, ASF, Ogg, GIF and animated WebP"
+            raise SampleError("broken_video", f"{media.name}: not a clip that can be decoded ({error}); {advice}") from error

@@ -58,7 +58,7 @@ class JsonlSource:
         turns = parse_turns(record.get("conversations"), key)
         names, is_video = parse_media(record, key)
         check_marks(turns, len(names), is_video, key)
-        media = tuple(Media(name, path=self._media_path(name, key)) for name in names)
+        media = tuple(Media(name, path=self._media_path(name, key), pictures=self._settings.pictures) for name in names)
         family = parse_family(record, key)
         return Sample(key, turns, () if is_video else media, media[0] if is_video else None, family)
 

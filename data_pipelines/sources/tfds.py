@@ -73,7 +73,8 @@ class TfdsSource:
         is_video = _text(record["media_kind"]) == "video"
         turns = parse_turns(conversations, key)
         check_marks(turns, len(data), is_video, key)
-        media = tuple(Media(_text(name), data=bytes(item)) for name, item in zip(names, data, strict=True))
+        pictures = self._settings.pictures
+        media = tuple(Media(_text(name), data=bytes(item), pictures=pictures) for name, item in zip(names, data, strict=True))
         return Sample(key, turns, () if is_video else media, media[0] if is_video else None, _text(record["family"]))
 
     def key(self, index: int) -> str:

@@ -46,9 +46,7 @@ class RunDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
-            raise RunDirectoryError(
-                f"{self.path} is in use by another process: wait for it, or set run.directory to another one"
-            ) from None
+            raise RunDirectoryError(f"{self.path} is in use by another process: wait for it, or set run.directory to another one") from None
         try:
             self._check()
         except BaseException:
@@ -90,9 +88,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise RunDirectoryError(
-            f"{path} cannot be read ({error}): put back what it was, or set run.directory to a new folder"
-        ) from error
+        raise RunDirectoryError(f"{path} cannot be read ({error}): put back what it was, or set run.directory to a new folder") from error
     if not isinstance(values, dict):
         raise RunDirectoryError(f"{path} is not a configuration: put back what it was, or set run.directory to a new folder")
     return values

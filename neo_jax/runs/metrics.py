@@ -7,10 +7,11 @@ import pathlib
 import sys
 import time
 from typing import Any, TextIO
+
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
-from data_pipelines.storage import write_whole
 
+from data_pipelines.storage import write_whole
 
 
 class MetricsWriter:
@@ -51,7 +52,6 @@ class MetricsWriter:
         self._tensorboard.close()
 
 
-
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; a last line that a kill cut short is left out."""
     if not path.exists():
@@ -63,4 +63,3 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
-

@@ -91,6 +91,7 @@ def open_run_data(settings: config.Config, process: int = 0, stop: Callable[[], 
 
     Raises:
       DataError: a file is missing or unusable, or the tokenizer does not fit the model.
+      Interrupted: `stop` said so.
     """
     tokenizer = load_tokenizer(settings.tokenizer.path, settings.tokenizer.add_special_tokens)
     if tokenizer.vocabulary > settings.model.vocabulary:
@@ -99,8 +100,8 @@ def open_run_data(settings: config.Config, process: int = 0, stop: Callable[[], 
             "raise model.vocabulary or use another tokenizer"
         )
     folder = pathlib.Path(settings.data.index_folder)
-    sources, indexes = _open(settings.data.sources, tokenizer, folder, settings.data.threads)
-    heldout, heldout_indexes = _open(settings.data.heldout, tokenizer, folder / "heldout", settings.data.threads)
+    sources, indexes = _open(settings.data.sources, tokenizer, folder, settings.data.threads, stop)
+    heldout, heldout_indexes = _open(settings.data.heldout, tokenizer, folder / "heldout", settings.data.threads, stop)
     train = RowLoader(
         sources,
         indexes,
@@ -115,9 +116,11 @@ def open_run_data(settings: config.Config, process: int = 0, stop: Callable[[], 
     return RunData(tokenizer, sources, heldout, heldout_indexes, train, indexes, settings, process)
 
 
-def _open(sources: Mapping[str, SourceSettings], tokenizer: Tokenizer, folder: pathlib.Path, threads: int):
+def _open(
+    sources: Mapping[str, SourceSettings], tokenizer: Tokenizer, folder: pathlib.Path, threads: int, stop: Callable[[], bool] | None
+) -> tuple[list[Source], list[LengthIndex]]:
     opened = [open_source(source) for source in sources.values()]
-    return opened, [LengthIndex.open(source, tokenizer, folder, threads) for source in opened]
+    return opened, [LengthIndex.open(source, tokenizer, folder, threads, stop) for source in opened]
 
 
 def _policy(data: config.Data) -> FailurePolicy:

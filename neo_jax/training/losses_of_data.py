@@ -18,6 +18,14 @@ def excluded_lines(indexes: Sequence[LengthIndex]) -> Iterator[str]:
             yield f"{index.name}: {share(count, len(index))} samples cannot be used ({reasons}): {index.log}"
 
 
+def converted_lines(indexes: Sequence[LengthIndex]) -> Iterator[str]:
+    """A line for each source with pictures that lose something, or are turned, when they are read."""
+    for index in indexes:
+        if index.conversions:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in index.conversions.most_common())
+            yield f"{index.name}: pictures that are converted by the source's `pictures` policy: {kinds}"
+
+
 def too_long_lines(phases: Sequence[config.Phase], too_long: Sequence[Mapping[str, TooLong]]) -> Iterator[str]:
     """A line for each phase and source with samples that fit no row: how many, which budget they pass, how long the longest is."""
     for phase, of_phase in zip(phases, too_long, strict=True):

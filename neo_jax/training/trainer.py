@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from data_pipelines.batch import Batch
 from data_pipelines.planning.planner import InputState
-from data_pipelines.schema import DataError
+from data_pipelines.schema import DataError, Interrupted
 from neo_jax import config
 from neo_jax.interop.initial import initial_parameters
 from neo_jax.model.computation import Computation
@@ -32,7 +32,7 @@ from neo_jax.training.console import Progress, step_line
 from neo_jax.training.curriculum import abstract_state, first_state, mesh_problems, next_state, phase_mesh
 from neo_jax.training.heldout import HeldoutLosses
 from neo_jax.training.inputs import RunData, accumulated, local_rows, open_run_data
-from neo_jax.training.losses_of_data import FailureLines, excluded_lines, too_long_lines
+from neo_jax.training.losses_of_data import FailureLines, converted_lines, excluded_lines, too_long_lines
 from neo_jax.training.optimizer import learning_rates
 from neo_jax.training.phase_evaluation import evaluate_phase
 from neo_jax.training.step import StepMetrics, TrainState, make_train_step
@@ -111,8 +111,11 @@ class Trainer:
             return self._stop.requested
 
         def opened() -> RunData:
-            with self._guard.watching("opening the data"):
-                return open_run_data(self.settings, process, stop_requested)
+            try:
+                with self._guard.watching("opening the data"):
+                    return open_run_data(self.settings, process, stop_requested)
+            except Interrupted as error:
+                raise Preempted(f"stopped by a signal before the first step: {error}") from error
 
         data = opened() if process == 0 else None
         exchange.barrier()
@@ -124,7 +127,8 @@ class Trainer:
                 raise DataError(
                     f"process {number} reads other data than process 0: {', '.join(changed)}; give all processes the same files"
                 )
-        for line in (*excluded_lines([*data.indexes, *data.heldout_indexes]), *too_long_lines(self.settings.phases, data.train.too_long)):
+        indexes = [*data.indexes, *data.heldout_indexes]
+        for line in (*excluded_lines(indexes), *converted_lines(indexes), *too_long_lines(self.settings.phases, data.train.too_long)):
             self.progress.line(line)
         return data
 

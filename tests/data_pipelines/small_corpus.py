@@ -28,6 +28,9 @@ def phase(**changes):
     return PhaseSettings(**(settings | changes))
 
 
+WIDE = dict(context=1 << 20, visual_tokens=1 << 20, images=1000)  # budgets that hold everything
+
+
 def turns(question, answer="Yes."):
     return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 
@@ -85,3 +88,25 @@ def write_corpus(root, repeats=1):
 
 def jsonl(path, name="mixed", media_root=None):
     return open_source(SourceSettings(name, "jsonl", str(path), str(media_root or path.parent / "media")))
+
+
+def write_broken_corpus(root):
+    """Good rows (the first and the last) and one of every kind that cannot be used. Returns the path of mixed.jsonl."""
+    media = root / "media"
+    write_image(media / "good.png", 64, 64)
+    write_image(media / "long.png", 2, 500)
+    (media / "empty.png").touch()
+    (media / "text.png").write_text("plainly not a picture")
+    (media / "header.jpg").write_bytes(b"\xff\xd8\xff\xe0\x00\x10JF")
+    Image.new("1", (9_500, 9_500)).save(media / "bomb.png", compress_level=1)
+    (media / "folder.png").mkdir()
+    names = ["none.png", "empty.png", "text.png", "header.jpg", "bomb.png", "long.png", "folder.png", "../x.png"]
+    rows = [{"image": name, "conversations": turns("<image>?")} for name in ["good.png", *names]]
+    rows += [
+        "{broken",
+        {"conversations": [{"from": "robot", "value": "x"}]},
+        {"conversations": turns("<image>?")},
+        {"video": "text.png", "conversations": turns("<video>?")},
+        {"conversations": turns("fine")},
+    ]
+    return write_jsonl(root / "mixed.jsonl", rows)

@@ -130,9 +130,9 @@ def test_measure_is_exact_without_pixels(tokenizer, movie):
 
 
 def test_grids_of_many_samples_at_once_equal_each_by_itself():
-    sizes = np.array([[100, 200], [300, 40], [64, 64]])
-    together = documents.image_grids(sizes, [1, 3, 8], PHASE)
-    assert together.tolist() == [documents.image_grids([size], n, PHASE)[0].tolist() for size, n in zip(sizes, [1, 3, 8], strict=True)]
+    pixels = np.array([[100, 200], [300, 40], [64, 64]])
+    together = sizes.image_grids(pixels, [1, 3, 8], PHASE)
+    assert together.tolist() == [sizes.image_grids([size], n, PHASE)[0].tolist() for size, n in zip(pixels, [1, 3, 8], strict=True)]
 
 
 def test_a_document_fits_into_a_row(tokenizer, movie):

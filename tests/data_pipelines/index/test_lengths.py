@@ -1,22 +1,18 @@
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import numpy as np
 import pytest
 import small_corpus
-from PIL import Image
-from small_corpus import phase, tokenizer
+from small_corpus import WIDE, phase, tokenizer
 
 from data_pipelines.convert import FailurePolicy, convert
 from data_pipelines.documents import build_document, measure
-from data_pipelines.index import lengths
 from data_pipelines.index.lengths import NEVER_FITS, LengthIndex, sample_seed
-from data_pipelines.media import images
 from data_pipelines.schema import DataError, SourceSettings
 from data_pipelines.sources import open_source
-
-WIDE = dict(context=1 << 20, visual_tokens=1 << 20, images=1000)
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +20,6 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("corpus")
     small_corpus.write_corpus(root)
     return root
-
-
-@pytest.fixture
-def built(monkeypatch):
-    """Counts the builds."""
-    calls = []
-    build = lengths._build
-    monkeypatch.setattr(lengths, "_build", lambda *arguments: calls.append(1) or build(*arguments))
-    return calls
 
 
 @pytest.mark.parametrize(
@@ -77,28 +64,6 @@ def test_a_phase_that_takes_no_video_or_image_never_fits_them(root, tmp_path):
     assert (text_only[:10] == NEVER_FITS).all() and (text_only[10:] == found[10:]).all()
 
 
-def broken_corpus(root):
-    """Good rows and one of every kind that cannot be used."""
-    media = root / "media"
-    small_corpus.write_image(media / "good.png", 64, 64)
-    small_corpus.write_image(media / "long.png", 2, 500)
-    (media / "empty.png").touch()
-    (media / "text.png").write_text("plainly not a picture")
-    (media / "header.jpg").write_bytes(b"\xff\xd8\xff\xe0\x00\x10JF")
-    Image.new("1", (9_500, 9_500)).save(media / "bomb.png", compress_level=1)
-    (media / "folder.png").mkdir()
-    names = ["none.png", "empty.png", "text.png", "header.jpg", "bomb.png", "long.png", "folder.png", "../x.png"]
-    rows = [{"image": name, "conversations": small_corpus.turns("<image>?")} for name in ["good.png", *names]]
-    rows += [
-        "{broken",
-        {"conversations": [{"from": "robot", "value": "x"}]},
-        {"conversations": small_corpus.turns("<image>?")},
-        {"video": "text.png", "conversations": small_corpus.turns("<video>?")},
-        {"conversations": small_corpus.turns("fine")},
-    ]
-    return small_corpus.write_jsonl(root / "mixed.jsonl", rows)
-
-
 REASONS = {
     1: "missing_file", 2: "empty_file", 3: "not_an_image", 4: "not_an_image", 5: "bomb", 6: "aspect_ratio", 7: "unreadable_file",
     8: "path_escapes_root", 9: "broken_json", 10: "unknown_role", 11: "image_marks", 12: "broken_video",
@@ -106,7 +71,7 @@ REASONS = {
 
 
 def test_unusable_samples_are_excluded_counted_and_named(tmp_path):
-    index = LengthIndex.open(small_corpus.jsonl(broken_corpus(tmp_path)), tokenizer(), tmp_path / "index")
+    index = LengthIndex.open(small_corpus.jsonl(small_corpus.write_broken_corpus(tmp_path)), tokenizer(), tmp_path / "index")
     assert index.usable.tolist() == [0, 13] and len(index) == 14
     assert index.unusable == {reason: list(REASONS.values()).count(reason) for reason in REASONS.values()}
     named = {entry["key"]: entry for entry in map(json.loads, index.log.read_text().splitlines())}
@@ -123,51 +88,36 @@ def test_a_source_without_a_usable_sample_is_refused(tmp_path):
         LengthIndex.open(small_corpus.jsonl(path), tokenizer(), tmp_path)
 
 
-def test_the_index_is_reused_until_something_changes(root, tmp_path, built, monkeypatch):
-    shutil.copy(root / "mixed.jsonl", tmp_path / "mixed.jsonl")
-
-    def open_index(token=None):
-        source = small_corpus.jsonl(tmp_path / "mixed.jsonl", media_root=root / "media")
-        return LengthIndex.open(source, token or tokenizer(), tmp_path / "index")
-
-    first = open_index().lengths(phase(), 0)
-    assert (open_index().lengths(phase(), 0) == first).all() and len(built) == 1
-    names = sorted(path.name for path in (tmp_path / "index").iterdir())
-    assert names[:2] == ["mixed.lengths.npz", "mixed.unusable.jsonl"]
-    assert len(names) == 3 and names[2].startswith("mixed.videos-")
-
-    class Other:  # the same tokenizer by another name
-        fingerprint = "other"
-        special, encode = tokenizer().special, tokenizer().encode
-
-    open_index(Other())
-    assert len(built) == 2
-    open_index()
-    assert len(built) == 3
-    with (tmp_path / "mixed.jsonl").open("a") as file:
-        file.write(json.dumps({"conversations": small_corpus.turns("one more")}) + "\n")
-    assert len(open_index()) == 13 and len(built) == 4
-    monkeypatch.setattr(lengths, "VERSION", lengths.VERSION + 1)
-    open_index()
-    assert len(built) == 5
-    (tmp_path / "index/mixed.lengths.npz").write_bytes(b"PK\x03\x04 cut short")
-    assert len(open_index()) == 13 and len(built) == 6
-
-
-def test_a_build_that_is_killed_leaves_no_index(root, tmp_path, built, monkeypatch):
-    source, calls, size = small_corpus.jsonl(root / "mixed.jsonl"), [], images.image_size
-
-    def killed(media):
-        calls.append(media)
-        if len(calls) > 5:
-            raise KeyboardInterrupt
-        return size(media)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(images, "image_size", killed)
-        LengthIndex.open(source, tokenizer(), tmp_path, threads=1)
-    assert not list(tmp_path.iterdir())
-    assert len(LengthIndex.open(source, tokenizer(), tmp_path).usable) == 12 and len(built) == 2
+@pytest.mark.parametrize("pictures", ["faithful", "reference"])
+def test_lengths_follow_the_picture_policy_and_conversions_are_counted(tmp_path, pictures):
+    media = {
+        "photo_with_orientation": "p.jpg",
+        "webp_with_orientation": "p.webp",
+        "black_strokes_on_transparency": "a.png",
+        "sixteen_bit_grey": "ramp.png",
+        "phone_clip_turned_90": "r.mp4",
+    }
+    (tmp_path / "media").mkdir()
+    rows = []
+    for case, name in media.items():
+        shutil.copy(pathlib.Path(small_corpus.__file__).parent / "cases" / case / "media" / name, tmp_path / "media")
+        kind, mark = ("video", "<video>") if name.endswith(".mp4") else ("image", "<image>")
+        rows.append({kind: name, "conversations": small_corpus.turns(mark)})
+    rows.append({"image": ["p.jpg", "a.png"], "conversations": small_corpus.turns("<image><image>")})
+    path = small_corpus.write_jsonl(tmp_path / "mixed.jsonl", rows)
+    settings = SourceSettings("mixed", "jsonl", str(path), str(tmp_path / "media"), pictures=pictures)
+    copy, _ = convert(settings, tmp_path, 1 << 30, FailurePolicy())
+    for source in (open_source(settings), open_source(SourceSettings("mixed", "tfds", str(copy), pictures=pictures))):
+        for _ in range(2):  # measured, then read
+            index = LengthIndex.open(source, tokenizer(), tmp_path / "index")
+            assert index.conversions == {"orientation": 3, "transparency": 2, "grey_16_bit": 1, "rotation": 1}
+            found = index.lengths(phase(**WIDE), 0)
+            for number in range(len(rows)):
+                document = build_document(source[number], phase(**WIDE), tokenizer(), sample_seed(0, "mixed", number))
+                assert found[number].tolist() == [len(document.tokens), len(document.visual), len(document.grids), 1]
+                if number in (0, 4):  # 80 x 40 and 96 x 64 as stored
+                    rows_of, columns = document.grids[0].tolist()
+                    assert (rows_of > columns) == (pictures == "faithful")
 
 
 def test_any_number_of_threads_builds_the_same(root, tmp_path):

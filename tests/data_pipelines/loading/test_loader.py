@@ -215,10 +215,9 @@ def test_an_index_that_excludes_too_much_stops_at_once(tmp_path):
 
 def test_a_file_that_changed_since_it_was_indexed_is_left_out(tmp_path):
     truncated_corpus(tmp_path, bad=0)
-    open_input(tmp_path, tmp_path / "log.jsonl", ONE, ("mixed",))
+    reader = open_input(tmp_path, tmp_path / "log.jsonl", ONE, ("mixed",), policy=FailurePolicy(max_rate=0.5))
     small_corpus.write_image(tmp_path / "media/5.jpg", 64, 128)
     (tmp_path / "media/6.jpg").unlink()
-    reader = open_input(tmp_path, tmp_path / "log.jsonl", ONE, ("mixed",), policy=FailurePolicy(max_rate=0.5))
     list(reader.batches(reader.start(), 4))
     assert set(reader.failures.reasons) == {"changed", "missing_file"}
     assert "start the run again" in (tmp_path / "log.jsonl").read_text()

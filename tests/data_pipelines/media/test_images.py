@@ -28,13 +28,13 @@ def noise(height: int, width: int) -> np.ndarray:
 
 
 def size_and_pixels(media: Media) -> tuple[tuple[int, int], np.ndarray]:
-    return images.image_size(media), images.decode(images.read_bytes(media), media.name)
+    return images.image_size(media), images.decode(images.read_bytes(media), media.name, media.pictures)
 
 
 @pytest.mark.parametrize(("folder", "case"), SINGLE + MODES, ids=lambda value: value["file"] if isinstance(value, dict) else value)
 def test_pixels_equal_the_reference(folder, case):
     path = GOLDEN / folder / case["file"]
-    size, pixels = size_and_pixels(Media(case["file"], path))
+    size, pixels = size_and_pixels(Media(case["file"], path, pictures="reference"))
     assert pixels.shape == (*size, 3)
     height, width = sizes.smart_resize([size], case["min_pixels"], case["max_pixels"])[0].tolist()
     assert [height, width] == case["resized_hw"]
@@ -151,15 +151,61 @@ def png_header(height: int, width: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + b"\x00\x00\x00\x00IDAT"
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("side", [9_500, 60_000])
 def test_decompression_bomb(side):
     bomb = png_header(side, side)
     for use in (lambda: images.image_size(Media("bomb.png", data=bomb)), lambda: images.decode(bomb, "bomb.png")):
-        with pytest.raises(SampleError, match=r"bomb\.png") as caught:
+        with pytest.raises(SampleError, match=r"bomb\.png: \d+ x \d+ pixels .*store it smaller") as caught:
             use()
         assert caught.value.reason == "bomb"
     assert images.image_size(Media("large.png", data=png_header(9_000, 9_000))) == (9_000, 9_000)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def with_chunks(*chunks: bytes, behind: bool = False) -> bytes:
+    """A PNG of 2 x 2 pixels with chunks in front of its pixels, or behind them."""
+    data = encoded(Image.new("RGB", (2, 2), (1, 2, 3)), "PNG")
+    place = data.index(b"IEND") - 4 if behind else data.index(b"IDAT") - 4
+    return data[:place] + b"".join(chunks) + data[place:]
+
+
+def text_chunk(size: int) -> bytes:
+    return chunk(b"zTXt", b"workflow\0\0" + zlib.compress(b" " * size))
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_text_and_colour_profiles_of_some_megabytes_are_no_reason_to_refuse(behind):
+    profile = [] if behind else [chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(5 << 20)))]
+    data = with_chunks(text_chunk(8 << 20), *profile, behind=behind)
+    assert images.decode(data, "a.png").tolist() == [[[1, 2, 3]] * 2] * 2
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize(("chunks", "size"), [(1, 64 << 20), (6, 15 << 20)])
+def test_text_that_expands_without_end_is_refused(chunks, size, behind):
+    with pytest.raises(SampleError, match=r"a\.png.*without metadata") as caught:
+        images.decode(with_chunks(*[text_chunk(size)] * chunks, behind=behind), "a.png")
+    assert caught.value.reason == "bomb"
+
+
+@pytest.mark.parametrize(
+    ("first", "format"), [(b"\0\0\0\x1cftypheic", "HEIC"), (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"), (b"<svg xmlns=", "SVG")]
+)
+def test_known_formats_that_cannot_be_read_are_named(first, format):
+    with pytest.raises(SampleError, match=f"a.jpg: {format} cannot be read here: convert it to PNG") as caught:
+        images.image_size(Media("a.jpg", data=first + bytes(64)))
+    assert caught.value.reason == "not_an_image"
+
+
+def test_avif_is_refused_by_name_where_pillow_cannot_read_it(monkeypatch):
+    monkeypatch.setattr(images, "FORMATS", tuple(name for name in images.FORMATS if name != "AVIF"))
+    path = pathlib.Path(__file__).parents[1] / "cases/avif_picture/media/a.avif"
+    with pytest.raises(SampleError, match=r"a\.avif: AVIF cannot be read here: convert it to PNG, JPEG or WebP"):
+        images.image_size(Media("a.avif", path))
 
 
 def test_aspect_ratio_above_200_is_refused_and_200_is_not():

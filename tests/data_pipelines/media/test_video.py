@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines.media import video
+from data_pipelines.media import sizes, video
 from data_pipelines.schema import Media, PhaseSettings, SampleError
 from data_pipelines.text import video as video_text
 
@@ -110,7 +110,7 @@ def test_a_phase_without_frames_refuses_videos():
 
 def test_pixels_of_a_frame():
     # up to four frames: what images share of max_pixels = 65536; more: at most frame_pixels = 16384
-    assert [video.frame_limit(frames, PHASE) for frames in (1, 2, 4, 5, 8, 16, 128)] == [65536, 65536, 32768, 16384, 16384, 8192, 1024]
+    assert [sizes.frame_limit(frames, PHASE) for frames in (1, 2, 4, 5, 8, 16, 128)] == [65536, 65536, 32768, 16384, 16384, 8192, 1024]
 
 
 @pytest.mark.parametrize(

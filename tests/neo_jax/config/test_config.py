@@ -488,3 +488,17 @@ def test_a_file_that_is_no_configuration(tmp_path: pathlib.Path) -> None:
 def test_seeds_have_a_range() -> None:
     with pytest.raises(ConfigError, match=r"run.seed: is 99999999999999999999, must be at least 0 and at most"):
         parse_command_line(["--config=configs/demo.py", "--config.run.seed=99999999999999999999"])
+
+
+@pytest.mark.parametrize("argument", [None, "laptop"])
+@pytest.mark.parametrize("module", [neo_ov_2b, neo_ov_9b])
+def test_neo_is_trained_on_the_reference_s_pixels(module, argument):
+    settings = Config.from_config_dict(module.get_config(argument))
+    assert {source.pictures for source in settings.data.sources.values()} == {"reference"}
+
+
+def test_an_unknown_picture_policy_is_named():
+    configuration = neo_ov_2b.get_config()
+    configuration.data.sources.text.pictures = "exact"
+    with pytest.raises(ConfigError, match=r"data\.sources\.text\.pictures: is 'exact', must be one of faithful, reference"):
+        Config.from_config_dict(configuration)

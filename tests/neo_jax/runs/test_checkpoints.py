@@ -10,9 +10,9 @@ import optax
 import pytest
 from jax.sharding import NamedSharding
 
-from neo_jax.sharding import make_mesh, spec
 from neo_jax.runs import checkpoints as checkpoints_module
 from neo_jax.runs.checkpoints import CheckpointError, Checkpoints, checksum
+from neo_jax.sharding import make_mesh, spec
 
 SHARDED = {"fsdp": 8}
 RECORD = {"phase": 1, "tokens": 2**40, "seconds": 0.1 + 0.2, "input": {"cursor": [3, 4], "block": None}}

@@ -1,0 +1,301 @@
+"""What an index keeps from one opening to the next: changes of files, damage, and builds that were stopped."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import small_corpus
+from small_corpus import WIDE, phase, tokenizer
+
+from data_pipelines.documents import build_document
+from data_pipelines.index import lengths
+from data_pipelines.index.lengths import LengthIndex, sample_seed
+from data_pipelines.media import images
+from data_pipelines.schema import DataError, Interrupted, SourceSettings
+from data_pipelines.sources import open_source
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("corpus")
+    small_corpus.write_corpus(root)
+    return root
+
+
+@pytest.fixture
+def inspected(monkeypatch):
+    """The keys of the samples that were measured, in no order."""
+    keys = []
+    inspect = lengths.inspect
+    monkeypatch.setattr(lengths, "inspect", lambda sample, *rest: keys.append(sample.key) or inspect(sample, *rest))
+    return keys
+
+
+def keys_of(lines):
+    return sorted(f"mixed.jsonl:{line}" for line in lines)
+
+
+def test_the_index_is_reused_until_something_changes(root, tmp_path, inspected, monkeypatch):
+    shutil.copy(root / "mixed.jsonl", tmp_path / "mixed.jsonl")
+
+    def measured(token=None, pictures="faithful"):
+        settings = SourceSettings("mixed", "jsonl", str(tmp_path / "mixed.jsonl"), str(root / "media"), pictures=pictures)
+        inspected.clear()
+        index = LengthIndex.open(open_source(settings), token or tokenizer(), tmp_path / "index")
+        index.lengths(phase(), 0)
+        assert len(index) == len(index.usable)
+        return len(inspected)
+
+    assert measured() == 12 and measured() == 0
+    names = sorted(path.name for path in (tmp_path / "index").iterdir())
+    assert names[:2] == ["mixed.lengths.npz", "mixed.unusable.jsonl"]
+    assert len(names) == 3 and names[2].startswith("mixed.videos-")
+
+    class Other:  # the same tokenizer by another name
+        fingerprint = "other"
+        special, encode = tokenizer().special, tokenizer().encode
+
+    assert measured(Other()) == 12 and measured() == 12
+    assert measured(pictures="reference") == 12 and measured(pictures="reference") == 0 and measured() == 12
+    with (tmp_path / "mixed.jsonl").open("a") as file:
+        file.write(json.dumps({"conversations": small_corpus.turns("one more")}) + "\n")
+    assert measured() == 13
+    monkeypatch.setattr(lengths, "VERSION", lengths.VERSION + 1)
+    assert measured() == 13 and measured() == 0
+
+
+def damage(content, kind, random):
+    if kind == "cut":
+        return content[: random.integers(0, len(content))]
+    if kind == "zeros":
+        start = random.integers(0, len(content) - 64)
+        return content[:start] + bytes(64) + content[start + 64 :]
+    changed = bytearray(content)
+    changed[random.integers(0, len(content))] ^= 1 << random.integers(0, 8)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", ["cut", "bit", "zeros"])
+@pytest.mark.parametrize("file", ["mixed.lengths.npz", "mixed.videos-*.npz"])
+def test_a_damaged_index_is_built_again_and_said_so(root, tmp_path, file, kind, capsys):
+    """Whatever is damaged is noticed, or is no matter: the lengths stay right."""
+    source, random, said = small_corpus.jsonl(root / "mixed.jsonl"), np.random.default_rng(0), 0
+    expected = LengthIndex.open(source, tokenizer(), tmp_path).lengths(phase(), 0)
+    (path,) = tmp_path.glob(file)
+    whole = path.read_bytes()
+    for _ in range(12):
+        path.write_bytes(damage(whole, kind, random))
+        assert (LengthIndex.open(source, tokenizer(), tmp_path).lengths(phase(), 0) == expected).all()
+        said += f"the index {path} is damaged: it is built again (deleting it does the same)" in capsys.readouterr().err
+    assert said >= 6
+
+
+def test_a_changed_value_in_a_valid_archive_is_damage(root, tmp_path, capsys):
+    source = small_corpus.jsonl(root / "mixed.jsonl")
+    expected = LengthIndex.open(source, tokenizer(), tmp_path).lengths(phase(), 0)
+    (path,) = tmp_path.glob("mixed.videos-*.npz")
+    content = dict(np.load(path))
+    content["lengths"] = content["lengths"] + 1
+    np.savez(path, **content)
+    assert (LengthIndex.open(source, tokenizer(), tmp_path).lengths(phase(), 0) == expected).all()
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_an_index_that_cannot_be_read_or_written_is_refused_by_name(root, tmp_path):
+    source = small_corpus.jsonl(root / "mixed.jsonl")
+    (tmp_path / "mixed.lengths.npz").mkdir()  # stands for a file without permission, which a test run by root does not notice
+    with pytest.raises(DataError, match=r"cannot read the index .*mixed\.lengths\.npz.*delete it to build it again"):
+        LengthIndex.open(source, tokenizer(), tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot write the index .*mixed\.lengths\.npz.*another index_folder"):
+        LengthIndex.open(source, tokenizer(), tmp_path / "file/index")
+
+
+def corpus_of_forty(root, present):
+    """40 rows of one image each; the first `present` files exist."""
+    for number in range(present):
+        small_corpus.write_image(root / f"media/{number}.png", 64, 64, number)
+    rows = [{"image": f"{number}.png", "conversations": small_corpus.turns("<image>\nWhat is it?")} for number in range(40)]
+    return small_corpus.write_jsonl(root / "mixed.jsonl", rows)
+
+
+def test_files_that_arrive_after_the_index(tmp_path, inspected):
+    path = corpus_of_forty(tmp_path, 10)
+
+    def index():
+        inspected.clear()
+        return LengthIndex.open(small_corpus.jsonl(path), tokenizer(), tmp_path / "index")
+
+    early = index()
+    assert early.usable.tolist() == list(range(10)) and early.unusable == {"missing_file": 30}
+    assert len(early.log.read_text().splitlines()) == 30
+    for number in range(10, 40):
+        small_corpus.write_image(tmp_path / f"media/{number}.png", 64, 64, number)
+    late = index()
+    assert late.usable.tolist() == list(range(40)) and not late.unusable and not late.log.read_text()
+    assert sorted(inspected) == keys_of(range(11, 41))  # what was measured before is not measured again
+    assert late.digest() != early.digest()
+    index()
+    assert not inspected
+
+
+def test_images_that_are_saved_again_after_the_index(tmp_path, inspected):
+    path = corpus_of_forty(tmp_path, 40)
+
+    def index():
+        inspected.clear()
+        return LengthIndex.open(small_corpus.jsonl(path), tokenizer(), tmp_path / "index")
+
+    before = index()
+    for number in range(10):
+        small_corpus.write_image(tmp_path / f"media/{number}.png", 256, 320, number)
+    after = index()
+    assert sorted(inspected) == keys_of(range(1, 11))
+    assert (after.lengths(phase(), 0)[:10, 1] > before.lengths(phase(), 0)[:10, 1]).all()
+    assert (after.lengths(phase(), 0)[10:] == before.lengths(phase(), 0)[10:]).all()
+    assert after.digest() != before.digest()
+
+
+def test_another_time_of_change_alone_changes_no_digest(tmp_path, inspected):
+    path = corpus_of_forty(tmp_path, 40)
+    before = LengthIndex.open(small_corpus.jsonl(path), tokenizer(), tmp_path / "index").digest()
+    os.utime(tmp_path / "media/3.png", ns=(1, 1))
+    for measured in (keys_of([4]), []):
+        inspected.clear()
+        assert LengthIndex.open(small_corpus.jsonl(path), tokenizer(), tmp_path / "index").digest() == before
+        assert inspected == measured
+
+
+def test_files_that_are_away_for_a_while_are_not_measured_again(tmp_path, inspected):
+    """A folder that was not mounted: its samples are unusable as long as it is away, and cost no measuring when it is back."""
+    path = corpus_of_forty(tmp_path, 40)
+    before = LengthIndex.open(small_corpus.jsonl(path), tokenizer(), tmp_path / "index").digest()
+    for number in range(1, 40):
+        (tmp_path / f"media/{number}.png").rename(tmp_path / f"{number}.png")
+    for _ in range(2):
+        index = LengthIndex.open(small_corpus.jsonl(path), tokenizer(), tmp_path / "index")
+        assert index.usable.tolist() == [0] and index.unusable == {"missing_file": 39} and index.digest() != before
+        assert (index.lengths(phase(), 0)[1:] == 0).all()
+    for number in range(1, 40):
+        (tmp_path / f"{number}.png").rename(tmp_path / f"media/{number}.png")
+    inspected.clear()
+    assert LengthIndex.open(small_corpus.jsonl(path), tokenizer(), tmp_path / "index").digest() == before
+    assert not inspected
+
+
+def test_a_clip_that_is_saved_again_has_its_new_length(root, tmp_path):
+    shutil.copytree(root / "media", tmp_path / "media")
+    settings = phase(**WIDE, frames=100)
+
+    def found():
+        source = small_corpus.jsonl(root / "mixed.jsonl", media_root=tmp_path / "media")
+        return source, LengthIndex.open(source, tokenizer(), tmp_path / "index").lengths(settings, 0)
+
+    _, before = found()
+    small_corpus.write_video(tmp_path / "media/clip.mp4", frames=60)
+    source, after = found()
+    assert after[8, 2] > before[8, 2] and (np.delete(after, 8, 0) == np.delete(before, 8, 0)).all()
+    document = build_document(source[8], settings, tokenizer(), sample_seed(0, "mixed", 8))
+    assert after[8].tolist() == [len(document.tokens), len(document.visual), len(document.grids), 1]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError])
+def test_a_build_that_an_exception_ends_goes_on_from_there(root, tmp_path, inspected, monkeypatch, error):
+    source, header = small_corpus.jsonl(root / "mixed.jsonl"), images.header
+
+    def fails(media):
+        if "3.jpg" in media.name:
+            raise error
+        return header(media)
+
+    with monkeypatch.context() as patched, pytest.raises(error):
+        patched.setattr(images, "header", fails)
+        LengthIndex.open(source, tokenizer(), tmp_path, threads=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["mixed.lengths.npz"]
+    inspected.clear()
+    index = LengthIndex.open(source, tokenizer(), tmp_path)
+    assert len(index.usable) == 12 and sorted(inspected) == keys_of(range(4, 13))
+    assert index.digest() == LengthIndex.open(source, tokenizer(), tmp_path / "whole").digest()
+
+
+def test_a_signal_handler_that_raises_ends_a_build_and_keeps_the_part(root, tmp_path, inspected, monkeypatch):
+    class Terminated(Exception):
+        pass
+
+    def handle(*_):
+        raise Terminated
+
+    def header_and_signal(media):
+        if "3.jpg" in media.name and threading.current_thread() is not threading.main_thread():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return header(media)
+
+    source, header = small_corpus.jsonl(root / "mixed.jsonl"), images.header
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        with monkeypatch.context() as patched, pytest.raises(Terminated):
+            patched.setattr(images, "header", header_and_signal)
+            LengthIndex.open(source, tokenizer(), tmp_path, threads=1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    inspected.clear()
+    index = LengthIndex.open(source, tokenizer(), tmp_path)
+    assert len(inspected) < 12 and index.digest() == LengthIndex.open(source, tokenizer(), tmp_path / "whole").digest()
+
+
+def test_stop_is_asked_between_windows_and_the_next_start_goes_on(root, tmp_path, inspected, monkeypatch):
+    monkeypatch.setattr(lengths, "_WINDOW", 5)
+    source, asked = small_corpus.jsonl(root / "mixed.jsonl"), []
+
+    def stop():
+        asked.append(len(inspected))
+        return len(asked) == 3
+
+    with pytest.raises(Interrupted, match="stopped after 10 of 12 samples; the next start goes on from there"):
+        LengthIndex.open(source, tokenizer(), tmp_path, stop=stop)
+    assert asked == [0, 5, 10]
+    inspected.clear()
+    index = LengthIndex.open(source, tokenizer(), tmp_path, stop=lambda: False)
+    assert sorted(inspected) == keys_of((11, 12)) and len(index.usable) == 12
+    assert not issubclass(Interrupted, DataError)
+    with pytest.raises(Interrupted):  # while it looks for changed files, too
+        LengthIndex.open(source, tokenizer(), tmp_path, stop=lambda: True)
+
+
+def test_an_interrupted_build_looks_at_failures_again(tmp_path, inspected, monkeypatch):
+    monkeypatch.setattr(lengths, "_WINDOW", 4)
+    source = small_corpus.jsonl(small_corpus.write_broken_corpus(tmp_path))
+    asked = iter([False, False, True])
+    with pytest.raises(Interrupted):
+        LengthIndex.open(source, tokenizer(), tmp_path / "index", stop=lambda: next(asked))
+    index = LengthIndex.open(source, tokenizer(), tmp_path / "index")
+    assert index.usable.tolist() == [0, 13] and sum(index.unusable.values()) == 12
+    assert len(index.log.read_text().splitlines()) == 12
+
+
+def test_a_build_that_is_killed_keeps_what_was_saved_on_the_way(root, tmp_path):
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(pathlib.Path(small_corpus.__file__).parent)!r})
+import small_corpus
+from data_pipelines.index import lengths
+lengths._WINDOW, lengths.SAVE_SECONDS = 4, -1.0
+asked = []
+def stop():
+    asked.append(1)
+    if len(asked) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+source = small_corpus.jsonl(small_corpus.pathlib.Path({str(root / "mixed.jsonl")!r}))
+lengths.LengthIndex.open(source, small_corpus.tokenizer(), {str(tmp_path)!r}, stop=stop)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+    stored = np.load(tmp_path / "mixed.lengths.npz", allow_pickle=False)
+    assert len(stored["text_counts"]) == 8
+    assert len(LengthIndex.open(small_corpus.jsonl(root / "mixed.jsonl"), tokenizer(), tmp_path).usable) == 12
