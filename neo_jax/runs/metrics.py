@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 import time
-from typing import Any, TextIO
+from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2

@@ -1,6 +1,7 @@
 """Checkpoints come back as they were written, on any mesh; a damaged one is noticed, set aside and replaced by the one before it."""
 
 import collections
+import errno
 import pathlib
 import shutil
 
@@ -10,12 +11,17 @@ import optax
 import pytest
 from jax.sharding import NamedSharding
 
+from data_pipelines.planning.planner import InputState
 from neo_jax.runs import checkpoints as checkpoints_module
-from neo_jax.runs.checkpoints import CheckpointError, Checkpoints, checksum
+from neo_jax.runs.checkpoints import CheckpointError, CheckpointRecord, Checkpoints, Position, checksum
 from neo_jax.sharding import make_mesh, spec
 
 SHARDED = {"fsdp": 8}
-RECORD = {"phase": 1, "tokens": 2**40, "seconds": 0.1 + 0.2, "input": {"cursor": [3, 4], "block": None}}
+
+
+def record(step: int) -> CheckpointRecord:
+    position = Position(1, step, step, InputState(1, 8 * step, 3, (4, 5)))
+    return CheckpointRecord(position, 2**40, 0.1 + 0.2, {"tokenizer": "a"}, {"samples": 3}, {"run": {"seed": 0}})
 
 
 def state(step: int = 0, **axes: int) -> dict:
@@ -51,7 +57,7 @@ def two_steps(tmp_path_factory) -> pathlib.Path:
     run = tmp_path_factory.mktemp("written")
     checkpoints = Checkpoints(run / "checkpoints", keep=2)
     for step in (1, 2, 3):
-        checkpoints.save(step, state(step, **SHARDED), RECORD | {"step": step})
+        checkpoints.save(state(step, **SHARDED), record(step))
     checkpoints.wait()
     assert checkpoints.steps() == [2, 3]
     checkpoints.close()
@@ -71,29 +77,33 @@ def restore(run: pathlib.Path, **axes: int):
         checkpoints.close()
 
 
+def restored_step(run: pathlib.Path) -> int:
+    return restore(run)[1].position.step
+
+
 def test_nothing_to_restore(tmp_path):
     assert restore(tmp_path) is None
 
 
 def test_newest_comes_back(run):
-    step, restored, record = restore(run)
-    assert (step, record) == (3, RECORD | {"step": 3})
+    restored, found = restore(run)
+    assert found == record(3)
     assert_equal(restored, state(3, **SHARDED))
 
 
 @pytest.mark.parametrize("axes", [{"data": 2, "fsdp": 4}, {"fsdp": 2, "context": 2, "tensor": 2}])
 def test_another_mesh(run, axes):
-    _, restored, _ = restore(run, **axes)
+    restored, _ = restore(run, **axes)
     assert_equal(restored, state(3, **axes))
 
 
 def test_the_state_may_change_while_it_is_written(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
     written = state(5, **SHARDED)
-    checkpoints.save(5, written, RECORD)
+    checkpoints.save(written, record(5))
     jax.tree.map(lambda x: x.delete(), written)
     checkpoints.close()
-    assert_equal(restore(tmp_path)[1], state(5, **SHARDED))
+    assert_equal(restore(tmp_path)[0], state(5, **SHARDED))
 
 
 def test_checksum_is_independent_of_the_mesh():
@@ -140,12 +150,12 @@ def test_a_flipped_bit_in_array_data_is_noticed(run, place, caplog):
     arrays = files(run, 3)[0]
     assert arrays.stat().st_size > 100_000
     flip(arrays, place)
-    step, restored, record = restore(run)
-    assert (step, record["step"]) == (2, 2)
+    restored, found = restore(run)
+    assert found == record(2)
     assert_equal(restored, state(2, **SHARDED))
     assert (run / "quarantine-3").is_dir() and not (run / "checkpoints" / "3").exists()
     assert any("checkpoint 3 cannot be read" in message for message in caplog.messages)
-    assert restore(run)[0] == 2  # and so it stays
+    assert restored_step(run) == 2  # and so it stays
 
 
 def test_damage_anywhere_is_never_silent(two_steps, tmp_path):
@@ -155,9 +165,10 @@ def test_damage_anywhere_is_never_silent(two_steps, tmp_path):
         for place in (40, original.stat().st_size // 2):
             run = pathlib.Path(shutil.copytree(two_steps, tmp_path / f"{number}{place}"))
             flip(run / original.relative_to(two_steps), place)
-            step, restored, record = restore(run)
+            restored, found = restore(run)
+            step = found.position.step
             assert_equal(restored, state(step, **SHARDED))
-            assert record == RECORD | {"step": step}
+            assert found == record(step)
             outcomes[step] += 1
     assert outcomes[2] >= 6
 
@@ -166,7 +177,7 @@ def test_damage_anywhere_is_never_silent(two_steps, tmp_path):
 def test_a_damaged_record_is_noticed(run, old, new):
     path = next(path for path in files(run, 3) if old in path.read_bytes().decode(errors="replace") and path.parent.name == "3")
     path.write_text(path.read_text().replace(old, new, 1))
-    assert restore(run)[2] == RECORD | {"step": 2}
+    assert restore(run)[1] == record(2)
 
 
 def test_none_can_be_read(run):
@@ -180,7 +191,7 @@ def test_none_can_be_read(run):
 
 def test_a_missing_file(run):
     files(run, 3)[0].unlink()
-    assert restore(run)[0] == 2
+    assert restored_step(run) == 2
 
 
 def test_too_little_disk(run, monkeypatch):
@@ -188,7 +199,89 @@ def test_too_little_disk(run, monkeypatch):
     monkeypatch.setattr(checkpoints_module.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
     checkpoints = Checkpoints(run / "checkpoints", keep=2)
     with pytest.raises(CheckpointError, match="MiB are free; the last checkpoint is untouched"):
-        checkpoints.save(4, state(4, **SHARDED), RECORD)
+        checkpoints.save(state(4, **SHARDED), record(4))
     checkpoints.close()
     monkeypatch.undo()
-    assert restore(run)[0] == 3
+    assert restored_step(run) == 3
+
+
+def untouched(run: pathlib.Path) -> bool:
+    return not list(run.glob("quarantine-*")) and (run / "checkpoints" / "2").is_dir() and (run / "checkpoints" / "3").is_dir()
+
+
+def test_a_folder_renamed_to_another_step_is_noticed(run):
+    (run / "checkpoints" / "3").rename(run / "checkpoints" / "7")
+    with pytest.raises(CheckpointError, match=r"checkpoints/7 holds the state after step 3: the folder was renamed"):
+        restore(run)
+    assert not list(run.glob("quarantine-*"))
+
+
+def test_arrays_of_another_model_stop_the_start_and_move_nothing(run):
+    def other(record):
+        tree = template(**SHARDED)(record)
+        moved = tree["trainable"].pop("embedding")
+        tree["trainable"]["table"] = jax.ShapeDtypeStruct((256, 32), moved.dtype, sharding=moved.sharding)
+        return tree
+
+    checkpoints = Checkpoints(run / "checkpoints", keep=2)
+    with pytest.raises(
+        CheckpointError, match=r"'embedding'\] is float32\[256,64\], wanted none; .*'table'\] is missing, wanted float32\[256,32\]"
+    ):
+        checkpoints.restore(other)
+    checkpoints.close()
+    assert untouched(run)
+
+
+def unreadable(monkeypatch, error: OSError, times: int) -> list[float]:
+    """Orbax fails and the file system gives `error` so many times; returns the pauses between attempts."""
+    load, problems, pauses = checkpoints_module.ocp.load_checkpointables, [error] * times, []
+
+    def fails(*arguments, **options):
+        if problems:
+            raise ValueError("a read failed")
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(checkpoints_module.ocp, "load_checkpointables", fails)
+    monkeypatch.setattr(checkpoints_module, "file_problem", lambda folder: problems.pop() if problems else None)
+    monkeypatch.setattr(checkpoints_module.time, "sleep", pauses.append)
+    return pauses
+
+
+def test_a_read_error_is_tried_again(run, monkeypatch):
+    pauses = unreadable(monkeypatch, OSError(errno.EIO, "Input/output error"), times=2)
+    assert restored_step(run) == 3 and untouched(run)
+    assert len(pauses) == 2 and pauses[1] == 2 * pauses[0]
+
+
+def test_a_file_system_that_goes_on_failing_moves_nothing(run, monkeypatch):
+    unreadable(monkeypatch, OSError(errno.EIO, "Input/output error"), times=99)
+    with pytest.raises(CheckpointError, match=r"checkpoints/3 cannot be read \(\[Errno 5\] Input/output error\): nothing was moved"):
+        restore(run)
+    assert untouched(run)
+
+
+def test_a_permission_stops_at_once_and_moves_nothing(run, monkeypatch):
+    pauses = unreadable(monkeypatch, PermissionError(errno.EACCES, "Permission denied"), times=99)
+    with pytest.raises(CheckpointError, match="Permission denied.*nothing was moved"):
+        restore(run)
+    assert untouched(run) and not pauses
+
+
+def test_checkpoints_that_are_gone_are_not_begun_anew(run):
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(
+        CheckpointError, match=r"holds no checkpoint, but that of step 3 was written there: is the folder missing or not mounted"
+    ):
+        restore(run)
+
+
+def test_a_checkpoint_of_another_version_stops_the_start(run, monkeypatch):
+    """Its record is whole, but says other things than are read today."""
+
+    def other(values):
+        raise KeyError("failures")
+
+    monkeypatch.setattr(CheckpointRecord, "from_json", other)
+    with pytest.raises(CheckpointError, match=r"checkpoints/3 was saved by another version of neo_jax \(KeyError: 'failures'\)"):
+        restore(run)
+    assert untouched(run)

@@ -31,20 +31,18 @@ def test_a_resumed_run_goes_on_in_both(tmp_path):
     killed.write(5, {"loss": 50.0})  # behind the checkpoint of step 4
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')  # cut by the kill
-    resumed = MetricsWriter(tmp_path, 4)
-    for step in (5, 6):
-        resumed.write(step, {"loss": float(step)})
-    resumed.close()
+    with MetricsWriter(tmp_path, 4) as resumed:
+        for step in (5, 6):
+            resumed.write(step, {"loss": float(step)})
     assert [(line["step"], line["loss"]) for line in read_lines(tmp_path / "metrics.jsonl")] == [
         (step, float(step)) for step in range(1, 7)
     ]
     assert tensorboard_steps(tmp_path) == [1, 2, 3, 4, 5, 6]
-    killed.close()
+    killed.__exit__()
 
 
 def test_a_step_is_on_disk_when_it_is_written(tmp_path):
-    writer = MetricsWriter(tmp_path, 0)
-    writer.write(1, {"loss": 1.0})
-    assert tensorboard_steps(tmp_path) == [1]
-    assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 1
-    writer.close()
+    with MetricsWriter(tmp_path, 0) as writer:
+        writer.write(1, {"loss": 1.0})
+        assert tensorboard_steps(tmp_path) == [1]
+        assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 1
