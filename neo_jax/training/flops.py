@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from data_pipelines.batch import Batch
-from neo_jax.planning.devices import CHIPS
+from neo_jax.chips import CHIPS
 from neo_jax.training.optimizer import trains
 
 # Dense bfloat16 FLOP/s of devices that no plan is made for; public data sheets.

@@ -23,9 +23,10 @@ from neo_jax import config
 from neo_jax.interop.initial import initial_parameters
 from neo_jax.model.computation import Computation
 from neo_jax.processes import exchange
-from neo_jax.runs.checkpoints import CheckpointRecord, Checkpoints, Position
+from neo_jax.runs.checkpoints import Checkpoints
 from neo_jax.runs.directory import RunDirectory, RunDirectoryError
 from neo_jax.runs.metrics import MetricsWriter
+from neo_jax.runs.record import CheckpointRecord, Position
 from neo_jax.sharding import own_rows, slice_count, to_devices
 from neo_jax.training import flops
 from neo_jax.training.console import Progress, step_line

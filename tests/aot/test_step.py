@@ -12,9 +12,10 @@ import pathlib
 
 import pytest
 
+from neo_jax.chips import GIB
 from neo_jax.config import Config
 from neo_jax.config.command_line import load
-from neo_jax.planning.devices import GIB, open_hardware
+from neo_jax.planning.devices import open_hardware
 from neo_jax.planning.programs import compile_step
 from neo_jax.sharding import make_mesh
 from neo_jax.training.curriculum import abstract_state

@@ -1,6 +1,7 @@
 import pytest
 
-from neo_jax.planning.devices import CHIPS, HardwareError, open_hardware, parse
+from neo_jax.chips import CHIPS
+from neo_jax.planning.devices import HardwareError, open_hardware, parse
 from neo_jax.training import flops
 
 

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from neo_jax import plan
+from neo_jax.chips import CHIPS
 from neo_jax.config import Config, ConfigError
-from neo_jax.planning.devices import CHIPS
 from neo_jax.planning.search import candidates, estimate
 from neo_jax.planning.show import memory_chart, show
 from neo_jax.sharding import mesh_problem

@@ -6,8 +6,9 @@ import types
 import numpy as np
 import pytest
 
+from neo_jax.chips import CHIPS
 from neo_jax.planning.collectives import Collective
-from neo_jax.planning.devices import CHIPS, Hardware
+from neo_jax.planning.devices import Hardware
 from neo_jax.planning.roofline import duration, roofline
 
 LINK, SLOW = CHIPS["v5p"].link_bandwidth, CHIPS["v5p"].slow_bandwidth

@@ -3,7 +3,8 @@
 import jax
 
 from configs.demo import get_config
-from neo_jax.planning.devices import CHIPS, Hardware
+from neo_jax.chips import CHIPS
+from neo_jax.planning.devices import Hardware
 
 
 def _configuration():

@@ -13,7 +13,8 @@ from jax.sharding import NamedSharding
 
 from data_pipelines.planning.planner import InputState
 from neo_jax.runs import checkpoints as checkpoints_module
-from neo_jax.runs.checkpoints import CheckpointError, CheckpointRecord, Checkpoints, Position, checksum
+from neo_jax.runs.checkpoints import CheckpointError, Checkpoints
+from neo_jax.runs.record import CheckpointRecord, Position, checksum
 from neo_jax.sharding import make_mesh, spec
 
 SHARDED = {"fsdp": 8}
@@ -262,7 +263,7 @@ def test_a_file_system_that_goes_on_failing_moves_nothing(run, monkeypatch):
 
 def test_a_permission_stops_at_once_and_moves_nothing(run, monkeypatch):
     pauses = unreadable(monkeypatch, PermissionError(errno.EACCES, "Permission denied"), times=99)
-    with pytest.raises(CheckpointError, match="Permission denied.*nothing was moved"):
+    with pytest.raises(CheckpointError, match=r"Permission denied.*nothing was moved"):
         restore(run)
     assert untouched(run) and not pauses
 

@@ -1,0 +1,60 @@
+"""What of the data is not trained on stands on the console."""
+
+import collections
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+
+from configs.demo import get_config
+from data_pipelines.planning.planner import NEVER_FITS, TooLong
+from neo_jax.config import Config
+from neo_jax.training.losses_of_data import FailureLines, converted_lines, excluded_lines, share, too_long_lines
+
+
+def index(name, count, **counters):
+    filled = {key: collections.Counter(counters.get(key, {})) for key in ("unusable", "conversions")}
+
+    class Index(types.SimpleNamespace):
+        def __len__(self):
+            return count
+
+    return Index(name=name, log=f"{name}.unusable.jsonl", **filled)
+
+
+def test_what_the_index_excludes():
+    found = list(excluded_lines([index("a", 40, unusable={"missing_file": 29, "no_answer": 1}), index("b", 9)]))
+    assert found == ["a: 30 of 40 (75%) samples cannot be used (29 missing_file, 1 no_answer): a.unusable.jsonl"]
+
+
+def test_what_is_converted():
+    assert list(converted_lines([index("a", 40, conversions={"orientation": 3}), index("b", 9)])) == [
+        "a: pictures that are converted by the source's `pictures` policy: 3 orientation"
+    ]
+
+
+def test_what_is_too_long_for_a_phase_and_by_which_budget():
+    phase = dataclasses.replace(Config.from_config_dict(get_config()).phases[0], context=128)
+    lengths = np.array([[300, 0, 0, 1], [129, 0, 0, 1], [NEVER_FITS, 0, 0, 1]])
+    found = {"text": TooLong(np.arange(3), lengths, 40), "caption": TooLong(np.zeros(0, int), np.zeros((0, 4), int), 7)}
+    assert list(too_long_lines([phase], [found])) == [
+        "text: 3 of 40 (8%) samples of text do not fit a row (2 pass context 128, the longest needs 300; 1 are of a kind that the phase takes "
+        "none of): skipped.jsonl"
+    ]
+
+
+def test_failures_are_told_of_once():
+    lines = FailureLines()
+    assert list(lines.new({("a", "truncated"): 2}, 100)) == [
+        "a: 2 of 100 (2%) samples tried so far failed while reading (truncated): skipped.jsonl"
+    ]
+    assert list(lines.new({("a", "truncated"): 2}, 200)) == []
+    assert len(list(lines.new({("a", "truncated"): 3, ("b", "bad_text"): 1}, 300))) == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "text"), [(1, 1000, "0.1%"), (9999, 10_000, "99.99%"), (0, 5, "0%"), (5, 5, "100%"), (1, 3, "33%")]
+)
+def test_a_share_is_never_rounded_to_nothing_or_all(count, total, text):
+    assert share(count, total) == f"{count} of {total} ({text})"

@@ -1,0 +1,132 @@
+"""The house: which room may import which. Arrows go down only, and there is no circle."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# What each room may import, beside itself. Commands stand above everything.
+CONFIG = {"neo_jax.config"}
+LOW = CONFIG | {"neo_jax.chips", "neo_jax.exit_codes", "neo_jax.sharding"}
+NEO_JAX = {
+    "neo_jax.exit_codes": set(),
+    "neo_jax.chips": set(),
+    "neo_jax.sharding": set(),
+    "neo_jax.config": set(),
+    "neo_jax.processes": CONFIG,
+    "neo_jax.attention": LOW,
+    "neo_jax.model": LOW | {"neo_jax.attention"},
+    "neo_jax.runs": LOW | {"neo_jax.processes"},
+    "neo_jax.interop": LOW | {"neo_jax.model"},
+    "neo_jax.inference": LOW | {"neo_jax.attention", "neo_jax.model"},
+    "neo_jax.evaluation": LOW | {"neo_jax.model", "neo_jax.inference", "neo_jax.processes", "neo_jax.runs"},
+    "neo_jax.training": LOW
+    | {f"neo_jax.{room}" for room in ("attention", "model", "processes", "runs", "interop", "inference", "evaluation")},
+    "neo_jax.planning": LOW | {"neo_jax.attention", "neo_jax.model", "neo_jax.training"},
+}
+# What of data_pipelines a room of neo_jax may import: schema and batches alone, but where inputs are opened, questions read or rows planned.
+SCHEMA = {"data_pipelines.schema", "data_pipelines.batch", "data_pipelines.storage"}
+OPENS_DATA = {"neo_jax.training", "neo_jax.evaluation", "neo_jax.runs", "neo_jax.planning"}
+BASE = {"data_pipelines.schema", "data_pipelines.storage", "data_pipelines.progress", "data_pipelines.randomness", "data_pipelines.batch"}
+DATA_PIPELINES = {
+    "data_pipelines.schema": set(),
+    "data_pipelines.storage": set(),
+    "data_pipelines.progress": set(),
+    "data_pipelines.randomness": set(),
+    "data_pipelines.batch": {"data_pipelines.schema"},
+    "data_pipelines.failures": BASE,
+    "data_pipelines.media": BASE,
+    "data_pipelines.text": BASE | {"data_pipelines.media"},
+    "data_pipelines.sources": BASE | {"data_pipelines.media", "data_pipelines.text"},
+    "data_pipelines.documents": BASE | {"data_pipelines.media", "data_pipelines.text"},
+    "data_pipelines.planning": BASE,
+    "data_pipelines.index": BASE | {f"data_pipelines.{room}" for room in ("documents", "failures", "media", "text", "sources", "planning")},
+    "data_pipelines.loading": BASE
+    | {f"data_pipelines.{room}" for room in ("documents", "failures", "media", "text", "sources", "planning", "index")},
+    "data_pipelines.scenes": BASE | {"data_pipelines.media", "data_pipelines.text"},
+}
+
+
+def module_of(path: pathlib.Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules() -> dict[str, pathlib.Path]:
+    return {module_of(path): path for package in ("neo_jax", "data_pipelines") for path in (ROOT / package).rglob("*.py")}
+
+
+def imported_by(name: str) -> set[str]:
+    """Modules of this repository that a module imports, inside functions too."""
+    known, found = modules(), set()
+    for node in ast.walk(ast.parse(known[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in known else node.module for alias in node.names}
+    return {module for module in found if module in known and module != name}
+
+
+def room_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def is_command(module: str) -> bool:
+    return module not in ("neo_jax", "data_pipelines") and room_of(module) not in NEO_JAX.keys() | DATA_PIPELINES.keys()
+
+
+def test_every_arrow_goes_down():
+    wrong = []
+    for module in modules():
+        if module in ("neo_jax", "data_pipelines") or is_command(module):
+            continue
+        room = room_of(module)
+        for other in imported_by(module):
+            target = room_of(other)
+            if other in ("neo_jax", "data_pipelines") or target == room:
+                continue
+            if room in DATA_PIPELINES:
+                allowed = target in DATA_PIPELINES[room]
+            elif target in DATA_PIPELINES:
+                allowed = room in OPENS_DATA or target in SCHEMA
+            else:
+                allowed = target in NEO_JAX[room]
+            if not allowed:
+                wrong.append(f"{module} imports {other}")
+    assert wrong == []
+
+
+def test_no_command_is_imported_but_by_commands():
+    users = {module: {other for other in imported_by(module) if is_command(other)} for module in modules() if not is_command(module)}
+    assert {module: commands for module, commands in users.items() if commands} == {}
+
+
+def test_there_is_no_circle():
+    graph = {module: imported_by(module) for module in modules()}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        if module in path:
+            pytest.fail(" -> ".join((*path[path.index(module) :], module)))
+        if module not in done:
+            for other in graph[module]:
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_only_processes_touches_jax_internals():
+    users = {module for module, path in modules().items() if "jax._src" in path.read_text() and room_of(module) != "neo_jax.processes"}
+    assert users == set()
+
+
+def test_files_are_short():
+    """A file has one reason to change. Those that are longer for good reason stand here, with the most lines they may have."""
+    longer = {"neo_jax/training/trainer.py": 360}
+    for path in modules().values():
+        name = str(path.relative_to(ROOT))
+        assert len(path.read_text().splitlines()) <= longer.get(name, 350), name
