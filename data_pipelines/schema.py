@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from typing import Annotated
 
 import numpy as np
 
@@ -15,6 +16,7 @@ VISUAL_TOKEN_SIDE = 32  # pixels: 2 x 2 patches of 16 x 16
 VISUAL_TOKEN_BYTES = VISUAL_TOKEN_SIDE * VISUAL_TOKEN_SIDE * 3
 NO_LABEL = -100
 ROLES = ("system", "user", "assistant")
+FilePath = Annotated[str, pathlib.Path]  # a text that names a file or folder: a configuration may write ~ in it
 
 
 class DataError(ValueError):
@@ -107,8 +109,8 @@ class SourceSettings:
 
     name: str
     format: str
-    path: str
-    media_root: str = ""
+    path: FilePath
+    media_root: FilePath = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated
 
@@ -12,10 +14,11 @@ from neo_jax.config.fields import (
     AtLeastZero,
     BelowOne,
     OneOf,
+    OptionalPath,
+    Path,
     Positive,
     Ratio,
     Seed,
-    Text,
     Whole,
 )
 from neo_jax.config.phase import DTYPES
@@ -23,6 +26,8 @@ from neo_jax.config.phase import DTYPES
 PATCH_BYTES = 16 * 16 * 3
 
 PATCHES_PER_TOKEN = 4
+
+STALLING_BETA2 = 0.99  # above it a bfloat16 second moment hardly falls: rounding to the nearest undoes changes below 2^-9 of it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +90,7 @@ class Model:
 class Tokenizer:
     """A SentencePiece .model file, a tokenizer.json, or a folder with one; arguments of data_pipelines.text.tokenizers.load_tokenizer."""
 
-    path: Text
+    path: Path
     add_special_tokens: bool
 
 
@@ -111,6 +116,14 @@ class Optimizer:
     parameter_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     offload: bool = False
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.nu_dtype == "bfloat16" and self.beta2 > STALLING_BETA2:
+            yield (
+                "nu_dtype",
+                f"is bfloat16 with beta2 {self.beta2:g}: the second moment changes by at most 1 - beta2 = {1 - self.beta2:.2g} of itself in a "
+                f"step, too little for bfloat16's steps of 2^-8, so it would stall: use float32, or beta2 of at most {STALLING_BETA2:g}",
+            )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
@@ -127,11 +140,11 @@ class Data:
 
     sources: Mapping[str, SourceSettings]
     heldout: Mapping[str, SourceSettings]
-    index_folder: Text
+    index_folder: Path
     threads: Positive = 2
     max_failure_rate: Ratio = 0.01
     max_failure_run: Positive = 100
-    minimum_samples: Positive = 1000
+    minimum_samples: Positive = 20
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.sources:
@@ -153,8 +166,8 @@ class Run:
     intervals on the devices, step by step, and stops with the row and token that is wrong; slower.
     """
 
-    directory: Text
-    initial: str = ""
+    directory: Path
+    initial: OptionalPath = ""
     seed: Seed = 0
     log_every: Positive = 1
     checkpoint_every: Positive
@@ -162,6 +175,14 @@ class Run:
     heldout_every: Whole
     heldout_rows: Positive
     debug: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if found := re.search(r"\[[^/]*\]|\\", os.path.abspath(self.directory)):
+            yield (
+                "directory",
+                f"is {self.directory!r}: checkpoints in a folder with {found[0]!r} in its whole path ({os.path.abspath(self.directory)}) cannot "
+                "be read again (the library takes it for a pattern): choose a path without [...] and backslash",
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
