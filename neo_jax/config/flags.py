@@ -101,7 +101,7 @@ def read_flags[T](kind: type[T], arguments: Sequence[str], command: Command) -> 
     values: dict[str, Any] = {}
     problems: list[str] = []
     rest: list[str] = []
-    for name, text, written in split(arguments, {name for name, hint in types_.items() if _alone(hint) is not None} | {"help", "h"}):
+    for name, text, written in split(arguments, {name for name, hint in types_.items() if hint is bool} | {"help", "h"}):
         if name in ("help", "h"):
             print(command.help(kind))
             raise SystemExit(exit_codes.DONE)

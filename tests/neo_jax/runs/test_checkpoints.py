@@ -192,3 +192,16 @@ def test_too_little_disk(run, monkeypatch):
     checkpoints.close()
     monkeypatch.undo()
     assert restore(run)[0] == 3
+
+
+@pytest.mark.parametrize("name", ["a[b", "a]b", "a*b", "a?b", "a{b}c", "a b", "a%20b", "a#b", "a:b"])
+def test_folders_whose_names_look_like_patterns(name, tmp_path) -> None:
+    """Those that do not work, [...] and backslash, are refused by the configuration: neo_jax.config.sections.Run."""
+    for _ in range(2):  # the second time it is opened with what the first left
+        checkpoints = Checkpoints(tmp_path / name / "checkpoints", keep=2)
+        restored = checkpoints.restore(template())
+        step = restored[0] + 1 if restored else 1
+        checkpoints.save(step, state(step), RECORD | {"step": step})
+        checkpoints.wait()
+        checkpoints.close()
+    assert step == 2
