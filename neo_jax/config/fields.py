@@ -48,8 +48,12 @@ class Between:
         return f"is {value}, must be {self}"
 
     def __str__(self) -> str:
-        low = f"{'above' if self.open_low else 'at least'} {self.low:g}"
-        return low if self.high == math.inf else f"{low} and {'below' if self.open_high else 'at most'} {self.high:g}"
+        low = f"{'above' if self.open_low else 'at least'} {_plain(self.low)}"
+        return low if self.high == math.inf else f"{low} and {'below' if self.open_high else 'at most'} {_plain(self.high)}"
+
+
+def _plain(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,14 +37,18 @@ class Model:
     Attributes:
       hidden: width of the residual stream.
       mlp: width between the SwiGLU's projections.
-      heads, kv_heads: query heads, and key/value heads that groups of them share.
+      heads: query heads.
+      kv_heads: key/value heads; each is shared by heads / kv_heads query heads.
       head_dim: D, width of the temporal part of a query or key; height and width parts have D / 2 each.
-      base_layers, pre_buffer_layers: layers of the language model, and the new ones in front of them.
+      base_layers: layers of the language model.
+      pre_buffer_layers: the new layers in front of them.
       vocabulary: rows of the embedding table.
       tied: the output projection is the embedding table.
-      rope_theta, rope_theta_hw, patch_rope_theta: rotary bases of t, of h and w, and of the patch embedding.
+      rope_theta: rotary base of t, the place in the sequence.
+      rope_theta_hw: rotary base of h and w, the place in a picture.
+      patch_rope_theta: rotary base of x and y in the patch embedding.
       patch_channels: channels between the two convolutions of the patch embedding.
-      norm_epsilon: of every RMSNorm.
+      norm_epsilon: added to the mean square in every RMSNorm.
       initializer_range: standard deviation of random matrices. 0.02, Qwen3's, suits a width of thousands; 1 / sqrt(hidden) a narrow model.
     """
 
@@ -88,7 +92,12 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """A SentencePiece .model file, a tokenizer.json, or a folder with one; arguments of data_pipelines.text.tokenizers.load_tokenizer."""
+    """Arguments of data_pipelines.text.tokenizers.load_tokenizer.
+
+    Attributes:
+      path: a SentencePiece .model file, a tokenizer.json, or a folder with one.
+      add_special_tokens: NEO's special tokens that the tokenizer lacks get the ids after its vocabulary; otherwise a missing one is an error.
+    """
 
     path: Path
     add_special_tokens: bool
@@ -99,10 +108,14 @@ class Optimizer:
     """AdamW, and how its state and the parameters are kept. The update itself is computed in float32.
 
     Attributes:
-      weight_decay: of matrices only.
+      beta1: what a step keeps of the first moment.
+      beta2: what a step keeps of the second moment.
+      epsilon: added to the root of the second moment.
+      weight_decay: share of a matrix, times the learning rate, that a step takes away; vectors have none.
       clip_norm: largest global norm of the gradient.
-      mu_dtype, nu_dtype: of the first and the second moment.
-      parameter_dtype: of the parameters between steps. bfloat16 is rounded stochastically: rounding to the nearest would lose small updates.
+      mu_dtype: type that the first moment is kept in.
+      nu_dtype: type that the second moment is kept in; bfloat16 needs a beta2 of at most 0.99.
+      parameter_dtype: type of the parameters between steps. bfloat16 is rounded stochastically: rounding to the nearest would lose small updates.
       offload: the moments stay in host memory and come to the devices for the update.
     """
 
@@ -136,6 +149,7 @@ class Data:
       threads: threads that decode samples.
       max_failure_rate: share of samples that may be skipped, once minimum_samples were tried.
       max_failure_run: samples skipped one after the other that stop the run.
+      minimum_samples: samples tried before max_failure_rate is judged.
     """
 
     sources: Mapping[str, SourceSettings]
@@ -159,11 +173,18 @@ class Data:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where a run writes and how often: steps between log lines, checkpoints and held-out losses (0: at the end of phases only).
+    """Where a run writes and how often.
 
-    heldout_rows is the number of packed rows of each held-out source that a held-out loss is taken over. initial is the folder of the Qwen3
-    or NEO checkpoint (config.json and safetensors) that the first phase starts from; "": random parameters. debug checks the values of attention
-    intervals on the devices, step by step, and stops with the row and token that is wrong; slower.
+    Attributes:
+      directory: of the run: configuration, metrics, checkpoints, answers, report. The same directory goes on with the run.
+      initial: folder of the Qwen3 or NEO checkpoint (config.json and safetensors) that the first phase starts from; "": random parameters.
+      seed: of parameters, order of the data, frames and rounding.
+      log_every: steps between log lines.
+      checkpoint_every: steps between checkpoints.
+      keep_checkpoints: how many of the newest are kept.
+      heldout_every: steps between held-out losses; 0: at the end of phases only.
+      heldout_rows: packed rows of each held-out source that a held-out loss is taken over.
+      debug: checks the values of attention intervals on the devices, step by step, and stops with the row and token that is wrong; slower.
     """
 
     directory: Path
@@ -191,7 +212,7 @@ class Evaluation:
 
     Attributes:
       questions: at most so many of a family after the last phase.
-      interim_questions: the same after each phase before it.
+      interim_questions: at most so many of a family after each phase before the last.
       answer_tokens: most tokens of an answer.
       rows: questions answered at a time.
     """
