@@ -4,6 +4,8 @@
 PYTHON_JAX ?=
 ENVIRONMENT := .venv$(if $(PYTHON_JAX),-jax-$(PYTHON_JAX))
 RUN := $(ENVIRONMENT)/bin/python -m
+# What a user keeps in configs/ is no part of the project.
+OWN_CONFIGS = $(shell git ls-files --others configs 2>/dev/null)
 PYTEST ?= -q -n 2 --dist loadgroup
 GPU_JAX := 0.11.2
 LIBTPU := 0.0.52
@@ -27,8 +29,8 @@ test-aot-gpu: .venv-gpu/complete
 	.venv-gpu/bin/python -m pytest -q tests/aot_gpu
 
 lint: $(ENVIRONMENT)/complete
-	$(RUN) ruff format --check .
-	$(RUN) ruff check .
+	$(RUN) ruff format --check . $(OWN_CONFIGS:%=--exclude %)
+	$(RUN) ruff check . $(OWN_CONFIGS:%=--extend-exclude %)
 	$(RUN) mypy
 
 clean:

@@ -121,10 +121,20 @@ def _write_shards(records: Iterator[bytes | None], folder: pathlib.Path, shard_b
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 when the dataset is written, 65 when the data cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m data_pipelines.convert", description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--input", required=True, help="the .json or .jsonl file")
-    parser.add_argument("--media-root", default="", help="folder that its media paths are relative to")
-    parser.add_argument("--output", required=True, type=pathlib.Path, help="folder of datasets; OUTPUT/NAME/1.0.0 is written")
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipelines.convert",
+        description=__doc__,
+        epilog="exit codes: 0 written, 2 a flag is wrong, 65 the data cannot be used",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--input", required=True, type=os.path.expanduser, help="the .json or .jsonl file")
+    parser.add_argument("--media-root", default="", type=os.path.expanduser, help="folder that its media paths are relative to")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=lambda text: pathlib.Path(text).expanduser(),
+        help="folder of datasets; OUTPUT/NAME/1.0.0 is written",
+    )
     parser.add_argument("--name", required=True, help="the dataset's name: letters, digits and underscores")
     parser.add_argument("--shard-megabytes", type=int, default=256, help="size of a file (default: %(default)s)")
     parser.add_argument("--max-failure-rate", type=float, default=FailurePolicy.max_rate, help="share left out that stops (%(default)s)")

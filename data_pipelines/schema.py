@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Annotated
 
 import numpy as np
 
@@ -16,6 +17,7 @@ VISUAL_TOKEN_BYTES = VISUAL_TOKEN_SIDE * VISUAL_TOKEN_SIDE * 3
 NO_LABEL = -100
 ROLES = ("system", "user", "assistant")
 PICTURES = ("faithful", "reference")
+FilePath = Annotated[str, pathlib.Path]  # a text that names a file or folder: a configuration may write ~ in it
 
 
 class DataError(ValueError):
@@ -117,8 +119,8 @@ class SourceSettings:
 
     name: str
     format: str
-    path: str
-    media_root: str = ""
+    path: FilePath
+    media_root: FilePath = ""
     pictures: str = "faithful"
 
     def problems(self) -> Iterator[tuple[str, str]]:

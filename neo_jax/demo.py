@@ -7,6 +7,7 @@ Every step is skipped where an earlier call has finished it, so a call that was 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pathlib
 import sys
@@ -19,12 +20,20 @@ from data_pipelines.scenes import ScenesSettings, texts, write_scenes
 from data_pipelines.text.tokenizers import train_sentencepiece
 from neo_jax.config import Config
 from neo_jax.processes import exchange
-from neo_jax.train import main, train
+from neo_jax.train import COMMAND, main, train
 
 TFDS_SOURCE = "image"  # the training source that is read from array_record files; the others are read as JSONL
 PIECES = 620  # of the tokenizer: with the 15 special tokens they fit the model's vocabulary of 640
 ROLES = 3000  # times that the tokenizer reads the roles' names, which stand in every turn and in no text
 SHARD_BYTES = 64 << 20
+
+DEMO = dataclasses.replace(
+    COMMAND,
+    name="neo_jax.demo",
+    purpose="The whole job on a small model: draws a corpus, trains a tokenizer, walks the curriculum, answers held-out questions, writes the "
+    "report. What an earlier call has finished is kept. Without arguments: --config=configs/demo.py.",
+    example="--config=configs/demo.py:smoke",
+)
 
 
 def prepare(corpus: pathlib.Path, scenes: ScenesSettings) -> None:
@@ -51,4 +60,4 @@ def demo(settings: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or ["--config=configs/demo.py"], demo))
+    sys.exit(main(sys.argv[1:] or ["--config=configs/demo.py"], demo, DEMO))

@@ -7,13 +7,14 @@ beyond one, 2 where the folder cannot be read.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import itertools
 import pathlib
 import sys
 import zipfile
+from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,8 @@ from data_pipelines.loading.prompts import prompt_inputs
 from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, Document, PhaseSettings
 from neo_jax import config
 from neo_jax.attention.api import UnsupportedAttentionError
+from neo_jax.config.fields import ConfigError, OneOf
+from neo_jax.config.flags import Command, read_flags
 from neo_jax.config.phase import ATTENTION
 from neo_jax.inference.generate import greedy
 from neo_jax.interop.huggingface import WeightsError, neo_model, neo_parameters, read_config, read_tensors
@@ -191,18 +194,42 @@ def _greedy(model: config.Model, parameters: Parameters, recorded: dict[str, np.
     return Comparison("greedy tokens that differ", wrong, 0)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Compare with recorded outputs of the official implementation.")
-    parser.add_argument(
-        "folder", type=pathlib.Path, help="config.json, model.safetensors, batch.npz; grads.npz and greedy.npz where present"
-    )
-    parser.add_argument("--attention", choices=ATTENTION, default="auto", help="what computes attention; auto: what suits the device")
-    options = parser.parse_args(argv)
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """The command line beside the folder.
+
+    Attributes:
+      attention: what computes attention, one of auto, chunked, tpu, hopper; auto: what suits the device.
+    """
+
+    attention: Annotated[str, OneOf(ATTENTION)] = "auto"
+
+
+UNREADABLE = 2  # the exit code where the folder or the command line cannot be read
+
+COMMAND = Command(
+    "neo_jax.parity",
+    "Compares this implementation with recorded outputs of the official one, in float32 at the highest matmul precision; prints the largest error "
+    "of each quantity beside its tolerance.",
+    "tests/golden/model_tied",
+    {0: "all within tolerance", 1: "an error beyond its tolerance", UNREADABLE: "the folder or the command line cannot be read"},
+    operands="FOLDER",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     try:
-        results = compare(options.folder, options.attention)
+        flags, folders = read_flags(Flags, sys.argv[1:] if arguments is None else arguments, COMMAND)
+        if len(folders) != 1:
+            raise ConfigError([f"{len(folders)} folders are given, must be one: write {COMMAND.example}"])
+    except ConfigError as error:
+        print(f"parity: {error}", file=sys.stderr)
+        return UNREADABLE
+    try:
+        results = compare(pathlib.Path(folders[0]).expanduser(), flags.attention)
     except (WeightsError, UnsupportedAttentionError) as error:
         print(f"parity: {error}", file=sys.stderr)
-        return 2
+        return UNREADABLE
     for result in results:
         print(f"{'ok  ' if result.passed else 'FAIL'}  {result.name:<44} {result.error:10.3g}  (at most {result.tolerance:g})")
     failed = [result.name for result in results if not result.passed]

@@ -1,15 +1,8 @@
-"""What each phase of a configuration needs on hardware that is not there, and how fast it may be.
+"""What each phase of a configuration needs on absent hardware, and how fast it may be.
 
     python -m neo_jax.plan --config=configs/neo_ov_2b.py --hardware=v5p:4x4x4 [--config.section.key=value ...]
 
---hardware=CHIP:SHAPE   v5e:16x16, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4 (chips), 2*v5p:4x4x4 (slices), h200:8x8, h100:8x8 (nodes x GPUs of a node)
---phases=a,b            only these; all of the curriculum without it
---documents=N           documents of an assumed row, of equal length; 8 without it
---search=N              tries meshes, rematerialisation and rows of each phase: an estimate ranks them, the best are compiled until N fit (4)
---json=FILE --chart=FILE.svg   the plan as JSON, and memory by phase as a chart
-
-Each phase's real training step is compiled. TPUs need libtpu, GPUs jax[cuda13]: `make plan ARGS="--config=... --hardware=..."` brings either.
-Flags of the compiler are those of the environment (LIBTPU_INIT_ARGS, XLA_FLAGS). Exit code 78: something in this cannot be planned.
+`--help` lists the flags.
 """
 
 from __future__ import annotations
@@ -23,9 +16,9 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from neo_jax.exit_codes import CONFIGURATION
+from neo_jax.exit_codes import CONFIGURATION, DONE
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here: the compilers are asked by name
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # what is compiled for absent devices cannot be read back
@@ -37,7 +30,8 @@ from data_pipelines.storage import write_whole
 from neo_jax import config
 from neo_jax.attention.api import UnsupportedAttentionError
 from neo_jax.config import Config, ConfigError, parse_command_line
-from neo_jax.config.fields import nearest
+from neo_jax.config.fields import Between, OptionalPath, Positive, Text, nearest
+from neo_jax.config.flags import Alone, Command, read_flags
 from neo_jax.model.computation import Computation
 from neo_jax.planning import costs, roofline, search
 from neo_jax.planning.devices import Hardware, HardwareError, open_hardware
@@ -47,52 +41,38 @@ from neo_jax.sharding import make_mesh
 from neo_jax.training import flops
 from neo_jax.training.curriculum import abstract_state, mesh_problems
 
-FLAGS = ("hardware", "phases", "documents", "search", "json", "chart")
-DOCUMENTS, SEARCHED = 8, 4
 DAY = 86_400
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """The command line beside --config; see the module's docstring."""
+    """The command line beside --config.
 
-    hardware: str
-    phases: tuple[str, ...] = ()
-    documents: int = DOCUMENTS
-    search: int = 0
-    json: str = ""
-    chart: str = ""
+    Attributes:
+      hardware: CHIP:SHAPE. v5e:16x16, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4 (chips), 2*v5p:4x4x4 (slices), h200:8x8, h100:8x8 (nodes x GPUs of a node).
+      phases: names of the phases to plan; all of the curriculum without it.
+      documents: documents of an assumed row, of equal length.
+      search: tries meshes, rematerialisation and rows of each phase: an estimate ranks them, the best are compiled until N fit (alone: 4).
+      json: file for the plan as JSON.
+      chart: file for memory by phase as a chart (.svg).
+    """
+
+    hardware: Text
+    phases: tuple[Text, ...] = ()
+    documents: Positive = 8
+    search: Annotated[int, Between(1), Alone(4)] = 0
+    json: OptionalPath = ""
+    chart: OptionalPath = ""
 
 
-def read_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
-    """(flags, the arguments of the configuration). Raises ConfigError."""
-    values: dict[str, Any] = {}
-    rest: list[str] = []
-    problems: list[str] = []
-    for argument in arguments:
-        key, equals, text = argument.removeprefix("--").partition("=")
-        if key == "config" or key.startswith("config."):
-            rest.append(argument)
-        elif not argument.startswith("--") or key not in FLAGS:
-            problems.append(
-                f"{argument}: not understood{nearest(key, FLAGS)}: write --config=FILE --hardware=v5p:4x4x4, and {', '.join(FLAGS)}"
-            )
-        elif key in ("documents", "search"):
-            if key == "search" and not equals:
-                values[key] = SEARCHED
-            elif text.isdecimal() and int(text) > 0:
-                values[key] = int(text)
-            else:
-                problems.append(f"{argument}: must be a whole number of at least 1")
-        elif not text:
-            problems.append(f"{argument}: is empty")
-        else:
-            values[key] = tuple(text.split(",")) if key == "phases" else text
-    if "hardware" not in values and not problems:
-        problems.append("--hardware is missing: write for example --hardware=v5p:4x4x4 or --hardware=h200:8x8")
-    if problems:
-        raise ConfigError(problems)
-    return Flags(**values), rest
+COMMAND = Command(
+    "neo_jax.plan",
+    "What each phase of a configuration needs on absent hardware, and how fast it may be: each phase's real training step is compiled for it. "
+    'TPUs need libtpu, GPUs jax[cuda13]: `make plan ARGS="--config=... --hardware=..."` brings either. Flags of the compiler are those of the '
+    "environment (LIBTPU_INIT_ARGS, XLA_FLAGS).",
+    "--config=configs/neo_ov_2b.py --hardware=v5p:4x4x4",
+    (DONE, CONFIGURATION),
+)
 
 
 def make_plan(settings: Config, flags: Flags, tell: Callable[[str], None], command: str = "") -> dict[str, Any]:
@@ -241,7 +221,7 @@ def main(arguments: Sequence[str]) -> int:
         progress.print(f"[{time.monotonic() - started:5.0f} s] {text}", markup=False, highlight=False, soft_wrap=True)
 
     try:
-        flags, rest = read_flags(arguments)
+        flags, rest = read_flags(Flags, arguments, COMMAND)
         if missing := [file for file in (flags.json, flags.chart) if file and not pathlib.Path(file).absolute().parent.is_dir()]:
             raise ConfigError([f"{file}: its folder does not exist: make it first" for file in missing])
         settings = parse_command_line(rest)

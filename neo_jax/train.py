@@ -1,8 +1,6 @@
 """Trains a configuration from where its run directory stands: python -m neo_jax.train --config=configs/demo.py [--config.section.key=value ...].
 
-Exit codes: 0 done, 65 data that cannot be used, 70 a loss or gradient that is not finite, 75 processes that did not find each other (try again),
-77 stopped by SIGTERM with everything saved (start the same command again), 78 a configuration or run directory that cannot be used, or processes
-that do not run the same. All processes of a run end with the same code.
+`--help` lists flags and exit codes. All processes of a run end with the same code.
 """
 
 from __future__ import annotations
@@ -17,12 +15,13 @@ import jax
 from data_pipelines.schema import DataError
 from neo_jax.attention.api import UnsupportedAttentionError
 from neo_jax.config import Config, ConfigError, parse_command_line
+from neo_jax.config.flags import Command, read_flags
 from neo_jax.evaluation.report.build import report_run
 from neo_jax.evaluation.report.data import table
 from neo_jax.exit_codes import CONFIGURATION, DATA, DONE, FAILED, NOT_FINITE, PREEMPTED, TRY_AGAIN
 from neo_jax.interop.huggingface import WeightsError
 from neo_jax.processes import exchange, lifetime
-from neo_jax.processes.flags import read_flags
+from neo_jax.processes.flags import Flags
 from neo_jax.processes.rendezvous import GroupError, MissingError
 from neo_jax.runs.checkpoints import CheckpointError
 from neo_jax.runs.directory import RunDirectoryError
@@ -42,6 +41,13 @@ CODES: dict[type[Exception], int] = {
     Preempted: PREEMPTED,
 }
 
+COMMAND = Command(
+    "neo_jax.train",
+    "Trains a configuration from where its run directory stands: the same command starts a run and goes on with it.",
+    "--config=configs/demo.py --config.run.seed=3",
+    (DONE, FAILED, DATA, NOT_FINITE, TRY_AGAIN, PREEMPTED, CONFIGURATION),
+)
+
 
 def train(settings: Config) -> None:
     """Runs the curriculum and writes its report, whose path is printed last; raises what Trainer.run raises."""
@@ -57,13 +63,13 @@ def train(settings: Config) -> None:
         print(page.absolute())
 
 
-def main(arguments: Sequence[str], run: Callable[[Config], None] = train) -> int:
+def main(arguments: Sequence[str], run: Callable[[Config], None] = train, command: Command = COMMAND) -> int:
     """Runs a command on the configuration of a command line, in one process or several; returns the exit code.
 
     Where it is not 0, one sentence on stderr says why. Where it is one of several processes that fails, this does not return: it ends them all.
     """
     try:
-        flags, rest = read_flags(arguments)
+        flags, rest = read_flags(Flags, arguments, command)
         settings = parse_command_line(rest)
         lifetime.start(flags, settings.resolved())
     except tuple(CODES) as error:  # nothing is connected yet

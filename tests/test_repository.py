@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -27,15 +28,19 @@ sys.modules["tensorflow"] = None  # importing it fails
 def refuse(self, address):
     raise OSError(f"the network was used at import: {address}")
 socket.socket.connect = refuse
-for package in sys.argv[1:]:
-    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
-        importlib.import_module(module.name)
-        print(module.name)
+for name in sys.argv[1:]:
+    module = importlib.import_module(name)
+    print(name)
+    for inner in pkgutil.walk_packages(module.__path__, name + ".") if hasattr(module, "__path__") else ():
+        importlib.import_module(inner.name)
+        print(inner.name)
 """
 
 
 def source_files() -> list[pathlib.Path]:
-    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    """The modules of the packages; of configs/ those that belong to the project, for users keep their own there."""
+    modules = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return [path for path in modules if path.parts[-2] != "configs" or path.stem in {"__init__", *CONFIGURATIONS}]
 
 
 @functools.cache
@@ -78,8 +83,9 @@ def needed_by(requirements: list[str]) -> set[str]:
 
 
 def test_every_module_imports_without_tensorflow_and_network() -> None:
+    names = [*(package for package in PACKAGES if package != "configs"), *(f"configs.{name}" for name in CONFIGURATIONS)]
     result = subprocess.run(
-        [sys.executable, "-c", IMPORT_EVERYTHING, *PACKAGES], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", IMPORT_EVERYTHING, *names], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert result.returncode == 0, result.stderr
     expected = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in source_files() if path.name != "__init__.py"}
@@ -145,12 +151,48 @@ def test_every_import_is_a_dependency() -> None:
 def test_the_package_allows_the_older_jax_and_has_its_extras() -> None:
     (jax,) = [Requirement(text) for text in project()["dependencies"] if Requirement(text).name == "jax"]
     assert jax.specifier.contains("0.11.2") and not jax.specifier.contains("0.11.1")
-    assert project()["optional-dependencies"].keys() == {"tpu", "cuda", "dev"}
+    assert project()["optional-dependencies"].keys() == {"tpu", "cuda", "tensorboard", "dev"}
     assert project()["requires-python"] == ">=3.12"
 
 
 def test_every_configuration_is_listed_here() -> None:
-    assert {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__"} == CONFIGURATIONS.keys()
+    """Those of the project: what users keep beside them is theirs."""
+    assert CONFIGURATIONS.keys() <= {path.stem for path in (ROOT / "configs").glob("*.py")}
+    modules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["modules"]
+    assert modules == [f"configs.{name}" for name in CONFIGURATIONS]
+    tracked = subprocess.run(["git", "ls-files", "configs/*.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode == 0 and tracked.stdout:  # not in an unpacked archive
+        assert {pathlib.Path(line).stem for line in tracked.stdout.splitlines()} - {"__init__"} == CONFIGURATIONS.keys()
+
+
+def test_a_configuration_of_ones_own_breaks_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "Makefile"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "configs" / "mine.py").write_text("import torch, no_such_package; raise SystemExit( 'not today' )\n")
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    test_every_module_imports_without_tensorflow_and_network()
+    test_every_import_is_a_dependency()
+    test_not_imported_anywhere("torch")
+    test_every_configuration_is_listed_here()
+
+
+def test_linters_pass_over_configurations_of_ones_own(tmp_path: pathlib.Path) -> None:
+    for command in (
+        ["git", "init", "-q"],
+        ["git", "-c", "user.name=x", "-c", "user.email=x@y", "commit", "-q", "--allow-empty", "-m", "x"],
+    ):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.py").write_text("x=1")
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "scripts/make_environment.sh", "scripts/find_python.sh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    printed = subprocess.run(["make", "-n", "lint"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    for tool in ("ruff format --check .", "ruff check ."):
+        assert re.search(rf"{re.escape(tool)} .*--(extend-)?exclude configs/mine\.py", printed), printed
 
 
 @pytest.mark.parametrize(("name", "argument"), [(name, argument) for name, arguments in CONFIGURATIONS.items() for argument in arguments])

@@ -8,7 +8,7 @@ from neo_jax.config.changes import differences
 from neo_jax.config.fields import ConfigError
 from neo_jax.config.phase import Mesh, Phase
 from neo_jax.config.sections import Data, Evaluation, Model, Optimizer, Run, Tokenizer
-from neo_jax.config.whole import Config, parse_command_line
+from neo_jax.config.whole import Config, override, parse_command_line
 
 __all__ = [
     "Config",
@@ -22,5 +22,6 @@ __all__ = [
     "Run",
     "Tokenizer",
     "differences",
+    "override",
     "parse_command_line",
 ]

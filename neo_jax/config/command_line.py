@@ -2,56 +2,57 @@
 
 from __future__ import annotations
 
-import ast
-import dataclasses
+import os
 import pathlib
 import runpy
-import typing
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from neo_jax.config.fields import ConfigError, field_types, nearest
+from neo_jax import exit_codes
+from neo_jax.config.fields import ConfigError
+from neo_jax.config.flags import Command, NoFlags, read_flags
+from neo_jax.config.overrides import override
 
-USAGE = "--config=configs/demo.py, and --config.section.key=value for single keys"
+CONFIGURED = Command(
+    "neo_jax.train", "A configuration, as commands that take one read it.", "--config=configs/demo.py", (exit_codes.CONFIGURATION,)
+)
 
 
-def read_command_line(arguments: Sequence[str], layout: type) -> dict[str, Any]:
+def read_command_line(arguments: Sequence[str], layout: type) -> tuple[dict[str, Any], list[str]]:
     """Loads the configuration file named on a command line and applies the overrides, of which the last of a key holds.
 
     Args:
       arguments: without the program's name.
       layout: the dataclass whose fields are the file's sections.
 
+    Returns:
+      The sections, and what is wrong beside what the check of the whole finds: phases that are new and not trained.
+
     Raises:
-      ConfigError: no file, an argument that is none of the above, or overrides of unknown keys, all of them at once.
+      ConfigError: no file, an argument that is none of the above, or overrides that cannot be made, all of them at once.
     """
-    problems: list[str] = []
-    files: list[str] = []
-    overrides: list[tuple[str, str]] = []
-    for argument in arguments:
-        key, equals, text = argument.removeprefix("-").removeprefix("-").partition("=")
-        if not argument.startswith("-") or not equals or not (key == "config" or key.startswith("config.")):
-            problems.append(f"{argument}: not understood: write {USAGE}")
-        elif key == "config":
-            files.append(text)
-        else:
-            overrides.append((key.removeprefix("config."), text))
+    _, rest = read_flags(NoFlags, arguments, CONFIGURED)
+    settings = [(name.removeprefix("--"), text) for name, _, text in (argument.partition("=") for argument in rest)]
+    files = [text for name, text in settings if name == "config"]
     if len(files) != 1:
-        problems.append(f"--config is given {len(files)} times, must be given once: write {USAGE}")
-    if problems:
-        raise ConfigError(problems)
+        raise ConfigError([f"--config is given {len(files)} times, must be given once: write {CONFIGURED.example}"])
     values = load(files[0])
-    for path, text in overrides:
-        if problem := _override(values, layout, path, text):
-            problems.append(f"--config.{path}: {problem}")
-    if problems:
+    known = set(values.get("phases", ()))
+    overrides = [(name.removeprefix("config."), text) for name, text in settings if name != "config"]
+    if problems := override(values, overrides, layout, "--config."):
         raise ConfigError(problems)
-    return values
+    curriculum = values.get("curriculum", ())
+    untrained = [name for name in values.get("phases", ()) if name not in known and name not in curriculum]
+    return values, [
+        f"phases.{name}: is new and not in the curriculum, so it would not be trained: add it, --config.curriculum={','.join([*curriculum, name])}"
+        for name in untrained
+    ]
 
 
 def load(file: str) -> dict[str, Any]:
     """Runs get_config(ARG) of a configuration file FILE[:ARG] and returns its sections as dictionaries. Raises ConfigError."""
     path, _, argument = file.partition(":")
+    path = os.path.expanduser(path)
     if not pathlib.Path(path).is_file():
         raise ConfigError([f"--config={file}: no such file {path}"])
     try:
@@ -70,39 +71,3 @@ def load(file: str) -> dict[str, Any]:
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
     """Sections of their own: a file may write the same dictionary into two phases, and an override of one is not one of the other."""
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-
-
-def _override(values: dict[str, Any], layout: type, path: str, text: str) -> str | None:
-    """Sets one key. Sections are followed by their types, so that keys left to their defaults can be set too. Returns what is wrong."""
-    *sections, last = path.split(".")
-    kind: Any = layout
-    for key in [*sections, last]:
-        if typing.get_origin(kind) is Mapping:
-            known: Mapping[str, Any] = values
-            kind = typing.get_args(kind)[1]
-            free = not dataclasses.is_dataclass(kind)  # a mixture may take up another source
-        elif dataclasses.is_dataclass(kind):
-            known, free = field_types(typing.cast(type, kind)), False
-            kind = known.get(key)
-        else:
-            return f"{key!r} stands in a value, not in a section"
-        if key not in known and not free:
-            return f"unknown key {key!r}{nearest(key, known)}"
-        if typing.get_origin(kind) is Annotated:
-            kind = typing.get_args(kind)[0]
-        if key is not last:
-            values = values.setdefault(key, {})
-    if dataclasses.is_dataclass(kind) or typing.get_origin(kind) is Mapping:
-        return f"is a section: set one of its keys, --config.{path}.KEY={text}"
-    values[last] = text if kind is str else _literal(text)
-    return None
-
-
-def _literal(text: str) -> Any:
-    """A number, truth value or tuple as Python writes it; other text stays text, and the check of the whole says what was wanted."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

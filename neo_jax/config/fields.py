@@ -1,14 +1,18 @@
 """Reading frozen dataclasses from nested dictionaries: every key, type and range is checked, and all problems are collected.
 
 A field's type says what it may hold: int, float, bool, str, tuple, a dataclass, Mapping[str, ...] of these, or Annotated[type, rule] with
-the rules below. A dataclass may define `problems()`, which yields (key, sentence) for what depends on several of its fields.
+the rules below; Annotated[str, pathlib.Path] is a path, in which ~ stands for the home folder. A dataclass may define `problems()`, which
+yields (key, sentence) for what depends on several of its fields.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import math
+import os
+import pathlib
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
@@ -37,14 +41,19 @@ class Between:
     open_high: bool = False
 
     def problem(self, value: float) -> str | None:
+        """Returns what is wrong with a value, None if nothing is."""
         fits = (value > self.low if self.open_low else value >= self.low) and (value < self.high if self.open_high else value <= self.high)
         if fits and math.isfinite(value):
             return None
-        low = f"{'above' if self.open_low else 'at least'} {self.low:g}"
-        return f"is {value}, must be {low}" if self.high == math.inf else f"is {value}, must be {low} and {self._upper()}"
+        return f"is {value}, must be {self}"
 
-    def _upper(self) -> str:
-        return f"{'below' if self.open_high else 'at most'} {self.high:g}"
+    def __str__(self) -> str:
+        low = f"{'above' if self.open_low else 'at least'} {_plain(self.low)}"
+        return low if self.high == math.inf else f"{low} and {'below' if self.open_high else 'at most'} {_plain(self.high)}"
+
+
+def _plain(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +63,10 @@ class OneOf:
     words: tuple[str, ...]
 
     def problem(self, value: str) -> str | None:
-        return None if value in self.words else f"is {value!r}, must be one of {', '.join(self.words)}{nearest(value, self.words)}"
+        return None if value in self.words else f"is {value!r}, must be {self}{nearest(value, self.words)}"
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.words)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +75,9 @@ class NotEmpty:
 
     def problem(self, value: str) -> str | None:
         return None if value.strip() else "is empty: set it"
+
+    def __str__(self) -> str:
+        return "not empty"
 
 
 Whole = Annotated[int, Between(0)]
@@ -73,6 +88,8 @@ BelowOne = Annotated[float, Between(0, 1, open_high=True)]
 AboveZero = Annotated[float, Between(0, open_low=True)]
 AtLeastZero = Annotated[float, Between(0)]
 Text = Annotated[str, NotEmpty()]
+Path = Annotated[str, NotEmpty(), pathlib.Path]
+OptionalPath = Annotated[str, pathlib.Path]
 
 INVALID: Any = object()
 _WANTED = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
@@ -102,6 +119,12 @@ def field_types(kind: type) -> dict[str, Any]:
     return {name: hint for name, hint in typing.get_type_hints(kind, include_extras=True).items() if name != "name"}
 
 
+def required_fields(kind: type) -> list[str]:
+    """The fields of a dataclass that have no default."""
+    fields = [field for field in dataclasses.fields(kind) if field.name in field_types(kind)]
+    return [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+
+
 def read_fields(kind: type, values: Any, path: str, problems: list[str]) -> dict[str, Any]:
     """Reads a section; returns the value of each field, INVALID where it could not be read, and appends to `problems`."""
     if not isinstance(values, Mapping):
@@ -114,19 +137,33 @@ def read_fields(kind: type, values: Any, path: str, problems: list[str]) -> dict
             missing = [field for field in fields if field not in values]
             problems.append(f"{prefix}{key}: unknown key{nearest(key, missing) or nearest(key, fields)}")
     read = {}
-    defaults = {
-        f.name for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
-    }
+    required = required_fields(kind)
     for key, hint in fields.items():
         if key in values:
-            read[key] = _read_value(hint, values[key], prefix + key, problems)
-        elif key not in defaults:
+            read[key] = read_value(hint, values[key], prefix + key, problems)
+        elif key in required:
             problems.append(f"{prefix}{key}: missing: set it")
             read[key] = INVALID
     return read
 
 
-def _read_value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
+def parse_text(hint: Any, text: str) -> Any:
+    """A value as it is written on a command line, for a field of this type: text for a text, else a Python literal. Text that is no literal
+    stays as it is, and read_value says what was wanted. A tuple of texts may be written a,b."""
+    if typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
+    if hint is str:
+        return text
+    if hint is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return tuple(part.strip() for part in text.rstrip(",").split(",")) if typing.get_origin(hint) is tuple else text
+
+
+def read_value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
+    """Reads the value of a field; returns INVALID where it does not fit the field's type or rules, and appends to `problems`."""
     rules: list[Any] = []
     if typing.get_origin(hint) is Annotated:
         hint, *rules = typing.get_args(hint)
@@ -140,10 +177,18 @@ def _read_value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
         problems.append(f"{path}: is {value!r}, must be {_WANTED[hint]}")
         return INVALID
     for rule in rules:
-        if wrong := rule.problem(value):
+        wrong = _home_folder_problem(str(value)) if rule is pathlib.Path else rule.problem(value) if hasattr(rule, "problem") else None
+        if wrong:
             problems.append(f"{path}: {wrong}")
             return INVALID
-    return hint(value)
+    return os.path.expanduser(str(value)) if pathlib.Path in rules else hint(value)
+
+
+def _home_folder_problem(value: str) -> str | None:
+    """Returns why the ~ at the beginning of a path has no meaning, None if it has or there is none."""
+    if os.path.expanduser(value).startswith("~"):
+        return f"is {value!r}, but {value.split('/')[0]!r} is no user's home folder: write the whole path, or ./{value} for a folder of that name"
+    return None
 
 
 def _read_dataclass(kind: type, value: Any, path: str, problems: list[str]) -> Any:
@@ -165,7 +210,7 @@ def _read_mapping(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
     for key, entry in value.items():
         if not key.isidentifier():
             problems.append(f"{path}.{key}: names are letters, digits and underscores, and begin with no digit")
-        read[key] = _read_value(hint, entry, f"{path}.{key}", problems)
+        read[key] = read_value(hint, entry, f"{path}.{key}", problems)
     return {key: entry for key, entry in read.items() if entry is not INVALID}
 
 
@@ -175,5 +220,5 @@ def _read_tuple(hints: tuple[Any, ...], value: Any, path: str, problems: list[st
         problems.append(f"{path}: is {value!r}, must be {count if count else 'a tuple of'} values in brackets, such as (a, b)")
         return INVALID
     each: Iterable[Any] = hints[:1] * len(value) if count is None else hints
-    read = [_read_value(hint, entry, f"{path}[{i}]", problems) for i, (hint, entry) in enumerate(zip(each, value, strict=True))]
+    read = [read_value(hint, entry, f"{path}[{i}]", problems) for i, (hint, entry) in enumerate(zip(each, value, strict=True))]
     return INVALID if any(entry is INVALID for entry in read) else tuple(read)

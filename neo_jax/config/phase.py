@@ -18,7 +18,14 @@ TOKEN_PIXELS = VISUAL_TOKEN_SIDE * VISUAL_TOKEN_SIDE
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """Sizes of the mesh's axes. Their product is the number of devices; data = -1 takes what the others leave."""
+    """Sizes of the mesh's axes. Their product is the number of devices.
+
+    Attributes:
+      data: copies of the parameters, each with rows of its own; -1: as many as the other axes leave.
+      fsdp: devices that parameters, gradients and moments are divided over; each has rows of its own.
+      context: devices that each row is divided over.
+      tensor: devices that heads, the MLP and the vocabulary are divided over.
+    """
 
     data: int = 1
     fsdp: Positive = 1
@@ -46,6 +53,9 @@ class Phase:
       remat: what the backward pass recomputes: "none"; "full": a layer but for its input; "attention": the same without its attention;
         "dots": what lies between its attention and its projections.
       attention: what computes it; "auto" chooses by devices, shapes and type.
+      minimum_ratio: learning rate at the end of the phase, as a share of the peak.
+      warmup_ratio: share of the steps in which the learning rate rises to its peak.
+      compute_dtype: of activations and of the parameters' copies that are multiplied.
     """
 
     name: str

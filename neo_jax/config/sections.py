@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated
 
@@ -12,10 +14,11 @@ from neo_jax.config.fields import (
     AtLeastZero,
     BelowOne,
     OneOf,
+    OptionalPath,
+    Path,
     Positive,
     Ratio,
     Seed,
-    Text,
     Whole,
 )
 from neo_jax.config.phase import DTYPES
@@ -23,6 +26,8 @@ from neo_jax.config.phase import DTYPES
 PATCH_BYTES = 16 * 16 * 3
 
 PATCHES_PER_TOKEN = 4
+
+STALLING_BETA2 = 0.99  # above it a bfloat16 second moment hardly falls: rounding to the nearest undoes changes below 2^-9 of it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,14 +37,18 @@ class Model:
     Attributes:
       hidden: width of the residual stream.
       mlp: width between the SwiGLU's projections.
-      heads, kv_heads: query heads, and key/value heads that groups of them share.
+      heads: query heads.
+      kv_heads: key/value heads; each is shared by heads / kv_heads query heads.
       head_dim: D, width of the temporal part of a query or key; height and width parts have D / 2 each.
-      base_layers, pre_buffer_layers: layers of the language model, and the new ones in front of them.
+      base_layers: layers of the language model.
+      pre_buffer_layers: the new layers in front of them.
       vocabulary: rows of the embedding table.
       tied: the output projection is the embedding table.
-      rope_theta, rope_theta_hw, patch_rope_theta: rotary bases of t, of h and w, and of the patch embedding.
+      rope_theta: rotary base of t, the place in the sequence.
+      rope_theta_hw: rotary base of h and w, the place in a picture.
+      patch_rope_theta: rotary base of x and y in the patch embedding.
       patch_channels: channels between the two convolutions of the patch embedding.
-      norm_epsilon: of every RMSNorm.
+      norm_epsilon: added to the mean square in every RMSNorm.
       initializer_range: standard deviation of random matrices. 0.02, Qwen3's, suits a width of thousands; 1 / sqrt(hidden) a narrow model.
     """
 
@@ -83,9 +92,14 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """A SentencePiece .model file, a tokenizer.json, or a folder with one; arguments of data_pipelines.text.tokenizers.load_tokenizer."""
+    """Arguments of data_pipelines.text.tokenizers.load_tokenizer.
 
-    path: Text
+    Attributes:
+      path: a SentencePiece .model file, a tokenizer.json, or a folder with one.
+      add_special_tokens: NEO's special tokens that the tokenizer lacks get the ids after its vocabulary; otherwise a missing one is an error.
+    """
+
+    path: Path
     add_special_tokens: bool
 
 
@@ -94,10 +108,14 @@ class Optimizer:
     """AdamW, and how its state and the parameters are kept. The update itself is computed in float32.
 
     Attributes:
-      weight_decay: of matrices only.
+      beta1: what a step keeps of the first moment.
+      beta2: what a step keeps of the second moment.
+      epsilon: added to the root of the second moment.
+      weight_decay: share of a matrix, times the learning rate, that a step takes away; vectors have none.
       clip_norm: largest global norm of the gradient.
-      mu_dtype, nu_dtype: of the first and the second moment.
-      parameter_dtype: of the parameters between steps. bfloat16 is rounded stochastically: rounding to the nearest would lose small updates.
+      mu_dtype: type that the first moment is kept in.
+      nu_dtype: type that the second moment is kept in; bfloat16 needs a beta2 of at most 0.99.
+      parameter_dtype: type of the parameters between steps. bfloat16 is rounded stochastically: rounding to the nearest would lose small updates.
       offload: the moments stay in host memory and come to the devices for the update.
     """
 
@@ -110,6 +128,14 @@ class Optimizer:
     nu_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     parameter_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     offload: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.nu_dtype == "bfloat16" and self.beta2 > STALLING_BETA2:
+            yield (
+                "nu_dtype",
+                f"is bfloat16 with beta2 {self.beta2:g}: the second moment changes by at most 1 - beta2 = {1 - self.beta2:.2g} of itself in a "
+                f"step, too little for bfloat16's steps of 2^-8, so it would stall: use float32, or beta2 of at most {STALLING_BETA2:g}",
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,16 +150,17 @@ class Data:
       max_failure_rate: share of samples that may be skipped, once minimum_samples were tried.
       max_failure_run: samples skipped one after the other that stop the run.
       stall_seconds: without progress in reading data after which the process ends with exit code 75 (a dead file system).
+      minimum_samples: samples tried before max_failure_rate is judged.
     """
 
     sources: Mapping[str, SourceSettings]
     heldout: Mapping[str, SourceSettings]
-    index_folder: Text
+    index_folder: Path
     threads: Positive = 2
     max_failure_rate: Ratio = 0.01
     max_failure_run: Positive = 100
-    minimum_samples: Positive = 1000
     stall_seconds: Positive = 1800
+    minimum_samples: Positive = 20
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.sources:
@@ -148,15 +175,22 @@ class Data:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where a run writes and how often: steps between log lines, checkpoints and held-out losses (0: at the end of phases only).
+    """Where a run writes and how often.
 
-    heldout_rows is the number of packed rows of each held-out source that a held-out loss is taken over. initial is the folder of the Qwen3
-    or NEO checkpoint (config.json and safetensors) that the first phase starts from; "": random parameters. debug checks the values of attention
-    intervals on the devices, step by step, and stops with the row and token that is wrong; slower.
+    Attributes:
+      directory: of the run: configuration, metrics, checkpoints, answers, report. The same directory goes on with the run.
+      initial: folder of the Qwen3 or NEO checkpoint (config.json and safetensors) that the first phase starts from; "": random parameters.
+      seed: of parameters, order of the data, frames and rounding.
+      log_every: steps between log lines.
+      checkpoint_every: steps between checkpoints.
+      keep_checkpoints: how many of the newest are kept.
+      heldout_every: steps between held-out losses; 0: at the end of phases only.
+      heldout_rows: packed rows of each held-out source that a held-out loss is taken over.
+      debug: checks the values of attention intervals on the devices, step by step, and stops with the row and token that is wrong; slower.
     """
 
-    directory: Text
-    initial: str = ""
+    directory: Path
+    initial: OptionalPath = ""
     seed: Seed = 0
     log_every: Positive = 1
     checkpoint_every: Positive
@@ -165,6 +199,14 @@ class Run:
     heldout_rows: Positive
     debug: bool = False
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if found := re.search(r"\[[^/]*\]|\\", os.path.abspath(self.directory)):
+            yield (
+                "directory",
+                f"is {self.directory!r}: checkpoints in a folder with {found[0]!r} in its whole path ({os.path.abspath(self.directory)}) cannot "
+                "be read again (the library takes it for a pattern): choose a path without [...] and backslash",
+            )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -172,7 +214,7 @@ class Evaluation:
 
     Attributes:
       questions: at most so many of a family after the last phase.
-      interim_questions: the same after each phase before it.
+      interim_questions: at most so many of a family after each phase before the last.
       answer_tokens: most tokens of an answer.
       rows: questions answered at a time.
     """

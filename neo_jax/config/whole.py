@@ -13,19 +13,16 @@ from typing import Any
 
 import ml_collections
 
+from neo_jax.config import overrides
 from neo_jax.config.command_line import read_command_line
-from neo_jax.config.fields import (
-    ConfigError,
-    Text,
-    read_fields,
-)
+from neo_jax.config.fields import ConfigError, Text, read_fields
 from neo_jax.config.phase import Phase
 from neo_jax.config.rules import problems_between_sections
 from neo_jax.config.sections import Data, Evaluation, Model, Optimizer, Run, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _File:
+class Sections:
     """The sections of a configuration file."""
 
     model: Model
@@ -53,14 +50,7 @@ class Config:
     @classmethod
     def from_config_dict(cls, config_dict: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
         """Checks and freezes a configuration. Raises ConfigError with everything that is wrong with it."""
-        values = config_dict.to_dict() if isinstance(config_dict, ml_collections.ConfigDict) else config_dict
-        problems: list[str] = []
-        file: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(_File)} | read_fields(_File, values, "", problems)
-        problems.extend(problems_between_sections(file, values))
-        if problems:
-            raise ConfigError(problems)
-        phases, curriculum = file.pop("phases"), file.pop("curriculum")
-        return cls(**file, phases=tuple(phases[name] for name in curriculum))
+        return _checked(config_dict.to_dict() if isinstance(config_dict, ml_collections.ConfigDict) else config_dict, [])
 
     def resolved(self) -> dict[str, Any]:
         """The configuration with all defaults as plain dictionaries: what from_config_dict takes, and what to_json writes."""
@@ -77,6 +67,19 @@ class Config:
         return json.dumps(self.resolved(), indent=2) + "\n"
 
 
+def _checked(values: Mapping[str, Any], problems: list[str]) -> Config:
+    """The configuration, or ConfigError with these problems and all others."""
+    problems = list(problems)
+    file: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Sections)} | read_fields(
+        Sections, values, "", problems
+    )
+    problems.extend(problems_between_sections(file, values))
+    if problems:
+        raise ConfigError(problems)
+    phases, curriculum = file.pop("phases"), file.pop("curriculum")
+    return Config(**file, phases=tuple(phases[name] for name in curriculum))
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.name != "name"}
@@ -91,4 +94,19 @@ def parse_command_line(arguments: Sequence[str]) -> Config:
     Raises:
       ConfigError: everything that is wrong with the command line or with the configuration.
     """
-    return Config.from_config_dict(read_command_line(arguments, _File))
+    values, problems = read_command_line(arguments, Sections)
+    return _checked(values, problems)
+
+
+def override(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Sets keys of a configuration's sections in place, as --config.KEY=VALUE does: wildcards, new sections and copies too.
+
+    Args:
+      values: as Config.from_config_dict takes them, plain dictionaries.
+      settings: value by dotted key, such as {"phases.*.learning_rate": 1e-4}.
+
+    Raises:
+      ConfigError: a key that does not exist, or a wildcard that matches nothing, all of them at once.
+    """
+    if problems := overrides.override(values, list(settings.items()), Sections):
+        raise ConfigError(problems)

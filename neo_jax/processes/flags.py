@@ -1,60 +1,40 @@
-"""The flags of a command that say which process of a run this is."""
+"""The flags that say which process of a run this is."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
 
-from neo_jax.config.fields import ConfigError, nearest
+from neo_jax.config.fields import Positive, Whole
 
 START_SECONDS = 300  # that processes wait for each other at the start, unless --start-seconds says otherwise
 
-FLAGS = ("processes", "process", "coordinator", "cpu-devices", "start-seconds")
 
-
-class Flags(NamedTuple):
-    """What the command line says of processes.
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What the command line says of processes; None: find out from the cluster, else one process.
 
     Attributes:
-      processes, process, coordinator: how many, which one this is, and HOST:PORT where process 0 listens; None: find out.
-      cpu_devices: virtual CPU devices of this process; None: the devices that there are.
+      processes: how many processes the run has.
+      process: which of them this is, from 0.
+      coordinator: HOST:PORT where process 0 listens.
+      cpu_devices: virtual CPU devices of this process; without it, the devices that there are.
       start_seconds: how long processes wait for each other at the start.
     """
 
-    processes: int | None = None
-    process: int | None = None
+    processes: Positive | None = None
+    process: Whole | None = None
     coordinator: str | None = None
-    cpu_devices: int | None = None
-    start_seconds: int = START_SECONDS
+    cpu_devices: Positive | None = None
+    start_seconds: Positive = START_SECONDS
 
-
-def read_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
-    """Takes the flags of processes from a command line; returns the rest too. Raises ConfigError with everything that is wrong with them."""
-    values: dict[str, Any] = {}
-    problems: list[str] = []
-    rest = []
-    for argument in arguments:
-        name, equals, text = argument.removeprefix("-").removeprefix("-").partition("=")
-        if not argument.startswith("-") or name == "config" or name.startswith("config.") or not (name in FLAGS or nearest(name, FLAGS)):
-            rest.append(argument)
-        elif name not in FLAGS:
-            problems.append(f"{argument}: unknown flag{nearest(name, FLAGS)}")
-        elif name == "coordinator":
-            values[name] = text
-            if not re.fullmatch(r"\S+:\d+", text):
-                problems.append(f"{argument}: must be HOST:PORT")
-        elif not (equals and text.isascii() and text.isdecimal()) or (int(text) < 1 and name != "process"):
-            problems.append(f"{argument}: must be a whole number{'' if name == 'process' else ' of at least 1'}: --{name}=4")
-        else:
-            values[name.replace("-", "_")] = int(text)
-    flags = Flags(**values) if not problems else Flags()
-    if (flags.processes or 1) > 1 and (flags.process is None or flags.coordinator is None):
-        problems.append(f"--processes={flags.processes} needs --process=INDEX and --coordinator=HOST:PORT (launch/local.py gives both)")
-    if flags.processes is None and (flags.process is not None or flags.coordinator is not None):
-        problems.append("--process and --coordinator need --processes=COUNT")
-    if flags.processes and flags.process is not None and flags.process >= flags.processes:
-        problems.append(f"--process={flags.process}: {flags.processes} processes are numbered 0 to {flags.processes - 1}")
-    if problems:
-        raise ConfigError(problems)
-    return flags, rest
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.coordinator is not None and not re.fullmatch(r"\S+:\d+", self.coordinator):
+            yield "coordinator", f"is {self.coordinator!r}, must be HOST:PORT"
+        if (self.processes or 1) > 1 and (self.process is None or self.coordinator is None):
+            yield "processes", f"{self.processes} processes need --process=INDEX and --coordinator=HOST:PORT (launch/local.py gives both)"
+        if self.processes is None and (self.process is not None or self.coordinator is not None):
+            yield "processes", "is missing: --process and --coordinator need --processes=COUNT"
+        if self.processes and self.process is not None and self.process >= self.processes:
+            yield "process", f"is {self.process}: {self.processes} processes are numbered 0 to {self.processes - 1}"

@@ -6,8 +6,10 @@ import re
 
 import yaml
 
+from neo_jax.config.flags import read_flags
 from neo_jax.exit_codes import CONFIGURATION, DATA, NOT_FINITE
-from neo_jax.processes.flags import read_flags
+from neo_jax.processes.flags import Flags
+from neo_jax.train import COMMAND
 
 MANIFEST = yaml.safe_load((pathlib.Path(__file__).parents[2] / "launch" / "gke_jobset.yaml").read_text())
 LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -70,7 +72,7 @@ def test_container():
     (container,) = pod["containers"]
     only(container, "name", "image", "command", "args", "ports", "resources", "volumeMounts", optional=("workingDir", "env"))
     assert container["command"][-2:] == ["-m", "neo_jax.train"], "a shell in front would keep SIGTERM from Python"
-    flags, rest = read_flags(container["args"])
+    flags, rest = read_flags(Flags, container["args"], COMMAND)
     assert flags.start_seconds > 300 and all(argument.startswith("--config") for argument in rest)
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     topology = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))

@@ -15,7 +15,10 @@ import safetensors
 
 from configs import demo, neo_ov_2b, neo_ov_9b
 from data_pipelines.schema import PhaseSettings, SourceSettings
-from neo_jax.config import Config, ConfigError, Model, Phase, differences, parse_command_line
+from neo_jax.config import Config, ConfigError, Data, Model, Phase, differences, parse_command_line
+from neo_jax.config.phase import REMAT_POLICIES
+from neo_jax.model.backbone import REMATERIALISATION
+from neo_jax.planning.search import AGAIN, KEPT
 from neo_jax.training.curriculum import mesh_problems
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -125,6 +128,11 @@ def test_settings_are_frozen() -> None:
         ("model.patch_channels", 126, "model.patch_channels: is 126, must be a multiple of 4"),
         ("model.norm_epsilon", 0, "model.norm_epsilon: is 0, must be above 0"),
         ("optimizer.beta1", 1.0, "optimizer.beta1: is 1.0, must be at least 0 and below 1"),
+        (
+            "optimizer",
+            {"nu_dtype": "bfloat16", "beta2": 0.995},
+            "optimizer.nu_dtype: is bfloat16 with beta2 0.995: the second moment changes by at most 1 - beta2 = 0.005 of itself in a step",
+        ),
         ("optimizer.clip_norm", float("nan"), "optimizer.clip_norm: is nan, must be above 0"),
         ("optimizer.clip_norm", float("inf"), "optimizer.clip_norm: is inf, must be above 0"),
         ("tokenizer.path", "", "tokenizer.path: is empty: set it"),
@@ -483,6 +491,22 @@ def test_a_file_that_is_no_configuration(tmp_path: pathlib.Path) -> None:
     file.write_text("# Not Python\nbut words")
     with pytest.raises(ConfigError, match=r"notes.md does not run as a configuration \(SyntaxError"):
         parse_command_line([f"--config={file}"])
+
+
+def test_a_bfloat16_second_moment_needs_a_small_beta2() -> None:
+    assert problems({"optimizer": {"nu_dtype": "bfloat16", "beta2": 0.99}}) == []
+    assert problems({"optimizer": {"nu_dtype": "float32", "beta2": 0.9999}}) == []
+    assert problems({"optimizer": {"mu_dtype": "bfloat16", "beta2": 0.9999}}) == []
+
+
+def test_every_rematerialisation_is_known_wherever_one_is_chosen() -> None:
+    assert {"none", *REMATERIALISATION} == KEPT.keys() == AGAIN.keys() == set(REMAT_POLICIES)
+
+
+def test_the_failure_limit_holds_for_small_data_too() -> None:
+    assert Data.__dataclass_fields__["minimum_samples"].default == 20
+    for file in (demo, neo_ov_2b, neo_ov_9b):
+        assert Config.from_config_dict(file.get_config()).data.minimum_samples == 20
 
 
 def test_seeds_have_a_range() -> None:

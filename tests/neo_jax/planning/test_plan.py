@@ -9,6 +9,7 @@ from rich.console import Console
 from neo_jax import plan
 from neo_jax.chips import CHIPS
 from neo_jax.config import Config, ConfigError
+from neo_jax.config.flags import read_flags
 from neo_jax.planning.search import candidates, estimate
 from neo_jax.planning.show import memory_chart, show
 from neo_jax.sharding import mesh_problem
@@ -129,15 +130,15 @@ def test_the_estimate_moves_the_right_way(settings):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "--hardware is missing: write for example --hardware=v5p:4x4x4"),
-        (["--hardware=v5p:2x2x2", "--phase=sft"], "--phase=sft: not understood; did you mean 'phases'?"),
-        (["--hardware=v5p:2x2x2", "--documents=0"], "--documents=0: must be a whole number of at least 1"),
-        (["--hardware=v5p:2x2x2", "--json="], "--json=: is empty"),
+        ([], "--hardware is missing: write for example --config=configs/neo_ov_2b.py --hardware=v5p:4x4x4"),
+        (["--hardware=v5p:2x2x2", "--phase=sft"], "--phase=sft: not understood; did you mean '--phases'?"),
+        (["--hardware=v5p:2x2x2", "--documents=0"], "--documents: is 0, must be at least 1"),
+        (["--hardware=v5p:2x2x2", "--json="], "--json: is empty"),
     ],
 )
 def test_flags(arguments, sentence):
     with pytest.raises(ConfigError) as error:
-        plan.read_flags(arguments)
+        read_flags(plan.Flags, arguments, plan.COMMAND)
     assert sentence in str(error.value)
 
 

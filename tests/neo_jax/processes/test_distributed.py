@@ -4,11 +4,13 @@ import pytest
 from jax._src.clusters import cloud_tpu_cluster, cluster
 
 from neo_jax.config.fields import ConfigError
+from neo_jax.config.flags import read_flags
 from neo_jax.processes import exchange, lifetime
 from neo_jax.processes.cluster import Place, clusters, find_place
-from neo_jax.processes.flags import Flags, read_flags
+from neo_jax.processes.flags import Flags
 from neo_jax.processes.identity import compare, identity
 from neo_jax.processes.rendezvous import GroupError, MissingError
+from neo_jax.train import COMMAND
 
 SLURM = {
     "SLURM_JOB_ID": "4097",
@@ -33,29 +35,31 @@ def set_all(monkeypatch, variables):
 
 def test_flags():
     rest = ["--config=a.py", "--config.run.seed=3"]
-    flags, left = read_flags([*rest, "--processes=4", "--process=0", "--coordinator=[::1]:80", "--cpu-devices=2", "--start-seconds=9"])
+    flags, left = read_flags(
+        Flags, [*rest, "--processes=4", "--process=0", "--coordinator=[::1]:80", "--cpu-devices=2", "--start-seconds", "9"], COMMAND
+    )
     assert (flags, left) == (Flags(4, 0, "[::1]:80", 2, 9), rest)
     assert find_place(flags) == Place(0, 4, "[::1]:80", [])
-    assert read_flags(rest) == (Flags(), rest)
+    assert read_flags(Flags, rest, COMMAND) == (Flags(), rest)
     assert find_place(Flags()).processes == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("--processes=4", "needs --process=INDEX and --coordinator=HOST:PORT"),
+        ("--processes=4", "need --process=INDEX and --coordinator=HOST:PORT"),
         ("--processes=4 --process=4 --coordinator=a:1", "4 processes are numbered 0 to 3"),
-        ("--processes=four", "must be a whole number of at least 1"),
-        ("--processes=0", "must be a whole number of at least 1"),
-        ("--process=-1", "must be a whole number"),
+        ("--processes=four", "--processes: is 'four', must be a whole number"),
+        ("--processes=0", "--processes: is 0, must be at least 1"),
+        ("--process=-1", "--process: is -1, must be at least 0"),
         ("--process=1 --coordinator=a:1", "need --processes=COUNT"),
         ("--processes=2 --process=1 --coordinator=a", "must be HOST:PORT"),
-        ("--proceses=2", "did you mean 'processes'"),
+        ("--proceses=2", "did you mean '--processes'"),
     ],
 )
 def test_flags_that_are_wrong(arguments, sentence):
     with pytest.raises(ConfigError) as error:
-        read_flags(arguments.split())
+        read_flags(Flags, arguments.split(), COMMAND)
     assert sentence in str(error.value)
 
 

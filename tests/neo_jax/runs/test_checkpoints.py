@@ -286,3 +286,16 @@ def test_a_checkpoint_of_another_version_stops_the_start(run, monkeypatch):
     with pytest.raises(CheckpointError, match=r"checkpoints/3 was saved by another version of neo_jax \(KeyError: 'failures'\)"):
         restore(run)
     assert untouched(run)
+
+
+@pytest.mark.parametrize("name", ["a[b", "a]b", "a*b", "a?b", "a{b}c", "a b", "a%20b", "a#b", "a:b"])
+def test_folders_whose_names_look_like_patterns(name, tmp_path) -> None:
+    """Those that do not work, [...] and backslash, are refused by the configuration: neo_jax.config.sections.Run."""
+    for _ in range(2):  # the second time it is opened with what the first left
+        checkpoints = Checkpoints(tmp_path / name / "checkpoints", keep=2)
+        restored = checkpoints.restore(template())
+        step = restored[1].position.step + 1 if restored else 1
+        checkpoints.save(state(step), record(step))
+        checkpoints.wait()
+        checkpoints.close()
+    assert step == 2

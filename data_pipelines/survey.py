@@ -1,0 +1,246 @@
+"""Looks at rows before there is a configuration for them: which can be used, how long they are, and how they divide into two parts.
+
+No pixel is decoded: sizes come from the headers of files.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipelines.documents import measure
+from data_pipelines.media import images, video
+from data_pipelines.media.sizes import image_grids
+from data_pipelines.planning.planner import NEVER_FITS
+from data_pipelines.progress import progress
+from data_pipelines.schema import NO_LABEL, DataError, Media, PhaseSettings, Sample, SampleError
+from data_pipelines.sources import Source
+from data_pipelines.text import chat
+from data_pipelines.text.tokenizers import Tokenizer
+
+WINDOW = 4096  # rows handed to the threads at a time
+
+
+class Row(NamedTuple):
+    """A row that can be read.
+
+    Attributes:
+      source, number: its place: index of the source, and of the row in it.
+      sample: the conversation.
+      sizes: (height, width) of each image.
+      clip: of its video, or None.
+    """
+
+    source: int
+    number: int
+    sample: Sample
+    sizes: list[tuple[int, int]]
+    clip: video.VideoInfo | None
+
+
+class LeftOut(NamedTuple):
+    """A row that cannot be used, and why."""
+
+    source: str
+    key: str
+    reason: str
+    message: str
+
+
+def read_rows(sources: Sequence[Source], threads: int = 8) -> tuple[list[Row], list[LeftOut]]:
+    """Reads every row of the sources, and the headers of its files."""
+    rows: list[Row] = []
+    left_out: list[LeftOut] = []
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for place, source in enumerate(sources):
+            one = functools.partial(_read_row, place, source)
+            windows = (range(start, min(start + WINDOW, len(source))) for start in range(0, len(source), WINDOW))
+            results = (result for window in windows for result in pool.map(one, window))
+            for result in progress(results, len(source), f"looking at {source.name}"):
+                if isinstance(result, Row):
+                    rows.append(result)
+                else:
+                    left_out.append(result)
+    return rows, left_out
+
+
+def _read_row(place: int, source: Source, number: int) -> Row | LeftOut:
+    try:
+        sample = source[number]
+        clip = None if sample.video is None else video.probe(sample.video)
+        return Row(place, number, sample, [images.image_size(image) for image in sample.images], clip)
+    except SampleError as error:
+        return LeftOut(source.name, source.key(number), error.reason, str(error))
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """Rows that can be trained on, measured with a tokenizer. n rows, p pictures.
+
+    Attributes:
+      rows: [n] of them.
+      source: [n] index of each row's source.
+      text: [n] tokens without visual ones; of a row with a clip, without the clip's frames.
+      answers: [n] tokens of the last answer, its end included.
+      pictures: [n] number of images of each row.
+      sizes: [p, 2] height and width of each image, in the order of rows.
+      tokenizer: that counted.
+    """
+
+    rows: list[Row]
+    source: npt.NDArray[np.int64]
+    text: npt.NDArray[np.int64]
+    answers: npt.NDArray[np.int64]
+    pictures: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+    tokenizer: Tokenizer
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], names: Sequence[str], tokenizer: Tokenizer) -> tuple[Survey, list[LeftOut]]:
+        """Counts the tokens of rows; leaves out those that give none to learn from or that the tokenizer cannot encode.
+
+        Args:
+          names: of the sources.
+        """
+        kept: list[Row] = []
+        left_out: list[LeftOut] = []
+        counts: list[tuple[int, int]] = []
+        for row in progress(rows, len(rows), "counting tokens"):
+            try:
+                counts.append(_count(row, tokenizer))
+                kept.append(row)
+            except SampleError as error:
+                left_out.append(LeftOut(names[row.source], row.sample.key, error.reason, str(error)))
+        text, answers = np.array(counts, np.int64).reshape(-1, 2).T
+        sizes = np.array([size for row in kept for size in row.sizes], np.int64).reshape(-1, 2)
+        places = np.array([row.source for row in kept], np.int64)
+        return cls(kept, places, text, answers, np.array([len(row.sizes) for row in kept], np.int64), sizes, tokenizer), left_out
+
+    @property
+    def has_media(self) -> npt.NDArray[np.bool_]:
+        """[n]: rows with images or a clip."""
+        return self.pictures.astype(bool) | np.array([row.clip is not None for row in self.rows], bool)
+
+    def lengths(self, phase: PhaseSettings) -> npt.NDArray[np.int64]:
+        """[n, 3] tokens, visual tokens and images of each row's document in a phase with pictures; clips at the phase's highest frame rate.
+
+        NEVER_FITS where the phase takes no clips.
+        """
+        per_image = image_grids(self.sizes, np.repeat(self.pictures, self.pictures), phase).prod(axis=1)
+        total = np.concatenate([[0], np.cumsum(per_image)])
+        ends = np.cumsum(self.pictures)
+        visual = total[ends] - total[ends - self.pictures]
+        result = np.stack([self.text + visual, visual, self.pictures], axis=1)
+        densest = dataclasses.replace(phase, frames_per_second=(phase.frames_per_second[1],) * 2)
+        for number, row in enumerate(self.rows):
+            if row.clip is not None:
+                taken = phase.frames > 0
+                result[number] = measure(row.sample.turns, [], row.clip, densest, self.tokenizer, 0) if taken else NEVER_FITS
+        return result
+
+
+def _count(row: Row, tokenizer: Tokenizer) -> tuple[int, int]:
+    """(tokens of the text, tokens of the last answer). Raises SampleError."""
+    tokens, labels = chat.encode(row.sample.turns, [0] * len(row.sizes), tokenizer)
+    if not (labels != NO_LABEL).any():
+        raise SampleError("no_answer", f"{row.sample.key}: no assistant turn to learn from; give it one that is not is_input")
+    last = next(turn for turn in reversed(row.sample.turns) if turn.role == "assistant")
+    return len(tokens), len(tokenizer.encode(last.text)) + 1
+
+
+def texts(rows: Sequence[Row]) -> Iterator[str]:
+    """Yields what a tokenizer for these rows learns from."""
+    return (line for row in rows for turn in row.sample.turns for line in turn.text.splitlines() if line)
+
+
+def choose_heldout(rows: Sequence[Row], sources: int, share: float, most: int) -> npt.NDArray[np.bool_]:
+    """[n]: the rows that are held out: the same for the same rows, and none shares a file or its whole text with a row that is not.
+
+    Args:
+      sources: number of sources; each gives up to `share` of its rows, but at most `most`, and one of a few.
+
+    Raises:
+      DataError: all rows hang together by shared files, so that none can be held out.
+    """
+    groups = _groups(rows)
+    sizes = collections.Counter(row.source for row in rows)
+    room = [min(max(1, int(share * sizes[source])), most, sizes[source] - 1) for source in range(sources)]
+    heldout = np.zeros(len(rows), bool)
+    for group in sorted(groups, key=lambda group: hashlib.sha256(rows[group[0]].sample.key.encode()).digest()):
+        taken = collections.Counter(rows[number].source for number in group)
+        if len(group) < len(rows) and all(count <= room[source] for source, count in taken.items()):
+            heldout[group] = True
+            for source, count in taken.items():
+                room[source] -= count
+    if not heldout.any():
+        if len(groups) < 2:
+            raise DataError(
+                f"the {len(rows)} usable rows share their files or are equal, so that no part can be held out from the others: give more rows"
+            )
+        heldout[min(groups, key=lambda group: (len(group), group))] = True
+    return heldout
+
+
+def _groups(rows: Sequence[Row]) -> list[list[int]]:
+    """Numbers of rows, together where rows share a file or are equal."""
+    above = list(range(len(rows)))
+
+    def top(number: int) -> int:
+        while above[number] != number:
+            above[number] = number = above[above[number]]
+        return number
+
+    first: dict[object, int] = {}
+    for number, row in enumerate(rows):
+        sample = row.sample
+        media = [*sample.images, *([sample.video] if sample.video else [])]
+        for identity in [*map(_identity, media), *([] if media else [sample.turns])]:
+            above[top(number)] = top(first.setdefault(identity, number))
+    groups: dict[int, list[int]] = collections.defaultdict(list)
+    for number in range(len(rows)):
+        groups[top(number)].append(number)
+    return list(groups.values())
+
+
+def _identity(media: Media) -> object:
+    return media.path or hashlib.sha256(media.data or b"").digest()
+
+
+def write_rows(path: pathlib.Path, outputs: Sequence[tuple[pathlib.Path, set[int]]]) -> None:
+    """Copies rows of a JSON or JSONL file to JSONL files as they are written there.
+
+    Args:
+      outputs: (file, numbers of the rows that it gets, as the source counts them), in order.
+    """
+    files = [(output.open("wb"), numbers) for output, numbers in outputs]
+    try:
+        for number, row in enumerate(_raw_rows(path)):
+            for file, numbers in files:
+                if number in numbers:
+                    file.write(row + b"\n")
+    finally:
+        for file, _ in files:
+            file.close()
+
+
+def _raw_rows(path: pathlib.Path) -> Iterator[bytes]:
+    """The rows of a file in the source's order: the filled lines of a JSONL file, the elements of a JSON list."""
+    with path.open("rb") as file:
+        start = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
+        file.seek(0)
+        if start[:1] == b"[":
+            yield from (json.dumps(record).encode() for record in json.load(file))
+            return
+        for number, line in enumerate(file):
+            if row := (line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line).strip():
+                yield row

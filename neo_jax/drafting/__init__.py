@@ -1,0 +1,1 @@
+"""A first configuration for rows that somebody brings: what neo_jax.init writes."""

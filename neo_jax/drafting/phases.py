@@ -1,0 +1,196 @@
+"""Drafts the phases of a configuration from the lengths of documents: budgets by percentiles, steps by epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipelines.schema import DataError, PhaseSettings
+from data_pipelines.survey import NEVER_FITS
+from neo_jax.config.phase import TOKEN_PIXELS
+
+Lengths = npt.NDArray[np.int64]  # [n, 3] tokens, visual tokens, images of each document
+MULTIPLE = 64  # of which a context is one
+ROOM = 1.25  # times the average share of a row that a budget allows
+FULL = 0.95  # of a row's tokens, for the number of steps
+STEPS_OF_EPOCH = 8  # at least, on a machine that sets the rows of a step
+FILLED = 4  # documents of average length that a row holds at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the machine that a base is meant for can do.
+
+    Attributes:
+      context: longest row in tokens.
+      pixels: most of a picture.
+      steps: most of a phase.
+      tokens_per_step: sets the rows of a step where a phase of the base has none for its own sake; 0: the base's rows.
+    """
+
+    context: int
+    pixels: int
+    steps: int
+    tokens_per_step: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One phase to draft.
+
+    Attributes:
+      name: of the phase.
+      template: the base's phase that it follows.
+      sources: indexes of the sources it may mix.
+      pixels: most of a picture.
+      percentile: of the documents that its context holds at least.
+      epochs: times that it sees each document.
+      reason: what it is for, as a comment.
+    """
+
+    name: str
+    template: Mapping[str, Any]
+    sources: Sequence[int]
+    pixels: int
+    percentile: float
+    epochs: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Drafted:
+    """A drafted phase.
+
+    Attributes:
+      values: of its keys.
+      comments: by key, where a value comes from.
+      too_long: share of its documents that pass a budget.
+      left_out: indexes of sources of which no document fits.
+    """
+
+    name: str
+    reason: str
+    values: dict[str, Any]
+    comments: dict[str, str]
+    too_long: float
+    left_out: tuple[int, ...]
+
+
+def draft_phase(
+    stage: Stage, names: Sequence[str], source: npt.NDArray[np.int64], lengths: Callable[[PhaseSettings], Lengths], limits: Limits
+) -> Drafted:
+    """Budgets, mixture and steps of a phase.
+
+    Args:
+      names: of all sources.
+      source: [n] the source of each training document.
+      lengths: of the training documents in a phase.
+
+    Raises:
+      DataError: the phase takes none of the documents.
+    """
+    pixels = stage.pixels
+    measured = _measured(stage, lengths, pixels)
+    wanted = np.isin(source, stage.sources) & (measured[:, 0] < NEVER_FITS)
+    while pixels > stage.template["min_pixels"] and _percentile(measured[wanted, 0], stage.percentile) > limits.context:
+        pixels = max(pixels // 2 // TOKEN_PIXELS * TOKEN_PIXELS, stage.template["min_pixels"])
+        measured = _measured(stage, lengths, pixels)
+    if not wanted.any():
+        raise DataError(f"phase {stage.name}: it takes none of the rows: use another --base")
+    values, comments = _budgets(stage, measured[wanted], pixels, limits)
+    fits = wanted & (measured <= [values["context"], values["visual_tokens"], values["images"]]).all(axis=1)
+    used = [place for place in stage.sources if fits[source == place].any()]
+    kept = fits & np.isin(source, used)
+    full_rows = math.ceil(measured[kept, 0].sum() / (FULL * values["context"]))
+    rows = stage.template["rows_per_step"]
+    if limits.tokens_per_step:
+        rows = max(1, min(limits.tokens_per_step // values["context"], full_rows // STEPS_OF_EPOCH))
+    steps = min(max(10, math.ceil(stage.epochs * full_rows / rows)), limits.steps)
+    values["mixture"] = {names[place]: float((source == place).sum()) for place in used}
+    comments["mixture"] = "each file's share: its number of rows"
+    values |= {"steps": steps, "rows_per_step": rows}
+    comments["steps"] = f"{_number(steps * rows / full_rows)} times through {int(kept.sum()):,} documents in about {full_rows:,} full rows"
+    comments["rows_per_step"] = f"{rows * values['context']:,} tokens"
+    left_out = tuple(place for place in stage.sources if place not in used)
+    return Drafted(stage.name, stage.reason, values, comments, float(1 - fits[wanted].mean()), left_out)
+
+
+def _measured(stage: Stage, lengths: Callable[[PhaseSettings], Lengths], pixels: int) -> Lengths:
+    template, least = stage.template, max(stage.template["min_pixels"], TOKEN_PIXELS)
+    return lengths(
+        PhaseSettings(
+            name=stage.name,
+            rows=1,
+            context=1,
+            visual_tokens=1,
+            images=1,
+            segments=1,
+            min_pixels=least,
+            max_pixels=max(pixels, least),
+            frames=template["frames"],
+            frames_per_second=template["frames_per_second"],
+            frame_pixels=max(least, min(template["frame_pixels"], pixels)),
+            mixture={},
+        )
+    )
+
+
+def _budgets(stage: Stage, lengths: Lengths, pixels: int, limits: Limits) -> tuple[dict[str, Any], dict[str, str]]:
+    tokens = lengths[:, 0]
+    long, longest, mean = _percentile(tokens, stage.percentile), int(tokens.max()), float(tokens.mean())
+    context = min(_round_up(max(long, math.ceil(FILLED * mean)), MULTIPLE), limits.context)
+    kept = lengths[tokens <= context]
+    kept = kept if len(kept) else lengths
+    short = _percentile(kept[:, 0], 10)
+    segments = max(1, min(context, math.ceil(ROOM * context / short)))
+    held = (
+        f"the longest has {longest:,}"
+        if stage.percentile == 100
+        else f"{stage.percentile:g}% have at most {long:,}, the longest {longest:,}"
+    )
+    comments = {
+        "context": f"tokens of a row. Of documents: the average has {mean:,.0f}, {held}",
+        "segments": f"documents of a row; a tenth of them has at most {short:,} tokens",
+    }
+    values = {"context": context, "visual_tokens": 0, "images": 0, "segments": segments}
+    visual, images = int(kept[:, 1].sum()), int(kept[:, 2].sum())
+    if not visual:
+        return values, comments
+    per_row = context / int(kept[:, 0].sum())
+    visual_tokens = min(context, _round_up(max(int(kept[:, 1].max()), math.ceil(ROOM * visual * per_row)), 16))
+    pixels = min(pixels, visual_tokens * TOKEN_PIXELS, (context - 2) * TOKEN_PIXELS)
+    frames = stage.template["frames"]
+    images_of_row = min(visual_tokens, max(int(kept[:, 2].max()), math.ceil(ROOM * images * per_row), frames))
+    values |= {
+        "visual_tokens": visual_tokens,
+        "images": images_of_row,
+        "min_pixels": stage.template["min_pixels"],
+        "max_pixels": pixels,
+    }
+    if frames:
+        values["frames"] = min(frames, images_of_row, visual_tokens * TOKEN_PIXELS // stage.template["min_pixels"])
+        values["frames_per_second"] = stage.template["frames_per_second"]
+        values["frame_pixels"] = max(stage.template["min_pixels"], min(stage.template["frame_pixels"], pixels))
+    comments["visual_tokens"] = (
+        f"of a row; pictures are {visual / kept[:, 0].sum():.0%} of all tokens, up to {kept[:, 1].max():,} in a document"
+    )
+    comments["images"] = f"of a row, frames too; up to {kept[:, 2].max():,} in a document"
+    comments["max_pixels"] = f"{pixels // TOKEN_PIXELS:,} tokens of 32 x 32 pixels; larger pictures are made smaller"
+    return values, comments
+
+
+def _percentile(values: npt.NDArray[np.int64], percentile: float) -> int:
+    return int(np.percentile(values, percentile, method="higher"))
+
+
+def _round_up(number: int, of: int) -> int:
+    return -(-number // of) * of
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if value < 10 else f"{value:,.0f}"
