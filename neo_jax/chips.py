@@ -42,11 +42,8 @@ class Chip:
 
 
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
-
 _NODES = ("1x1", "1x8", "2x8", "4x8", "8x8", "16x8", "32x8")
-
 # HBM of TPUs: what their compiler lets a program have. Of GPUs: 0.9 of the memory, as XLA_PYTHON_CLIENT_MEM_FRACTION=0.9 takes it.
 CHIPS = {
     chip.name: chip

@@ -26,7 +26,6 @@ TFDS_SOURCE = "image"  # the training source that is read from array_record file
 PIECES = 620  # of the tokenizer: with the 15 special tokens they fit the model's vocabulary of 640
 ROLES = 3000  # times that the tokenizer reads the roles' names, which stand in every turn and in no text
 SHARD_BYTES = 64 << 20
-
 DEMO = dataclasses.replace(
     COMMAND,
     name="neo_jax.demo",

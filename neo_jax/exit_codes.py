@@ -7,7 +7,6 @@ NOT_FINITE = 70
 TRY_AGAIN = 75
 PREEMPTED = 77
 CONFIGURATION = 78
-
 MEANINGS = {  # as --help shows them
     DONE: "done",
     FAILED: "an error that nobody foresaw, with its traceback",

@@ -206,7 +206,6 @@ class Flags:
 
 
 UNREADABLE = 2  # the exit code where the folder or the command line cannot be read
-
 COMMAND = Command(
     "neo_jax.parity",
     "Compares this implementation with recorded outputs of the official one, in float32 at the highest matmul precision; prints the largest error "

@@ -18,7 +18,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from data_pipelines.batch import Batch, batch_spec, map_arrays
 
 AXES = ("data", "fsdp", "context", "tensor")
-
 RULES: dict[str, str | tuple[str, ...]] = {
     "batch": ("data", "fsdp"),  # rows of a batch
     "length": "context",  # tokens of a row
@@ -30,7 +29,7 @@ RULES: dict[str, str | tuple[str, ...]] = {
 
 
 def spec(*logical: str | None) -> PartitionSpec:
-    """The partition of an array whose dimensions carry these logical axes (None: not partitioned)."""
+    """Returns the partition of an array whose dimensions carry these logical axes (None: not partitioned)."""
     return PartitionSpec(*(RULES[name] if name else None for name in logical))
 
 
@@ -67,7 +66,7 @@ def slice_count(devices: Sequence[jax.Device]) -> int:
 
 
 def mesh_problem(data: int, fsdp: int, context: int, tensor: int, devices: int, slices: int = 1) -> str | None:
-    """Why a mesh of these sizes (data -1: the rest) does not fit so many devices in so many slices, and one that would; None: it does."""
+    """Returns None if a mesh of these sizes (data -1: the rest) fits so many devices in so many slices, else a message naming one that does."""
     inside = devices // slices
     others = fsdp * context * tensor
     fits = devices % others == 0 and data in (-1, devices // others)

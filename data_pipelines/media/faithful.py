@@ -12,7 +12,6 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 # What happens to a picture beside decoding it, as the length index counts it. The index stores positions in this tuple: append only.
 CONVERSIONS = ("grey_16_bit", "grey_32_bit", "grey_float", "transparency", "orientation", "rotation", "pixel_aspect")
-
 _WHITE = 255
 
 # A photo with damaged EXIF data is a good photo, of no orientation: nothing to warn of.
@@ -39,7 +38,6 @@ class Orientation(NamedTuple):
 
 
 UPRIGHT = Orientation()
-
 _EXIF_ORIENTATIONS = {  # Exif 2.32, tag 0x0112
     2: Orientation(columns_reversed=True),
     3: Orientation(rows_reversed=True, columns_reversed=True),

@@ -38,7 +38,6 @@ _OTHER_FORMATS = (  # first bytes, offset, name: what web crawls hold beside FOR
 )
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 

@@ -8,9 +8,7 @@ import numpy.typing as npt
 from data_pipelines.schema import VISUAL_TOKEN_SIDE, PhaseSettings, SampleError
 
 LONGEST_ASPECT_RATIO = 200
-
 FEW_FRAMES = 4  # up to so many frames have an image's budget of pixels, more have a frame's
-
 MOST_DECODED_PIXELS = 89_478_485  # a quarter of a gibibyte as RGB: what Pillow takes for a decompression bomb
 
 

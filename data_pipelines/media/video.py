@@ -18,7 +18,6 @@ from data_pipelines.media.sizes import check_size
 from data_pipelines.schema import Media, PhaseSettings, SampleError
 
 SEEK_SECONDS = 8.0  # a longer way to the next frame is jumped over rather than decoded
-
 _STILL = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
 Indices = Sequence[int] | npt.NDArray[np.int64]

@@ -39,7 +39,6 @@ CAPTION_SHARE = 0.15  # of the scenes that have a caption: a row asks for it alo
 ROWS = 3  # of a training scene: as many conversations about the same files
 SECOND_TURN = 0.15  # of the questions about one picture are followed by another one
 SECOND_TURN_SEVERAL = 0.6  # the same about several pictures or a clip, which take many tokens
-
 # Training sources and what makes their scenes.
 MAKERS: dict[str, Callable[[Random], Example]] = {
     "text": words.text,

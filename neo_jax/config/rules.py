@@ -47,7 +47,7 @@ def problems_between_sections(file: Mapping[str, Any], values: Mapping[str, Any]
         if name not in named:
             yield f"curriculum[{place}]: no phase {name!r} in phases{nearest(name, named)}"
         if name in curriculum[:place]:
-            yield f"curriculum[{place}]: phase {name!r} stands in it already: give the second one a name of its own"
+            yield f"curriculum[{place}]: phase {name!r} is listed twice; rename the second"
     known_phases = [phases[name] for name in curriculum if name in phases]
     for before, after in itertools.pairwise(known_phases):
         if (before.architecture, after.architecture) == ("neo", "qwen3"):

@@ -24,7 +24,6 @@ from neo_jax.config.fields import (
 from neo_jax.config.phase import DTYPES
 
 PATCH_BYTES = 16 * 16 * 3
-
 PATCHES_PER_TOKEN = 4
 
 STALLING_BETA2 = 0.99  # above it a bfloat16 second moment hardly falls: rounding to the nearest undoes changes below 2^-9 of it

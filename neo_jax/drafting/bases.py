@@ -33,7 +33,6 @@ class Base:
 
 _PUBLISHED = {"pretrain": "pretrain", "mid": "mid_16k", "sft": "sft"}
 _LARGE = Limits(context=36_864, pixels=4096 * 4096, steps=20_000)
-
 BASES = {
     "demo": Base(
         demo.get_config().to_dict(),

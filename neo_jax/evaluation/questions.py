@@ -24,7 +24,6 @@ from neo_jax.processes import exchange
 from neo_jax.sharding import own_rows, row_shards, spec, to_devices
 
 BLANK = 127  # the grey of a blank image
-
 LENGTHS = 64  # prompts are padded to multiples of this, so that few shapes are compiled
 
 

@@ -30,7 +30,6 @@ Parameters = dict[str, jax.Array]  # by dotted name, e.g. "base.attention.q"; la
 Caches = dict[str, Cache]  # by stack; layers along the first axis
 
 STACKS = ("pre_buffer", "base")
-
 _POLICIES = jax.checkpoint_policies
 _ATTENTION = _POLICIES.save_only_these_names(*SAVED_NAMES)
 REMATERIALISATION: dict[str, Any] = {

@@ -20,7 +20,6 @@ import numpy as np
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 SUM_OF_SLICES, EXCHANGE_OF_SLICES = "all-reduce between slices", "exchange between slices"
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
-
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-~]+) .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-~]+) = (.*)$")
 _CALLED = re.compile(

@@ -15,7 +15,6 @@ from typing import Any
 from neo_jax import config
 
 NAMED = 10  # differing keys or files that a message names
-
 # What decides programs, pixels and tokens; those that are not installed have no version.
 PACKAGES = (
     *("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "array-record"),

@@ -21,15 +21,10 @@ from neo_jax.processes.identity import compare, identity
 from neo_jax.processes.rendezvous import LOOPBACK, Meeting, meet
 
 HEARTBEAT_SECONDS = 30  # after which a silent process is taken for dead, and all others end
-
 EXIT_SECONDS = 60  # that a process which is done waits for the others
-
 LEAVE_SECONDS = 5  # that a process which failed waits for the others to hear of it
-
 LAST_SECONDS = 2.0  # that process 0 outlives the others: jax aborts those that lose it
-
 WATCH_SECONDS = 1.0  # between looks for a process that failed
-
 FAILED = "neo_jax/failed"
 
 

@@ -1,4 +1,4 @@
-"""Processes of one run meet before jax connects them: process 0 hears who is there and what each runs, and tells all to go on or why not.
+"""The startup check: before jax connects them, every process tells process 0 what it runs, and process 0 answers go, or why not.
 
 jax's own start ends in a native abort when a process is missing, and does not notice that two run different programs. Here each process
 connects to process 0, sends one line of JSON and waits for one line of JSON. What arrives is not trusted: it is bounded, checked, and a
@@ -24,16 +24,16 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class GroupError(RuntimeError):
-    """The processes are not one run: another configuration, code or version, or an index twice."""
+    """Processes disagree on configuration, code or versions, or share an index."""
 
 
 class MissingError(RuntimeError):
-    """Processes did not come within the time limit, or process 0 could not be reached. Trying again may help."""
+    """Processes were missing at the time limit, or process 0 could not be reached. Trying again may help."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Meeting:
-    """Where and how many.
+    """Where the processes of a run report.
 
     Attributes:
       process, processes: this process's index and how many there are.
@@ -56,7 +56,7 @@ class _Arrived:
 
 
 def meet(meeting: Meeting, identity: Mapping[str, Any], compare: Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]) -> None:
-    """Returns in every process when all of them are there and run the same.
+    """Returns in every process when all of them have reported and run the same.
 
     Args:
       identity: what this process runs, as JSON.
@@ -116,7 +116,7 @@ def _receive_all(meeting: Meeting, identity: Mapping[str, Any], compare: Callabl
     error = None
     if problems:
         kind = MissingError if len(problems) == 1 and missing else GroupError
-        error = kind("the processes of this run do not come together:\n  " + "\n  ".join(problems))
+        error = kind("startup check failed:\n  " + "\n  ".join(problems))
     answer = {"go": True} if error is None else {"kind": type(error).__name__, "message": str(error)}
     for connection in [*(other.connection for other in arrived.values()), *refused]:
         with contextlib.suppress(OSError), connection:
@@ -201,5 +201,5 @@ def _is_report(message: Mapping[str, Any]) -> bool:
 
 
 def _is_open(connection: socket.socket) -> bool:
-    """Whether the other side still waits: it has nothing to say before it is answered."""
+    """Whether the other side still waits for its answer."""
     return not select.select([connection], [], [], 0)[0]

@@ -21,7 +21,6 @@ from neo_jax.training.optimizer import trains
 
 # Dense bfloat16 FLOP/s of devices that no plan is made for; public data sheets.
 OTHERS = {"TPU v4": 275e12, "NVIDIA A100-SXM4-80GB": 312e12}
-
 DIGIT = 1024  # attended pairs are counted in digits of this base: their sum over a long row exceeds an int32
 
 

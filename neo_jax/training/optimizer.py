@@ -19,7 +19,6 @@ from neo_jax.model.backbone import Parameters
 Moments = dict[str, optax.ScaleByAdamState]  # by parameter name
 
 NEW_ATTENTION = ("q_hw", "k_hw", "q_norm_h", "q_norm_w", "k_norm_h", "k_norm_w")  # what NEO adds to each layer of its base
-
 # Weight decay is chosen by name: stacked norms have two dimensions and would pass for matrices.
 DECAYED = ("embedding", "output", "patch", "merge", "q", "k", "v", "o", "q_hw", "k_hw", "gate", "up", "down")
 

@@ -14,21 +14,15 @@ from data_pipelines.batch import Intervals
 from neo_jax.attention.intervals import flatten, query_tiles, visited_pairs
 
 KEY_WIDTH, VALUE_WIDTH = 256, 128
-
 HALF = KEY_WIDTH // 2  # queries are kept in two halves, so that the output fits over one of them
-
 ROWS = 64  # of a warpgroup's products: what wgmma prescribes
-
 QUERY_TILE = 2 * ROWS
 
 LOG2_E = math.log2(math.e)
 
 LOWEST = -1e30  # start of the running maximum: finite, so that exp2(-inf - LOWEST) is 0 and not NaN
-
 PRODUCER_REGISTERS, CONSUMER_REGISTERS = 40, 232  # 40 + 2 x 232 of the 512 that three threads, one of each warpgroup, share
-
 MATRIX = plgpu.Layout.WGMMA
-
 PER_ROW, PER_COLUMN = MATRIX.reduce(1), MATRIX.reduce(0)
 
 

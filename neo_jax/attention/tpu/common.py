@@ -13,11 +13,8 @@ from neo_jax.attention.tpu.tiles import LANES, MASKED, SPARSE, WHOLE, Blocks, co
 LOG2_E = math.log2(math.e)
 
 LOWEST = -0.7 * float(jnp.finfo(jnp.float32).max)  # a masked score: finite, so that the difference of two is a number
-
 NT = (((1,), (1,)), ((), ()))  # contract the second axes of both, and so on
-
 NN = (((1,), (0,)), ((), ()))
-
 TN = (((0,), (0,)), ((), ()))
 
 

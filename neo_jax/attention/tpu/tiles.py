@@ -14,14 +14,10 @@ from data_pipelines.batch import Intervals
 from neo_jax.attention.intervals import TileRanges, flatten, key_tiles, query_tiles
 
 LANES = 128
-
 # Bits of a listed tile: row << ROW_SHIFT | column << COLUMN_SHIFT | kind << 2 | last << 1 | first.
 COLUMN_SHIFT, ROW_SHIFT = 4, 18
-
 MAX_ROWS, MAX_COLUMNS = 1 << (31 - ROW_SHIFT), 1 << (ROW_SHIFT - COLUMN_SHIFT)
-
 MAX_TILES = 1 << 16  # 256 KiB of scalar memory
-
 NOTHING, WHOLE, MASKED, SPARSE = range(4)
 
 

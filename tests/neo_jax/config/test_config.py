@@ -188,7 +188,7 @@ def test_settings_are_frozen() -> None:
         ("phases.sft.mixture", {"text": 0.0}, "phases.sft.mixture: gives no source a weight above 0"),
         ("curriculum", [], "curriculum: is empty: name at least one phase"),
         ("curriculum", ["txt"], "curriculum[0]: no phase 'txt' in phases; did you mean 'text'?"),
-        ("curriculum", ["text", "sft", "sft"], "curriculum[2]: phase 'sft' stands in it already"),
+        ("curriculum", ["text", "sft", "sft"], "curriculum[2]: phase 'sft' is listed twice; rename the second"),
         ("curriculum", ["pretrain", "text"], "phases.text.architecture: is qwen3, but pretrain before it is neo already"),
     ],
 )

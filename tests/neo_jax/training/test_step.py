@@ -1,5 +1,6 @@
 """The step's loss is one weighted mean over the whole global batch, however rows are divided among passes and devices."""
 
+import dataclasses
 import functools
 
 import jax
@@ -14,6 +15,7 @@ from neo_jax.sharding import make_mesh, to_devices
 from neo_jax.training.inputs import accumulated
 from neo_jax.training.optimizer import initial_moments
 from neo_jax.training.step import StepMetrics, TrainState, make_heldout_step, make_train_step
+from tests.neo_jax.programs import equations
 from tests.neo_jax.tiny_model import batch, model, on_mesh, one_pass, parameters
 
 MODEL = model()
@@ -129,3 +131,16 @@ def test_a_step_without_a_label_changes_nothing():
     for name, value in before().items():
         np.testing.assert_array_equal(state.trainable[name], value)
     assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(state.moments))
+
+
+def test_debug_checks_are_part_of_the_programs_identity():
+    """A step that was traced without them is not used where they are asked for."""
+    checked = dataclasses.replace(COMPUTATION, check_intervals=True)
+    plain, checking = (make_train_step(MODEL, each, OPTIMIZER, SOURCES) for each in (COMPUTATION, checked))
+    assert plain is not checking and make_train_step(MODEL, checked, OPTIMIZER, SOURCES) is checking
+    with jax.set_mesh(mesh_of({})):
+        trainable = on_mesh(MODEL, "qwen3", before())
+        state = TrainState(trainable, {}, jax.jit(lambda x: initial_moments(OPTIMIZER, x))(trainable))
+        passes = to_devices(one_pass(rows()), accumulation_axis=True)
+        names = [{each.primitive.name for each in equations(step, state, passes, RATE)} for step in (plain, checking)]
+    assert "debug_callback" not in names[0] and "debug_callback" in names[1]
