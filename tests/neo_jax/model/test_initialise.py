@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from neo_jax.interop.huggingface import neo_parameters, qwen3_model, qwen3_parameters
+from neo_jax.interop.config_fields import qwen3_model
+from neo_jax.interop.names import neo_parameters, qwen3_parameters
 from neo_jax.model.backbone import build
 from neo_jax.model.initialise import neo_from_qwen3
 from neo_jax.sharding import make_mesh
@@ -27,7 +28,8 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def model():
-    return qwen3_model(json.loads((FOLDER / "qwen3" / "config.json").read_text()), PRE_BUFFER_LAYERS, patch_channels=16)
+    path = FOLDER / "qwen3" / "config.json"
+    return qwen3_model(json.loads(path.read_text()), path, PRE_BUFFER_LAYERS, patch_channels=16)
 
 
 @pytest.fixture(scope="module")
