@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pathlib
 import sys
 import time
@@ -22,7 +23,10 @@ class MetricsWriter:
 
     def __init__(self, directory: pathlib.Path, resumed_step: int):
         self.path = directory / "metrics.jsonl"
-        kept = [line for line in read_lines(self.path) if line["step"] <= resumed_step]
+        lines, problems = read_lines(self.path)
+        for problem in problems:
+            logging.warning(problem)
+        kept = [line for line in lines if line["step"] <= resumed_step]
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self.path.open("a", buffering=1)
         (directory / "tensorboard").mkdir(exist_ok=True)
@@ -48,16 +52,28 @@ class MetricsWriter:
         self._tensorboard.close()
 
 
+def read_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The lines of a metrics.jsonl in their order, and a sentence for each damaged one. No lines where there is no file.
 
-def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line that a kill cut short is left out."""
+    A last line without its end is what a kill cut short: it was not written, and is left out without a sentence.
+    """
     if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text().splitlines():
+        return [], []
+    lines: list[dict[str, Any]] = []
+    problems: list[str] = []
+    texts = path.read_bytes().split(b"\n")
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            continue
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
-
+            line = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            if number == len(texts):
+                break
+            problems.append(f"{path}, line {number}: not JSON ({error}); the step that it was written for is left out")
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+        else:
+            problems.append(f"{path}, line {number}: not an object with a step; it is left out")
+    return lines, problems

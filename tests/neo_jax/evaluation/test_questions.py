@@ -13,7 +13,7 @@ from data_pipelines.text.tokenizers import load_tokenizer
 from neo_jax import config
 from neo_jax.evaluation import questions as asking
 from neo_jax.evaluation import scoring
-from neo_jax.evaluation.report.data import FamilyResult
+from neo_jax.runs.evaluations import FamilyResult
 from neo_jax.sharding import make_mesh
 from tests.neo_jax.tiny_model import model
 

@@ -35,7 +35,7 @@ def test_a_resumed_run_goes_on_in_both(tmp_path):
     for step in (5, 6):
         resumed.write(step, {"loss": float(step)})
     resumed.close()
-    assert [(line["step"], line["loss"]) for line in read_lines(tmp_path / "metrics.jsonl")] == [
+    assert [(line["step"], line["loss"]) for line in read_lines(tmp_path / "metrics.jsonl")[0]] == [
         (step, float(step)) for step in range(1, 7)
     ]
     assert tensorboard_steps(tmp_path) == [1, 2, 3, 4, 5, 6]
@@ -48,3 +48,20 @@ def test_a_step_is_on_disk_when_it_is_written(tmp_path):
     assert tensorboard_steps(tmp_path) == [1]
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 1
     writer.close()
+
+
+def test_damaged_lines_are_named_and_the_others_kept(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    assert read_lines(path) == ([], [])
+    path.write_bytes(b'{"step": 1, "loss": 1.0}\n{"step": 2, "lo\n[3]\n\n\xff\n{"step": 5}\n{"step": 6, "lo')
+    lines, problems = read_lines(path)
+    assert [line["step"] for line in lines] == [1, 5]
+    assert len(problems) == 3 and all(f"line {number}:" in problem for number, problem in zip((2, 3, 5), problems, strict=True))
+    MetricsWriter(tmp_path, 5).close()
+    assert all(problem in caplog.text for problem in problems)
+    assert [line["step"] for line in read_lines(path)[0]] == [1, 5]
+
+
+def test_a_last_line_without_its_end_counts_where_it_is_whole(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}')
+    assert read_lines(tmp_path / "metrics.jsonl") == ([{"step": 1}, {"step": 2}], [])
