@@ -39,7 +39,7 @@ def build_report(settings: config.Config) -> RunReport:
     """Everything that the run directory and the data say about the run."""
     directory = pathlib.Path(settings.run.directory)
     problems: list[str] = []
-    lines = _add(problems, *read_lines(directory / "metrics.jsonl"))
+    lines = _add(problems, *_metric_lines(directory / "metrics.jsonl"))
     records = [record for record in _add(problems, *read_evaluations(directory)) if record.scores]
     starts, damage = read_facts(directory)
     _add(problems, starts, [damage] if damage else [])
@@ -74,6 +74,13 @@ def _add[T](problems: list[str], values: T, found: Sequence[str]) -> T:
     if len(found) > SENTENCES:
         problems.append(f"and {len(found) - SENTENCES:,} more like the last")
     return values
+
+
+def _metric_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[str]]:
+    try:
+        return read_lines(path)
+    except OSError as error:
+        return [], [f"{path} cannot be read ({error.strerror}): no losses and speeds are shown"]
 
 
 def _metric_rows(lines: Sequence[Mapping[str, Any]], path: pathlib.Path) -> tuple[list[MetricRow], list[str]]:

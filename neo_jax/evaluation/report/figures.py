@@ -1,8 +1,10 @@
-"""Numbers as the report writes them."""
+"""Numbers and texts as the report writes them."""
 
 from __future__ import annotations
 
 import math
+
+TEXT = 2000  # most characters of a text
 
 
 def percent(share: float, digits: int = 1, unit: str = "%") -> str:
@@ -34,3 +36,8 @@ def short(value: float) -> str:
 def side(max_pixels: float) -> str:
     """The side of the square with so many pixels: 160²; "text" for none."""
     return f"{math.isqrt(round(max_pixels))}²" if max_pixels else "text"
+
+
+def cut(text: str, most: int = TEXT) -> str:
+    """The text, or its beginning with the number of characters left out."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text) - most:,} more characters)"

@@ -10,7 +10,9 @@ from data_pipelines.media.images import read_bytes
 from data_pipelines.schema import Media, SampleError, SourceSettings
 from data_pipelines.sources import Source
 
-MOST_SAMPLES = 50_000  # of a training source that are compared, evenly over it
+MOST_SAMPLES = 20_000  # of a training source that are compared, evenly over it
+MOST_BYTES = 1 << 30  # of media in a dataset that are read with them
+PROBED = 16  # samples that tell how many bytes a sample has
 
 Opened = Mapping[str, tuple[SourceSettings, Source]]  # by the source's name
 
@@ -35,7 +37,7 @@ def find_leaks(training: Opened, held_out: Opened) -> list[str]:
             if media.path is not None:
                 paths.setdefault(media.path.resolve(), []).append((name, key, media))
     for name, (_, source) in training.items() if shown else ():
-        stride = -(-len(source) // MOST_SAMPLES)
+        stride = _stride(source)
         if stride > 1:
             sentences.append(f"of training source {name} 1 in {stride} samples was compared with the held-out media")
         found: dict[str, dict[str, str]] = {}  # held-out source -> key -> name of the media file
@@ -54,12 +56,19 @@ def find_leaks(training: Opened, held_out: Opened) -> list[str]:
     return sentences
 
 
+def _stride(source: Source) -> int:
+    """Every how many samples one is compared, so that neither their number nor the bytes that a dataset holds of them pass the limits."""
+    probe = -(-len(source) // PROBED)
+    size = sum(len(media.data) for _, media in _media(source, probe) if media.data is not None) * probe
+    return max(-(-len(source) // MOST_SAMPLES), -(-size // MOST_BYTES), 1)
+
+
 def _media(source: Source, stride: int = 1) -> Iterator[tuple[str, Media]]:
     """The media of every `stride`th sample, with the sample's key. A sample that cannot be read has none."""
     for number in range(0, len(source), stride):
         try:
             sample = source[number]
-        except SampleError:
+        except (SampleError, OSError):
             continue
         for media in (*sample.images, *((sample.video,) if sample.video else ())):
             yield sample.key, media

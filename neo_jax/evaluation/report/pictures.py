@@ -13,13 +13,14 @@ from data_pipelines.media import images, video
 from data_pipelines.schema import PhaseSettings, Sample, SampleError
 from data_pipelines.sources import Source
 from neo_jax.evaluation.report.data import SampleCard
+from neo_jax.evaluation.report.figures import cut
 from neo_jax.runs.evaluations import AnswerRecord
 
 CARDS = 2  # of each family
 PICTURES = 8  # most images or frames of a card
 SIDE = 256  # pixels, longest side of a thumbnail
 PICTURE_BYTES = 24 << 10  # most of a thumbnail
-TEXT = 2000  # most characters of a text on a card
+NOTE = 300  # most characters of a note
 JPEG_QUALITIES = (90, 75, 50, 25)
 
 
@@ -55,7 +56,7 @@ def make_cards(
                 continue
             try:
                 sample = source[number]
-            except SampleError:
+            except (SampleError, OSError):
                 continue  # named below
             for place in wanted[key]:
                 answer = answers[place]
@@ -86,7 +87,7 @@ def _card(answer: AnswerRecord, sample: Sample, phase: PhaseSettings, seed: int)
             notes.append(f"{more} more images are not shown")
     except Exception as error:  # a decoder may trip over anything, and a picture is no reason to lose the report
         notes.append(f"not shown: {error or type(error).__name__}")
-    return SampleCard(answer.family, tuple(pictures), cut(question), cut(answer.answer), cut(answer.truth), cut("; ".join(notes), 300))
+    return SampleCard(answer.family, tuple(pictures), cut(question), cut(answer.answer), cut(answer.truth), cut("; ".join(notes), NOTE))
 
 
 def _pictures(sample: Sample, phase: PhaseSettings, seed: int) -> Iterator[np.ndarray]:
@@ -111,8 +112,3 @@ def small_file(array: np.ndarray) -> bytes | None:
         if file.tell() <= PICTURE_BYTES:
             return file.getvalue()
     return None
-
-
-def cut(text: str, most: int = TEXT) -> str:
-    """The text, or its beginning with the number of characters left out."""
-    return text if len(text) <= most else f"{text[:most]}… ({len(text) - most:,} more characters)"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import pathlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from neo_jax.evaluation.report.data import Skipped
+from neo_jax.evaluation.report.figures import cut
 
 LOGS = {"training": "skipped", "held-out": "skipped_heldout"}  # NAME.jsonl of process 0, NAME.PROCESS.jsonl of the others
+MESSAGE = 300  # most characters of an example
 BY_PHASE = ("too_long", "no_frames")  # reasons that hold for one phase, which the message names
 
 
@@ -26,11 +28,9 @@ def read_skipped(directory: pathlib.Path, phases: Collection[str], sizes: Mappin
     examples: dict[tuple[str, str, str, str], str] = {}
     problems: list[str] = []
     for part, name in LOGS.items():
-        seen: set[tuple[str, str, str, str]] = set()
+        seen: set[int] = set()  # hashes: a log may name millions
         for path in sorted(path for path in directory.glob(f"{name}*.jsonl") if re.fullmatch(rf"{name}(\.\d+)?\.jsonl", path.name)):
-            for number, text in enumerate(path.read_bytes().split(b"\n"), 1):
-                if not text.strip():
-                    continue
+            for number, text in _lines(path, problems):
                 try:
                     entry = json.loads(text)
                     source, key, reason, message = (str(entry[field]) for field in ("source", "key", "reason", "message"))
@@ -38,16 +38,25 @@ def read_skipped(directory: pathlib.Path, phases: Collection[str], sizes: Mappin
                     problems.append(f"{path}, line {number}: not a skipped sample (source, key, reason, message); it is not counted")
                     continue
                 phase = _phase(message, phases) if reason in BY_PHASE else ""
-                if (source, key, reason, phase) not in seen:
-                    seen.add((source, key, reason, phase))
+                if (sample := hash((source, key, reason, phase))) not in seen:
+                    seen.add(sample)
                     group = (part, source, reason, phase)
                     counts[group] = counts.get(group, 0) + 1
-                    examples.setdefault(group, message)
+                    examples.setdefault(group, cut(message, MESSAGE))
     skipped = [
         Skipped(part, source, reason, count, _share(count, sizes.get((part, source))), phase, examples[part, source, reason, phase])
         for (part, source, reason, phase), count in sorted(counts.items(), key=lambda pair: -pair[1])
     ]
     return sorted(skipped, key=lambda each: list(LOGS).index(each.part)), problems
+
+
+def _lines(path: pathlib.Path, problems: list[str]) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not empty, with their numbers."""
+    try:
+        with path.open("rb") as file:
+            yield from ((number, text) for number, text in enumerate(file, 1) if text.strip())
+    except OSError as error:
+        problems.append(f"{path} cannot be read to its end ({error.strerror}): the samples that it names there are not counted")
 
 
 def _phase(message: str, phases: Collection[str]) -> str:

@@ -14,7 +14,8 @@ from configs.demo import get_config
 from neo_jax.config import Config
 from neo_jax.evaluation.report import leaks
 from neo_jax.evaluation.report.build import report_run
-from neo_jax.evaluation.report.pictures import PICTURE_BYTES, PICTURES, SIDE, cut, small_file
+from neo_jax.evaluation.report.figures import cut
+from neo_jax.evaluation.report.pictures import PICTURE_BYTES, PICTURES, SIDE, small_file
 from neo_jax.runs.evaluations import AnswerRecord, EvaluationRecord, FamilyResult, write_evaluation
 from neo_jax.runs.facts import RunFacts, write_facts
 
