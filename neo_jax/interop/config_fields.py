@@ -30,7 +30,8 @@ WITHOUT_EFFECT = {
     "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample",
     "early_stopping", "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "length_penalty", "max_length", "min_length",
     "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "remove_invalid_values",
-    "repetition_penalty", "return_dict_in_generate", "suppress_tokens", "temperature", "top_k", "top_p", "typical_p",
+    "repetition_penalty", "return_dict_in_generate", "suppress_tokens", "temperature", "top_k", "top_p", "typical_p", "unsloth_fixed",
+    "unsloth_version",
 }  # fmt: skip
 LANGUAGE_WITHOUT_EFFECT = WITHOUT_EFFECT | {"max_position_embeddings", "max_position_embeddings_hw"}
 VISION_WITHOUT_EFFECT = WITHOUT_EFFECT | {"model_type", "max_position_embeddings_vision", "min_pixels", "max_pixels"}
@@ -115,13 +116,14 @@ def _is(*accepted: object) -> Callable[[Any], bool]:
     return lambda value: any(value == each and isinstance(value, bool) is isinstance(each, bool) for each in accepted)
 
 
+QUANTIZED = Fixed(
+    lambda value: value == {},
+    "quantized weights are not read; use the checkpoint that was published in bfloat16, or convert this one to bfloat16",
+)
 NO_SUCH_PART = Fixed(lambda value: not value, "the model has no such part here; use a checkpoint without")
 # Every transformers configuration may have these too.
 FIXED = {
-    "quantization_config": Fixed(
-        lambda value: value == {},
-        "quantized weights are not read; use the checkpoint that was published in bfloat16, or convert this one to bfloat16",
-    ),
+    **dict.fromkeys(("quantization_config", "quantization", "compression_config"), QUANTIZED),
     **dict.fromkeys(("add_cross_attention", "chunk_size_feed_forward", "cross_attention_hidden_size", "is_encoder_decoder"), NO_SUCH_PART),
     **dict.fromkeys(("pruned_heads", "tie_encoder_decoder"), NO_SUCH_PART),
 }

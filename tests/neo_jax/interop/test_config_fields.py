@@ -52,6 +52,7 @@ def qwen3(values: dict):
         ("attention_bias", REMOVED),
         ("pad_token_id", 1),
         ("pruned_heads", {}),
+        ("unsloth_version", "2026.1"),
         ("add_cross_attention", False),
     ],
 )
@@ -93,6 +94,7 @@ def test_rope_theta_of_transformers_5():
         ("layer_types", ["full_attention", "sliding_attention"], r"layer_types has \"sliding_attention\""),
         ("layer_types", FULL[:1], "num_hidden_layers = 2"),
         ("quantization_config", {"quant_method": "fp8"}, "fp8.*bfloat16"),
+        ("quantization", {"group_size": 64, "bits": 4}, "quantization is .*bfloat16"),
         ("query_pre_attn_scalar", 256, "field query_pre_attn_scalar of config.json is not known; if it does not change the mathematics, remove it"),
         ("hidden_size", "64", "hidden_size is '64', must be a whole number"),
         ("hidden_size", True, "hidden_size is True"),
