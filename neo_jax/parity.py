@@ -30,7 +30,10 @@ from neo_jax.config.fields import ConfigError, OneOf
 from neo_jax.config.flags import Command, read_flags
 from neo_jax.config.phase import ATTENTION
 from neo_jax.inference.generate import greedy
-from neo_jax.interop.huggingface import WeightsError, neo_model, neo_parameters, read_config, read_tensors
+from neo_jax.interop.config_fields import neo_model, read_config
+from neo_jax.interop.errors import WeightsError
+from neo_jax.interop.names import neo_parameters
+from neo_jax.interop.tensors import read_tensors
 from neo_jax.model.backbone import Parameters, build
 from neo_jax.model.computation import Computation
 from neo_jax.model.patch_embedding import normalise
@@ -70,7 +73,7 @@ def compare(folder: pathlib.Path, attention: str = "auto") -> list[Comparison]:
       WeightsError: the folder is not laid out like a golden one.
     """
     values = read_config(folder / "config.json")
-    model = neo_model(values)
+    model = neo_model(values, folder / "config.json")
     tensors = read_tensors(folder / "model.safetensors")
     recorded = _load(folder / "batch.npz")
     if missing := [name for name in RECORDED if name not in recorded]:

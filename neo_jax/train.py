@@ -19,7 +19,7 @@ from neo_jax.config.flags import Command, read_flags
 from neo_jax.evaluation.report.build import report_run
 from neo_jax.evaluation.report.data import table
 from neo_jax.exit_codes import CONFIGURATION, DATA, DONE, FAILED, NOT_FINITE, PREEMPTED, TRY_AGAIN
-from neo_jax.interop.huggingface import WeightsError
+from neo_jax.interop.errors import WeightsError
 from neo_jax.processes import exchange, lifetime
 from neo_jax.processes.flags import Flags
 from neo_jax.processes.rendezvous import GroupError, MissingError

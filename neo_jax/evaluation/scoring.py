@@ -6,7 +6,7 @@ import collections
 from collections.abc import Sequence
 
 from neo_jax.evaluation.questions import Answer
-from neo_jax.evaluation.report.data import FamilyResult
+from neo_jax.runs.evaluations import AnswerRecord, EvaluationRecord, FamilyResult
 
 
 def is_right(answer: str, truth: str) -> bool:
@@ -28,3 +28,19 @@ def score(answers: Sequence[Answer]) -> dict[str, FamilyResult]:
         )
         for family, group in families.items()
     }
+
+
+def evaluation_record(phase: str, answers: Sequence[Answer], seconds: float) -> EvaluationRecord:
+    """The record that is kept of a phase's answers.
+
+    Args:
+      phase: the phase's name.
+      answers: in the order of the questions.
+      seconds: time the run has taken until now.
+    """
+    return EvaluationRecord(
+        phase,
+        seconds,
+        tuple(AnswerRecord(a.question.family, a.question.sample.key, a.question.truth, a.answer, a.blank_answer) for a in answers),
+        score(answers),
+    )

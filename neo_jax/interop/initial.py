@@ -3,81 +3,76 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
 from neo_jax import config
-from neo_jax.interop.huggingface import (
-    WeightsError,
-    neo_model,
-    neo_parameters,
-    qwen3_model,
-    qwen3_parameters,
-    read_config,
-    read_tensors,
-)
+from neo_jax.interop.config_fields import neo_model, qwen3_model, read_config
+from neo_jax.interop.errors import WeightsError
+from neo_jax.interop.names import neo_parameters, qwen3_parameters
+from neo_jax.interop.tensors import read_folder
 from neo_jax.model.backbone import Parameters, abstract
 from neo_jax.model.initialise import neo_from_qwen3
+
+# A Qwen3's config.json says nothing of the parts that a NEO adds; initializer_range is that of random parameters, not of these.
+NEO_ALONE = ("pre_buffer_layers", "patch_channels", "rope_theta_hw", "patch_rope_theta")
+RANDOM_ALONE = ("initializer_range",)
 
 
 def initial_parameters(settings: config.Config) -> Parameters:
     """Parameters of the first phase's architecture from the folder `run.initial`, on the mesh that is set.
 
     Raises:
-      WeightsError: the folder is no Qwen3 or NEO checkpoint, or its shape is not that of `model`.
+      WeightsError: the folder is no Qwen3 or NEO checkpoint, or describes another model than `model`.
     """
     folder, architecture, model = pathlib.Path(settings.run.initial), settings.phases[0].architecture, settings.model
-    values = read_config(folder / "config.json")
+    path = folder / "config.json"
+    values = read_config(path)
     kind = values.get("model_type")
     if kind == "qwen3":
-        _check_shape(folder, model, qwen3_model(values, model.pre_buffer_layers, model.patch_channels))
-        parameters = _put(model, "qwen3", qwen3_parameters(model, read_folder(folder)))
+        found = qwen3_model(values, path, model.pre_buffer_layers, model.patch_channels)
+        _check_model(path, model, found, NEO_ALONE + RANDOM_ALONE)
+        parameters = _put(model, "qwen3", _read(folder, qwen3_parameters, model))
         return parameters if architecture == "qwen3" else neo_from_qwen3(model, parameters, settings.run.seed)
     if kind == "neo_chat" and architecture == "neo":
-        _check_shape(folder, model, neo_model(values))
-        return _put(model, "neo", neo_parameters(model, read_folder(folder)))
+        _check_model(path, model, neo_model(values, path), RANDOM_ALONE)
+        return _put(model, "neo", _read(folder, neo_parameters, model))
     raise WeightsError(
-        f"{folder}/config.json has model_type {kind!r}; a first phase of architecture {architecture!r} starts from a qwen3, or neo from a neo_chat"
+        f"{path} has model_type {kind!r}; a first phase of architecture {architecture!r} starts from a qwen3, or neo from a neo_chat"
     )
 
 
-def read_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """All tensors of a checkpoint: model.safetensors, or the files that model.safetensors.index.json names."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return read_tensors(folder / "model.safetensors")
-    files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    return {name: tensor for file in files for name, tensor in read_tensors(folder / file).items()}
+def _read(
+    folder: pathlib.Path, parameters: Callable[[config.Model, Mapping[str, np.ndarray]], dict[str, np.ndarray]], model: config.Model
+) -> dict[str, np.ndarray]:
+    tensors = read_folder(folder)
+    try:
+        return parameters(model, tensors)
+    except WeightsError as error:
+        raise WeightsError(f"{folder}: {error}") from None
 
 
-def _check_shape(folder: pathlib.Path, wanted: config.Model, found: config.Model) -> None:
+def _check_model(path: pathlib.Path, wanted: config.Model, found: config.Model, unsaid: tuple[str, ...]) -> None:
+    """Raises WeightsError where the checkpoint's model differs from the configuration's in a field that its config.json speaks of."""
     differing = [
         f"model.{field.name} is {getattr(wanted, field.name)}, the checkpoint has {getattr(found, field.name)}"
         for field in dataclasses.fields(config.Model)
-        if field.name not in ("rope_theta_hw", "patch_rope_theta", "initializer_range")
-        and getattr(wanted, field.name) != getattr(found, field.name)
+        if field.name not in unsaid and getattr(wanted, field.name) != getattr(found, field.name)
     ]
     if differing:
-        raise WeightsError(f"{folder} does not fit the configuration: " + "; ".join(differing))
+        raise WeightsError(f"{path} does not fit the configuration: {'; '.join(differing)}; set these to the checkpoint's")
 
 
 def _put(model: config.Model, architecture: str, arrays: dict[str, np.ndarray]) -> Parameters:
-    """On the mesh, in float32, each with its sharding."""
-    shapes = abstract(model, architecture)
-    parameters: Parameters = {}
-    for name, shape in shapes.items():
-        array = arrays.pop(name)
-        if array.shape != shape.shape:
-            raise WeightsError(
-                f"parameter {name} has shape {array.shape}, the model needs {shape.shape}: is config.json that of these weights?"
-            )
-        sharding = NamedSharding(jax.sharding.get_mesh(), shape.sharding.spec)
-        parameters[name] = _place(array, sharding)
-    return parameters
+    """On the mesh, in float32, each with its sharding. Empties `arrays`."""
+    mesh = jax.sharding.get_mesh()
+    return {
+        name: _place(arrays.pop(name), NamedSharding(mesh, shape.sharding.spec)) for name, shape in abstract(model, architecture).items()
+    }
 
 
 def _place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:

@@ -17,7 +17,7 @@ def neo_from_qwen3(model: config.Model, qwen3: Parameters, seed: int) -> Paramet
     (normal(0, initializer_range), norms one). As in the official conversion.
 
     Args:
-      qwen3: base layers stacked, as backbone.initialise(model, "qwen3", ...) or interop.huggingface.qwen3_parameters give them.
+      qwen3: base layers stacked, as backbone.initialise(model, "qwen3", ...) or interop.names.qwen3_parameters give them.
       seed: of the random parts.
     """
     quarter = model.head_dim // 4

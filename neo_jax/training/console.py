@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import TextIO
 
 from neo_jax import config
+from neo_jax.runs.metrics import StepRecord
 from neo_jax.training.throughput import Speed
 
 
@@ -36,21 +36,20 @@ class Progress:
         print(("\r\x1b[2K" if self._live else "") + text, file=self._stream, flush=True)
 
 
-def step_line(phase: config.Phase, phase_step: int, values: Mapping[str, Any], speed: Speed | None) -> str:
-    """What a step's line says: loss, gradient norm, learning rate, fill of the rows, speed, time left in the phase.
+def step_line(phase: config.Phase, phase_step: int, record: StepRecord, speed: Speed | None) -> str:
+    """What the live line says of a step: loss, gradient norm, learning rate, fill of the rows, speed, time left in the phase.
 
     Args:
-      values: as written to metrics.jsonl.
       speed: None where it is not known yet.
     """
-    text = f"{phase.name} {phase_step}/{phase.steps}  loss {values['loss']:.3f}  gradient {values['gradient_norm']:.2f}"
-    text += f"  rate {values['learning_rate']:.1e}  fill {values['fill']:.1%}"
+    text = f"{phase.name} {phase_step}/{phase.steps}  loss {record.loss:.3f}  gradient {record.gradient_norm:.2f}"
+    text += f"  rate {record.learning_rate:.1e}  fill {record.fill:.1%}"
     if speed is not None:
         seconds = int(speed.seconds_per_step * (phase.steps - phase_step))
         text += f"  {speed.tokens_per_second:,.0f} tokens/s"
         text += f"  MFU {speed.mfu:.1%}" if speed.mfu is not None else ""
         text += f"  {seconds // 60}:{seconds % 60:02d} left"
-    if values.get("heldout_loss"):
-        losses = list(values["heldout_loss"].values())
+    if record.heldout_loss:
+        losses = list(record.heldout_loss.values())
         text += f"  held-out {sum(losses) / len(losses):.3f}"
     return text

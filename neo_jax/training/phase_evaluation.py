@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Callable
 
@@ -11,12 +10,12 @@ import numpy as np
 
 from data_pipelines.failures import FailurePolicy, Failures
 from neo_jax import config
-from neo_jax.evaluation.questions import Answer, answer_questions, check_same, read_questions
-from neo_jax.evaluation.scoring import score
+from neo_jax.evaluation.questions import answer_questions, check_same, read_questions
+from neo_jax.evaluation.scoring import evaluation_record
 from neo_jax.model.backbone import Parameters, abstract
 from neo_jax.model.computation import Computation
 from neo_jax.processes import exchange
-from neo_jax.runs.evaluations import EvaluationRecord, write_evaluation
+from neo_jax.runs.evaluations import write_evaluation
 from neo_jax.sharding import make_mesh
 from neo_jax.training.console import Progress
 from neo_jax.training.inputs import RunData
@@ -60,20 +59,9 @@ def evaluate_phase(
         on_mesh = {name: jax.device_put(value, shapes[name].sharding) for name, value in parameters.items()}
         computation = Computation.of(phase, settings.run.debug)
         answers = answer_questions(settings.model, computation, on_mesh, questions, data.tokenizer, evaluation, show)
-    scores = {family: dataclasses.asdict(each) for family, each in score(answers).items()}
+    record = evaluation_record(phase.name, answers, seconds())
     if exchange.is_first():
-        write_evaluation(path, EvaluationRecord(phase.name, seconds(), [_plain(answer) for answer in answers], scores))
-    if scores:
-        mean = np.mean([each["exact_match"] for each in scores.values()])
-        progress.line(f"{phase.name}: held-out exact match {mean:.1%} over {len(scores)} families, {len(answers)} questions")
-
-
-def _plain(answer: Answer) -> dict[str, str]:
-    question = answer.question
-    return {
-        "family": question.family,
-        "key": question.sample.key,
-        "truth": question.truth,
-        "answer": answer.answer,
-        "blank_answer": answer.blank_answer,
-    }
+        write_evaluation(path, record)
+    if record.scores:
+        mean = np.mean([each.exact_match for each in record.scores.values()])
+        progress.line(f"{phase.name}: held-out exact match {mean:.1%} over {len(record.scores)} families, {len(answers)} questions")

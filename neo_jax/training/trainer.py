@@ -25,7 +25,8 @@ from neo_jax.model.computation import Computation
 from neo_jax.processes import exchange
 from neo_jax.runs.checkpoints import Checkpoints
 from neo_jax.runs.directory import RunDirectory, RunDirectoryError
-from neo_jax.runs.metrics import MetricsWriter
+from neo_jax.runs.facts import RunFacts, write_facts
+from neo_jax.runs.metrics import MetricsWriter, StepRecord
 from neo_jax.runs.record import CheckpointRecord, Position
 from neo_jax.sharding import own_rows, slice_count, to_devices
 from neo_jax.training import flops
@@ -99,6 +100,7 @@ class Trainer:
             position = self._restore()
             if exchange.is_first():
                 self._directory.claim()
+                write_facts(self._directory.path, RunFacts.now(self.settings.model.parameters()))
                 self._metrics = resources.enter_context(MetricsWriter(self._directory.path, position.step))
             for number in range(position.phase, len(self.settings.phases)):
                 position = self._phase(number, position)
@@ -170,7 +172,7 @@ class Trainer:
             if position.phase_step < phase.steps:
                 position = self._train(phase, position, mesh)
         with self._guard.watching("reading held-out questions"):
-            parameters = self._state.parameters
+            parameters = self._current_state().parameters
             evaluate_phase(self.settings, number, self._data, parameters, self._total_seconds, self.progress, self._check_stop)
         return position
 
@@ -203,8 +205,7 @@ class Trainer:
         return position
 
     def _tools(self, phase: config.Phase) -> _PhaseTools:
-        assert self._state is not None
-        shapes = {name: value.shape for name, value in self._state.parameters.items()}
+        shapes = {name: value.shape for name, value in self._current_state().parameters.items()}
         throughput = Throughput(self.settings.model, phase, shapes)
         return _PhaseTools(phase, learning_rates(phase), HeldoutLosses(self._data, self.settings, phase), throughput)
 
@@ -225,9 +226,12 @@ class Trainer:
 
     def _take_state(self) -> TrainState:
         """Hands the state over: nothing here refers to it any more."""
-        state, self._state = self._state, None
-        assert state is not None
+        state, self._state = self._current_state(), None
         return state
+
+    def _current_state(self) -> TrainState:
+        assert self._state is not None
+        return self._state
 
     def _finish(self, done: _Done, tools: _PhaseTools) -> None:
         """Fetches a step's results, the one call of a step that waits for the devices, and writes them down."""
@@ -237,21 +241,30 @@ class Trainer:
         self._tokens += held.tokens
         useful = tools.throughput.useful_flops(held)
         speed = tools.throughput.step_ended(self._tokens, useful)
-        values = {"phase": phase.name, "tokens": self._tokens} | _figures(metrics, list(self.settings.data.sources))
-        values |= {"input_wait_seconds": done.waited, "learning_rate": done.learning_rate, "useful_flops": useful}
-        values["fill"] = held.tokens / (phase.rows_per_step * phase.context)
-        if speed is not None:
-            values["tokens_per_second"] = speed.tokens_per_second
-            values |= {"mfu": speed.mfu} if speed.mfu is not None else {}
-        if self._measures_heldout(done.position, phase):
-            assert self._state is not None
-            values["heldout_loss"] = tools.heldout.measure(self._state.parameters)
-        if self._metrics is not None and (done.position.step % self.settings.run.log_every == 0 or "heldout_loss" in values):
-            self._metrics.write(done.position.step, values)
+        measures = self._measures_heldout(done.position, phase)
+        record = StepRecord(
+            step=done.position.step,
+            phase=phase.name,
+            tokens=self._tokens,
+            loss=float(metrics.loss),
+            gradient_norm=float(metrics.gradient_norm),
+            parameter_norm=float(metrics.parameter_norm),
+            weight=float(metrics.weight),
+            learning_rate=done.learning_rate,
+            source_loss=_by_source(metrics, list(self.settings.data.sources)),
+            heldout_loss=tools.heldout.measure(self._current_state().parameters) if measures else None,
+            input_wait_seconds=done.waited,
+            fill=held.tokens / (phase.rows_per_step * phase.context),
+            useful_flops=useful,
+            tokens_per_second=speed.tokens_per_second if speed else None,
+            mfu=speed.mfu if speed else None,
+        )
+        if self._metrics is not None and (measures or record.step % self.settings.run.log_every == 0):
+            self._metrics.write(record)
         failures = self._data.train.failures
         for line in self._failures.new(failures.by_source, failures.samples):
             self.progress.line(line)
-        self.progress.show(step_line(phase, done.position.phase_step, values, speed))
+        self.progress.show(step_line(phase, done.position.phase_step, record, speed))
 
     def _check_finite(self, metrics: StepMetrics, position: Position, phase: config.Phase) -> None:
         if np.isfinite([metrics.loss, metrics.gradient_norm, metrics.parameter_norm]).all():
@@ -277,7 +290,6 @@ class Trainer:
         return self._saves(position, phase) or self._measures_heldout(position, phase)
 
     def _save(self, position: Position) -> None:
-        assert self._state is not None
         record = CheckpointRecord(
             position,
             self._tokens,
@@ -286,7 +298,7 @@ class Trainer:
             self._data.train.failures.state(),
             self.settings.resolved(),
         )
-        self._checkpoints.save(_as_tree(self._state), record)
+        self._checkpoints.save(_as_tree(self._current_state()), record)
 
     def _total_seconds(self) -> float:
         return self._seconds + time.monotonic() - self._started
@@ -315,9 +327,7 @@ def _as_tree(state: TrainState) -> dict[str, Any]:
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
 
-def _figures(metrics: StepMetrics, names: list[str]) -> dict[str, Any]:
-    """Metrics of a step as plain numbers."""
-    figures: dict[str, Any] = {name: float(getattr(metrics, name)) for name in ("loss", "gradient_norm", "parameter_norm", "weight")}
+def _by_source(metrics: StepMetrics, names: list[str]) -> dict[str, float]:
+    """The loss of each source that has labels in the step."""
     weights = metrics.source_weight
-    figures["source_loss"] = {name: float(metrics.source_loss[i] / weights[i]) for i, name in enumerate(names) if weights[i] > 0}
-    return figures
+    return {name: float(metrics.source_loss[i] / weights[i]) for i, name in enumerate(names) if weights[i] > 0}

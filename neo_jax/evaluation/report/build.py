@@ -1,87 +1,123 @@
-"""The report of a run, read from its directory: configuration, metrics.jsonl and the answers that each phase left in evaluations/."""
+"""The report of a run, read from its directory: what is damaged or missing is named, and the rest is shown."""
 
 from __future__ import annotations
 
-import io
 import json
+import logging
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 
-from PIL import Image
-
-from data_pipelines.index.lengths import sample_seed
-from data_pipelines.media import images, video
-from data_pipelines.schema import PhaseSettings, Sample
+from data_pipelines.schema import DataError, SourceSettings
 from data_pipelines.sources import open_source
 from neo_jax import config
-from neo_jax.evaluation.report.data import FamilyResult, MetricRow, PhaseResults, PhaseSpan, RunReport, SampleCard
+from neo_jax.evaluation.report.data import MetricRow, PhaseResults, PhaseSpan, RunReport, SampleCard
+from neo_jax.evaluation.report.leaks import Opened, find_leaks
+from neo_jax.evaluation.report.pictures import first_answers, make_cards
+from neo_jax.evaluation.report.skipped import read_skipped
 from neo_jax.evaluation.report.write import write_report
-from neo_jax.runs.metrics import read_lines
+from neo_jax.runs.evaluations import EvaluationRecord, read_evaluations
+from neo_jax.runs.facts import read_facts
+from neo_jax.runs.metrics import StepRecord, finite, read_records
 
-CARDS = 2  # of each family
-FRAMES = 8  # most frames of a clip that are shown
+SENTENCES = 5  # most on one kind of damage; the others are counted
+
+logger = logging.getLogger(__name__)
 
 
-def report_run(settings: config.Config) -> tuple[pathlib.Path, RunReport] | None:
-    """Writes report.html and report.json into the run directory; returns the page's path and its data, None where nothing was evaluated."""
+def report_run(settings: config.Config) -> tuple[pathlib.Path, RunReport]:
+    """Writes report.html and report.json into the run directory; returns the page's path and its data. Warnings and problems are logged."""
+    report = build_report(settings)
+    for sentence in (*report.warnings, *report.problems):
+        logger.warning("report: %s", sentence)
+    return write_report(settings.run.directory, report), report
+
+
+def build_report(settings: config.Config) -> RunReport:
+    """Everything that the run directory and the data say about the run."""
     directory = pathlib.Path(settings.run.directory)
-    evaluations = [json.loads(path.read_text()) for path in sorted((directory / "evaluations").glob("*.json"))]
-    evaluations = [evaluation for evaluation in evaluations if evaluation["scores"]]
-    if not evaluations:
-        return None
-    lines = read_lines(directory / "metrics.jsonl")
-    report = RunReport(
+    problems: list[str] = []
+    steps = _add(problems, *_step_records(directory / "metrics.jsonl"))
+    records = [record for record in _add(problems, *read_evaluations(directory)) if record.scores]
+    starts, damage = read_facts(directory)
+    _add(problems, starts, [damage] if damage else [])
+    training, held_out = (_add(problems, *_open(sources)) for sources in (settings.data.sources, settings.data.heldout))
+    sizes = {
+        (part, name): len(source)
+        for part, opened in (("training", training), ("held-out", held_out))
+        for name, (_, source) in opened.items()
+    }
+    skipped = _add(problems, *read_skipped(directory, [phase.name for phase in settings.phases], sizes))
+    _add(problems, None, _configuration_problems(directory / "config.json"))
+    return RunReport(
         title="NEO-ov: what this run learned",
-        phases=tuple(_spans(settings, lines)),
-        metrics=tuple(
-            MetricRow(line["step"], line["tokens"], line["loss"], line["source_loss"], line.get("heldout_loss") or {}) for line in lines
-        ),
-        results=tuple(
-            PhaseResults(each["phase"], {family: FamilyResult(**scores) for family, scores in each["scores"].items()})
-            for each in evaluations
-        ),
-        cards=tuple(_cards(settings, evaluations[-1])),
-        seconds=evaluations[-1]["seconds"],
+        phases=tuple(_spans(settings, steps)),
+        metrics=tuple(MetricRow(step.step, step.tokens, step.loss, step.source_loss, step.heldout_loss or {}) for step in steps),
+        results=tuple(PhaseResults(record.phase, record.scores) for record in records),
+        cards=tuple(_add(problems, *_cards(settings, records[-1], held_out))) if records else (),
+        seconds=records[-1].seconds if records else None,
+        parameters=settings.model.parameters(),
+        starts=tuple(starts),
+        configuration=settings.to_json(),
+        skipped=tuple(skipped),
+        warnings=tuple(find_leaks(training, held_out)),
+        problems=tuple(problems),
     )
-    return write_report(directory, report), report
 
 
-def _spans(settings: config.Config, lines: list[dict[str, Any]]) -> Iterator[PhaseSpan]:
+def _add[T](problems: list[str], values: T, found: Sequence[str]) -> T:
+    """Appends the first sentences of `found` and the number of the others; returns `values`."""
+    problems.extend(found[:SENTENCES])
+    if len(found) > SENTENCES:
+        problems.append(f"and {len(found) - SENTENCES:,} more like the last")
+    return values
+
+
+def _step_records(path: pathlib.Path) -> tuple[list[StepRecord], list[str]]:
+    try:
+        records, problems = read_records(path)
+    except OSError as error:
+        return [], [f"{path} cannot be read ({error.strerror}): no losses and speeds are shown"]
+    return sorted(records, key=lambda record: record.step), problems
+
+
+def _spans(settings: config.Config, records: Sequence[StepRecord]) -> Iterator[PhaseSpan]:
     first, tokens_before = 1, 0
     for phase in settings.phases:
-        tokens = max((line["tokens"] for line in lines if line["phase"] == phase.name), default=tokens_before)
-        yield PhaseSpan(phase.name, phase.context, phase.max_pixels, first, first + phase.steps - 1, tokens - tokens_before)
+        own = [record for record in records if record.phase == phase.name]
+        tokens = max((record.tokens for record in own), default=tokens_before)
+        speeds, mfus = finite([record.tokens_per_second for record in own]), finite([record.mfu for record in own])
+        speed, mfu = (statistics.median(values) if values else None for values in (speeds, mfus))
+        yield PhaseSpan(phase.name, phase.context, phase.max_pixels, first, first + phase.steps - 1, tokens - tokens_before, speed, mfu)
         first, tokens_before = first + phase.steps, tokens
 
 
-def _cards(settings: config.Config, evaluation: dict[str, Any]) -> Iterator[SampleCard]:
-    """The first answered questions of each family with their pictures."""
-    phase = next(phase for phase in settings.phases if phase.name == evaluation["phase"]).input()
-    answers: dict[str, list[dict[str, Any]]] = {}
-    for answer in evaluation["answers"]:
-        group = answers.setdefault(answer["family"], [])
-        if len(group) < CARDS:
-            group.append(answer)
-    wanted = {answer["key"]: answer for group in answers.values() for answer in group}
-    for settings_of_source in settings.data.heldout.values():
-        source = open_source(settings_of_source)
-        for number in range(len(source)):
-            if not wanted or source.key(number) not in wanted:
-                continue
-            answer = wanted.pop(source.key(number))
-            sample = source[number]
-            question = sample.turns[-2].text.replace("<image>\n", "").replace("<video>\n", "")
-            pictures = tuple(_pictures(sample, phase, sample_seed(settings.run.seed, source.name, number)))
-            yield SampleCard(answer["family"], pictures, question, answer["answer"], answer["truth"])
+def _open(sources: Mapping[str, SourceSettings]) -> tuple[Opened, list[str]]:
+    """The sources that can be opened, and a sentence for each that cannot any more."""
+    opened, problems = {}, []
+    for name, settings in sources.items():
+        try:
+            opened[name] = (settings, open_source(settings))
+        except (DataError, OSError) as error:
+            problems.append(f"source {name} is not shown or compared: {error}")
+    return opened, problems
 
 
-def _pictures(sample: Sample, phase: PhaseSettings, seed: int) -> Iterator[bytes]:
-    for media in sample.images:
-        yield images.read_bytes(media)
-    if sample.video is not None:
-        info = video.probe(sample.video)
-        for frame in video.read_frames(sample.video, info, video.choose_frames(info, phase, seed)[:FRAMES]):
-            file = io.BytesIO()
-            Image.fromarray(frame).save(file, "PNG")
-            yield file.getvalue()
+def _cards(settings: config.Config, record: EvaluationRecord, held_out: Opened) -> tuple[list[SampleCard], list[str]]:
+    phase = next((phase for phase in settings.phases if phase.name == record.phase), None)
+    if phase is None:
+        return [], [f"no samples are shown: the last evaluation is of phase {record.phase}, which the configuration does not have"]
+    return make_cards(first_answers(record.answers), [source for _, source in held_out.values()], phase.input(), settings.run.seed)
+
+
+def _configuration_problems(path: pathlib.Path) -> list[str]:
+    """The page shows the configuration that was given; the copy in the run directory is what a later start is compared with."""
+    try:
+        json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return [f"{path} is missing: the next start of the run writes it"]
+    except OSError as error:
+        return [f"{path} cannot be read ({error.strerror})"]
+    except (ValueError, RecursionError) as error:
+        return [f"{path} is not JSON ({error}): the page shows the configuration that this command was given; put that back into the file"]
+    return []

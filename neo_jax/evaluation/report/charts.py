@@ -10,8 +10,12 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
+from neo_jax.evaluation.report.figures import percent, short
+
 SIDE = 1000
 BUCKETS = 240  # most points of a line
+COLOURS = 8  # of lines
+MAX_LINES = 2 * COLOURS  # of a figure: each colour whole and dashed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Line:
     Attributes:
       name: for the legend.
       points: (x, y) in data units, x ascending.
-      style: CSS class that gives its colour, such as "series-1".
+      style: CSS classes that give its colour and its dashes, as line_style makes them.
     """
 
     name: str
@@ -63,14 +67,6 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
 
-def short(value: float) -> str:
-    """A number in at most four or five characters: 950, 12k, 3.4M."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
-
-
 def round_axis(low: float, high: float, wanted: int = 5) -> Axis:
     """A linear axis with ticks at round numbers."""
     span = (high - low) or 1.0
@@ -88,6 +84,11 @@ def logarithmic_axis(low: float, high: float) -> Axis:
     factors = (1, 2, 5) if high / low < 200 else (1,)
     ticks = [factor * 10.0**power for power in powers for factor in factors]
     return Axis(low, high, [tick for tick in ticks if low <= tick <= high], lambda value: f"{value:g}", logarithmic=True)
+
+
+def line_style(place: int) -> str:
+    """CSS classes of the line at a place below MAX_LINES of a figure, different from those of all others."""
+    return f"series-{1 + place % COLOURS}" + (" dashed" if place >= COLOURS else "")
 
 
 def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -148,8 +149,9 @@ def line_chart(
 def bar_row(name: str, value: float, interval: tuple[float, float], blank: float, majority: float) -> str:
     """One family: a bar for the model with its interval, one for blank images, a tick at the majority answer; all 0 to 1."""
     low, high = interval
-    said = (
-        f"{name}: {value:.1%} right (95% interval {low:.1%} to {high:.1%}), {blank:.1%} with blank images, majority answer {majority:.1%}"
+    shares = {"right": value, "blank": blank, "majority": majority, "low": low, "high": high}
+    said = ("{name}: {right} right (95% interval {low} to {high}), {blank} with blank images, majority answer {majority}").format(
+        name=name, **{key: percent(share) for key, share in shares.items()}
     )
     return (
         f'<div class="bars"><span class="name">{escape(name)}</span>'
@@ -159,5 +161,5 @@ def bar_row(name: str, value: float, interval: tuple[float, float], blank: float
         f'<rect class="blank" x="0" y="21" width="{_percent(blank)}" height="9" rx="3"/>'
         f'<line class="whisker" x1="{_percent(low)}" x2="{_percent(high)}" y1="11.5" y2="11.5"/>'
         f'<line class="majority" x1="{_percent(majority)}" x2="{_percent(majority)}" y1="1" y2="33"/></svg>'
-        f'<span class="value">{100 * value:.0f}<small>%</small></span></div>'
+        f'<span class="value">{escape(percent(value, 0, unit=""))}<small>%</small></span></div>'
     )

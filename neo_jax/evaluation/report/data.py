@@ -5,6 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from neo_jax.evaluation.report.figures import percent
+from neo_jax.runs.evaluations import FamilyResult
+from neo_jax.runs.facts import RunFacts
 
 NORMAL_QUANTILE = 1.959964  # of a two-sided 95% interval
 
@@ -19,6 +24,7 @@ class PhaseSpan:
       max_pixels: most pixels of an image; 0 where the phase reads text only.
       first_step, last_step: its steps, both counted, over the whole run.
       tokens: tokens it trained on.
+      tokens_per_second, mfu: medians over its steps; None where the metrics do not say.
     """
 
     name: str
@@ -27,6 +33,8 @@ class PhaseSpan:
     first_step: int
     last_step: int
     tokens: int
+    tokens_per_second: float | None = None
+    mfu: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,28 +57,6 @@ class MetricRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class FamilyResult:
-    """How one family of held-out questions was answered; shares from 0 to 1.
-
-    Attributes:
-      questions: how many were asked.
-      exact_match: share of answers equal to the truth.
-      blank_exact_match: the same with every image blank.
-      majority: share of the commonest truth: what a constant answer reaches.
-    """
-
-    questions: int
-    exact_match: float
-    blank_exact_match: float
-    majority: float
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95% interval of exact_match."""
-        return wilson_interval(self.exact_match, self.questions)
-
-
-@dataclasses.dataclass(frozen=True)
 class PhaseResults:
     """The held-out results at the end of a phase, by family."""
 
@@ -80,13 +66,43 @@ class PhaseResults:
 
 @dataclasses.dataclass(frozen=True)
 class SampleCard:
-    """A held-out question with the model's answer; `images` are encoded JPEG, PNG or WebP files (frames of a video too)."""
+    """A held-out question with the model's answer.
+
+    Attributes:
+      family: kind of question.
+      images: PNG or JPEG files, frames of a video too.
+      question, answer, truth: texts.
+      note: what is not shown of its pictures, and why; "" where all are.
+    """
 
     family: str
     images: tuple[bytes, ...]
     question: str
     answer: str
     truth: str
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """Samples of a source that were not used for one reason.
+
+    Attributes:
+      part: "training" or "held-out".
+      source, reason: as the logs name them.
+      samples: how many.
+      share: of the source's samples; None where its size is not known.
+      phase: of the curriculum, where the logs say that a phase could not hold them; "" elsewhere.
+      example: the message of the first.
+    """
+
+    part: str
+    source: str
+    reason: str
+    samples: int
+    share: float | None
+    phase: str
+    example: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +113,15 @@ class RunReport:
       title: the page's heading.
       phases: in the order they were run.
       metrics: by ascending step.
-      results: in the order of the phases; the last one gives report.json its figures.
-      cards: samples after the last phase.
-      seconds: time the whole run took.
+      results: in the order of the phases; the last one gives report.json its figures. Empty where nothing was evaluated.
+      cards: samples after the last evaluated phase.
+      seconds: time the whole run took; None where nothing says.
+      parameters: of the model.
+      starts: what each start of the run ran on, as far as is known.
+      configuration: the resolved configuration as JSON text.
+      skipped: samples that were not used.
+      warnings: sentences on held-out samples that training may have seen.
+      problems: sentences on files of the run that are damaged and on what is not shown for another reason.
     """
 
     title: str
@@ -107,11 +129,17 @@ class RunReport:
     metrics: tuple[MetricRow, ...]
     results: tuple[PhaseResults, ...]
     cards: tuple[SampleCard, ...]
-    seconds: float
+    seconds: float | None
+    parameters: int = 0
+    starts: tuple[RunFacts, ...] = ()
+    configuration: str = ""
+    skipped: tuple[Skipped, ...] = ()
+    warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.phases or not self.results or not self.results[-1].families:
-            raise ValueError("A report needs at least one phase and the results of the last one with at least one family.")
+        if not self.phases or not all(results.families for results in self.results):
+            raise ValueError("A report needs at least one phase, and each of its results at least one family.")
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
@@ -129,49 +157,96 @@ def overall(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _family_names(results: Sequence[PhaseResults]) -> list[str]:
-    return list(dict.fromkeys(family for phase in results for family in phase.families))
-
-
 def maps_of(families: Mapping[str, FamilyResult]) -> dict[str, dict[str, float]]:
-    """exact_match, blank_exact_match and majority, each from "overall" and every family to its value."""
-    maps = {}
+    """exact_match, blank_exact_match and majority, each from "overall" and every family to its value; empty maps of no families."""
+    maps: dict[str, dict[str, float]] = {}
     for quantity in ("exact_match", "blank_exact_match", "majority"):
         values = {name: getattr(result, quantity) for name, result in families.items()}
-        maps[quantity] = {"overall": overall(list(values.values())), **values}
+        maps[quantity] = {"overall": overall(list(values.values())), **values} if values else {}
     return maps
 
 
-def summary(report: RunReport) -> dict[str, object]:
-    """What report.json holds."""
+def summary(report: RunReport) -> dict[str, Any]:
+    """What report.json holds. "overall" of a phase is the mean over the families that it was asked, which are its other keys."""
     measured = {results.phase: maps_of(results.families)["exact_match"] for results in report.results}
     phases = [{**dataclasses.asdict(phase), "exact_match": measured.get(phase.name, {})} for phase in report.phases]
-    last = report.results[-1].families
-    return {"phases": phases, "families": list(last), **maps_of(last), "seconds": report.seconds}
+    last = report.results[-1] if report.results else None
+    facts = report.starts[-1] if report.starts else None
+    families = last.families if last else {}
+    return {
+        "phases": phases,
+        "evaluated_phase": last.phase if last else None,
+        "families": list(families),
+        **maps_of(families),
+        "seconds": report.seconds,
+        "parameters": report.parameters,
+        "device_kind": facts.device_kind if facts else None,
+        "device_count": facts.device_count if facts else None,
+        "versions": facts.versions if facts else {},
+        "commit": facts.commit or None if facts else None,
+        "skipped": [dataclasses.asdict(each) for each in report.skipped],
+        "warnings": list(report.warnings),
+        "problems": list(report.problems),
+    }
 
 
-def table_rows(results: Sequence[PhaseResults]) -> list[tuple[str, list[float | None], float | None, float | None, int]]:
-    """Rows of the table: family, exact match after each phase, then blank, majority and questions of the last phase; None: not asked."""
-    rows = []
-    maps = [maps_of(phase.families) for phase in results]
-    for name in [*_family_names(results), "overall"]:
-        last = maps[-1]
-        questions = sum(result.questions for family, result in results[-1].families.items() if name in (family, "overall"))
-        matches = [quantities["exact_match"].get(name) for quantities in maps]
-        rows.append((name, matches, last["blank_exact_match"].get(name), last["majority"].get(name), questions))
-    return rows
+@dataclasses.dataclass(frozen=True)
+class TableRow:
+    """A row of the table of families and phases; None where a family was not asked.
+
+    Attributes:
+      name: the family, or "mean over N families".
+      matches: exact match after each phase. A mean is over the same families in every phase: None after one that was not asked all of them.
+      blank, majority: of the last phase.
+      questions: of the last phase.
+    """
+
+    name: str
+    matches: tuple[float | None, ...]
+    blank: float | None
+    majority: float | None
+    questions: int
+
+
+def table_rows(results: Sequence[PhaseResults]) -> tuple[list[TableRow], list[TableRow]]:
+    """Rows of the families, and rows of means, each over the same families in all of its phases.
+
+    The first mean is over the families of the last phase. Phases that were asked fewer have another row of means, over the families that they
+    were asked. With one family a mean says nothing more.
+    """
+    if not results:
+        return [], []
+    every = list(dict.fromkeys(family for phase in results for family in phase.families))
+    rows = [_mean_row(name, (name,), results) for name in every]
+    groups = dict.fromkeys(frozenset(phase.families) for phase in reversed(results))
+    means = [_mean_row(f"mean over {len(group)} families", tuple(group), results) for group in groups if len(group) > 1]
+    return rows, means
+
+
+def _mean_row(name: str, group: Sequence[str], results: Sequence[PhaseResults]) -> TableRow:
+    def mean(phase: PhaseResults, quantity: str) -> float | None:
+        asked = all(family in phase.families for family in group)
+        return overall([getattr(phase.families[family], quantity) for family in sorted(group)]) if asked else None
+
+    last = results[-1]
+    questions = sum(last.families[family].questions for family in group if family in last.families)
+    matches = tuple(mean(phase, "exact_match") for phase in results)
+    return TableRow(name, matches, mean(last, "blank_exact_match"), mean(last, "majority"), questions)
 
 
 def table(results: Sequence[PhaseResults]) -> str:
-    """Families x phases for the terminal: exact match in percent beside blank images and the majority answer.
-
-    Args:
-      results: at least one; blank images and majority are the last one's.
-    """
+    """Families x phases for the terminal: exact match in percent beside blank images and the majority answer of the last phase."""
+    if not results:
+        return "no held-out question was answered"
+    rows, means = table_rows(results)
     headings = ["family", *(phase.phase for phase in results), "blank", "majority", "questions"]
     lines = [
-        [name, *("-" if value is None else f"{100 * value:.1f}" for value in (*matches, blank, majority)), str(questions)]
-        for name, matches, blank, majority, questions in table_rows(results)
+        [
+            row.name,
+            *("-" if value is None else percent(value, unit="") for value in (*row.matches, row.blank, row.majority)),
+            str(row.questions),
+        ]
+        for row in (*rows, *means)
     ]
     widths = [max(len(row[place]) for row in [headings, *lines]) for place in range(len(headings))]
     printed = [
@@ -179,4 +254,5 @@ def table(results: Sequence[PhaseResults]) -> str:
         for row in [headings, *lines]
     ]
     rule = "-" * len(printed[0])
-    return "\n".join([printed[0], rule, *printed[1:-1], rule, printed[-1]])
+    families = printed[1 : 1 + len(rows)]
+    return "\n".join([printed[0], rule, *families, *([rule, *printed[1 + len(rows) :]] if means else [])])

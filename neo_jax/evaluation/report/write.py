@@ -15,7 +15,7 @@ def write_report(folder: str | os.PathLike[str], report: RunReport) -> pathlib.P
     """Writes report.json and report.html into an existing or new folder, each atomically; returns the page's path."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    contents = page(report)
+    contents = page(report).encode("utf-8", "xmlcharrefreplace")  # answers may hold half a surrogate pair, which UTF-8 has no bytes for
     write_whole(folder / "report.json", json.dumps(summary(report), indent=2, allow_nan=False) + "\n")
     write_whole(folder / "report.html", contents)
     return folder / "report.html"

@@ -13,7 +13,7 @@ from data_pipelines.text.tokenizers import load_tokenizer
 from neo_jax import config
 from neo_jax.evaluation import questions as asking
 from neo_jax.evaluation import scoring
-from neo_jax.evaluation.report.data import FamilyResult
+from neo_jax.runs.evaluations import AnswerRecord, FamilyResult
 from neo_jax.sharding import make_mesh
 from tests.neo_jax.tiny_model import model
 
@@ -173,3 +173,11 @@ def test_score(tokenizer):
     assert scores["shape"] == FamilyResult(questions=4, exact_match=0.5, blank_exact_match=0.5, majority=0.75)
     assert scores["count"] == FamilyResult(questions=2, exact_match=1.0, blank_exact_match=0.0, majority=0.5)
     assert scoring.score([]) == {}
+
+
+def test_the_record_of_a_phase():
+    sample = Sample("a.jsonl:1", ())
+    answer = asking.Answer(asking.Question("shape", sample, None, "circle"), "circle", "square")
+    record = scoring.evaluation_record("sft", [answer], 2.0)
+    assert record.answers == (AnswerRecord("shape", "a.jsonl:1", "circle", "circle", "square"),)
+    assert (record.phase, record.seconds, record.scores) == ("sft", 2.0, scoring.score([answer]))

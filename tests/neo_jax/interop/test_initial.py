@@ -12,12 +12,17 @@ from safetensors.numpy import load_file, save_file
 
 from configs.demo import get_config
 from neo_jax.config import Config
-from neo_jax.interop.huggingface import WeightsError, neo_model, qwen3_model, read_config
+from neo_jax.exit_codes import CONFIGURATION
+from neo_jax.interop.config_fields import neo_model, qwen3_model, read_config
+from neo_jax.interop.errors import WeightsError
 from neo_jax.interop.initial import initial_parameters
 from neo_jax.sharding import make_mesh
+from neo_jax.train import CODES
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 QWEN3 = GOLDEN / "qwen3_init" / "qwen3"
+NEO = GOLDEN / "model_tied"
+CASES = pathlib.Path(__file__).parent / "cases"
 
 
 def settings(folder: pathlib.Path, first: str, model) -> Config:
@@ -34,7 +39,13 @@ def start(config: Config) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def qwen3_shape():
-    return qwen3_model(read_config(QWEN3 / "config.json"), pre_buffer_layers=1, patch_channels=16)
+    path = QWEN3 / "config.json"
+    return qwen3_model(read_config(path), path, pre_buffer_layers=1, patch_channels=16)
+
+
+@pytest.fixture(scope="module")
+def neo_shape():
+    return neo_model(read_config(NEO / "config.json"), NEO / "config.json")
 
 
 def test_a_qwen3_starts_a_text_phase_and_becomes_a_neo(qwen3_shape, tmp_path):
@@ -60,10 +71,9 @@ def test_a_checkpoint_in_several_files(qwen3_shape, tmp_path):
         np.testing.assert_array_equal(split[name], value)
 
 
-def test_a_neo_goes_on_as_a_neo():
-    folder = GOLDEN / "model_tied"
-    parameters = start(settings(folder, "neo", neo_model(read_config(folder / "config.json"))))
-    expected = load_file(folder / "model.safetensors")["language_model.model.embed_tokens.weight"]
+def test_a_neo_goes_on_as_a_neo(neo_shape):
+    parameters = start(settings(NEO, "neo", neo_shape))
+    expected = load_file(NEO / "model.safetensors")["language_model.model.embed_tokens.weight"]
     np.testing.assert_array_equal(parameters["embedding"], expected)
 
 
@@ -71,9 +81,48 @@ def test_what_does_not_fit_is_refused(qwen3_shape, tmp_path):
     with pytest.raises(WeightsError, match=r"model\.hidden is 32, the checkpoint has 64"):
         start(settings(QWEN3, "qwen3", dataclasses.replace(qwen3_shape, hidden=32)))
     with pytest.raises(WeightsError, match="neo_chat"):
-        start(settings(GOLDEN / "model_tied", "qwen3", qwen3_shape))
+        start(settings(NEO, "qwen3", qwen3_shape))
     with pytest.raises(WeightsError, match="does not exist"):
         start(settings(tmp_path, "qwen3", qwen3_shape))
+
+
+def test_a_config_as_transformers_5_writes_it(qwen3_shape, tmp_path):
+    shutil.copy(CASES / "qwen3_config_of_transformers_5" / "config.json", tmp_path)
+    shutil.copy(QWEN3 / "model.safetensors", tmp_path)
+    golden, written = start(settings(QWEN3, "qwen3", qwen3_shape)), start(settings(tmp_path, "qwen3", qwen3_shape))
+    assert golden.keys() == written.keys()
+    for name, value in golden.items():
+        np.testing.assert_array_equal(written[name], value)
+
+
+def test_rotary_frequencies_of_yarn_are_refused(qwen3_shape, tmp_path):
+    shutil.copy(CASES / "qwen3_config_with_yarn" / "config.json", tmp_path)
+    shutil.copy(QWEN3 / "model.safetensors", tmp_path)
+    with pytest.raises(WeightsError, match=r"config\.json: field rope_scaling asks for \"yarn\".*set rope_scaling to null"):
+        start(settings(tmp_path, "qwen3", qwen3_shape))
+
+
+def test_fp8_is_refused(qwen3_shape):
+    assert CODES[WeightsError] == CONFIGURATION == 78
+    folder = CASES / "qwen3_saved_in_fp8"
+    with pytest.raises(WeightsError, match=r"config\.json: field quantization_config is .*fp8.*bfloat16"):
+        start(settings(folder, "qwen3", qwen3_shape))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("rope_theta", 1e4), ("rope_theta_hw", 2e3), ("patch_rope_theta", 1e5), ("norm_epsilon", 1e-5), ("patch_channels", 16)],
+)
+def test_a_neo_of_other_settings_than_the_configuration_is_refused(neo_shape, field, value):
+    with pytest.raises(WeightsError, match=rf"model\.{field} is {value}, the checkpoint has"):
+        start(settings(NEO, "neo", dataclasses.replace(neo_shape, **{field: value})))
+
+
+def test_a_qwen3_says_nothing_of_what_a_neo_adds(qwen3_shape):
+    model = dataclasses.replace(qwen3_shape, rope_theta_hw=2e3, patch_rope_theta=1e5)
+    assert "base.mlp.up" in start(settings(QWEN3, "qwen3", model))
+    with pytest.raises(WeightsError, match=r"model\.rope_theta is 10000\.0"):
+        start(settings(QWEN3, "qwen3", dataclasses.replace(model, rope_theta=1e4)))
 
 
 @pytest.mark.parametrize("name", ["model.layers.1.self_attn.q_proj.weight", "model.layers.1.input_layernorm.weight", "model.norm.weight"])
@@ -81,7 +130,7 @@ def test_a_tensor_of_another_shape_is_named(qwen3_shape, tmp_path, name):
     tensors = load_file(QWEN3 / "model.safetensors")
     save_file(tensors | {name: np.ascontiguousarray(tensors[name][:-1])}, tmp_path / "model.safetensors")
     shutil.copy(QWEN3 / "config.json", tmp_path)
-    with pytest.raises(WeightsError, match=r"shape.*config\.json" if "norm.weight" not in name or "layers" not in name else name):
+    with pytest.raises(WeightsError, match=rf"tensor '{name}' has shape .*config\.json"):
         start(settings(tmp_path, "qwen3", qwen3_shape))
 
 

@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from data_pipelines.batch import Intervals, ModelInputs
-from neo_jax.interop.huggingface import neo_parameters, qwen3_model, qwen3_parameters
+from neo_jax.interop.config_fields import qwen3_model
+from neo_jax.interop.names import neo_parameters, qwen3_parameters
 from neo_jax.model.backbone import build
 from neo_jax.model.computation import Computation
 from neo_jax.model.initialise import neo_from_qwen3
@@ -29,7 +30,8 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def model():
-    return qwen3_model(json.loads((FOLDER / "qwen3" / "config.json").read_text()), PRE_BUFFER_LAYERS, patch_channels=16)
+    path = FOLDER / "qwen3" / "config.json"
+    return qwen3_model(json.loads(path.read_text()), path, PRE_BUFFER_LAYERS, patch_channels=16)
 
 
 @pytest.fixture(scope="module")
