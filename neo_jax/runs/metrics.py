@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import pathlib
-import sys
 import time
-from typing import Any, TextIO
+from typing import Any
+
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
-from data_pipelines.storage import write_whole
 
+from data_pipelines.storage import write_whole
 
 
 class MetricsWriter:

@@ -10,9 +10,9 @@ import optax
 import pytest
 from jax.sharding import NamedSharding
 
-from neo_jax.sharding import make_mesh, spec
-from neo_jax.runs import checkpoints
+from neo_jax.runs import checkpoints as checkpoints_module
 from neo_jax.runs.checkpoints import CheckpointError, Checkpoints, checksum
+from neo_jax.sharding import make_mesh, spec
 
 SHARDED = {"fsdp": 8}
 RECORD = {"phase": 1, "tokens": 2**40, "seconds": 0.1 + 0.2, "input": {"cursor": [3, 4], "block": None}}
@@ -185,7 +185,7 @@ def test_a_missing_file(run):
 
 def test_too_little_disk(run, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
+    monkeypatch.setattr(checkpoints_module.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
     checkpoints = Checkpoints(run / "checkpoints", keep=2)
     with pytest.raises(CheckpointError, match="MiB are free; the last checkpoint is untouched"):
         checkpoints.save(4, state(4, **SHARDED), RECORD)
