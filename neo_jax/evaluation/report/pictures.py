@@ -93,7 +93,7 @@ def _card(answer: AnswerRecord, sample: Sample, phase: PhaseSettings, seed: int)
 def _pictures(sample: Sample, phase: PhaseSettings, seed: int) -> Iterator[np.ndarray]:
     """RGB arrays [H, W, 3] uint8 of the first images or frames. Raises SampleError for one that cannot be decoded."""
     for media in sample.images[:PICTURES]:
-        yield images.decode(images.read_bytes(media), media.name)
+        yield images.decode(images.read_bytes(media), media.name, media.pictures)
     if sample.video is not None:
         info = video.probe(sample.video)
         yield from video.read_frames(sample.video, info, video.choose_frames(info, phase, seed)[:PICTURES])

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines.batch import arrays
 from data_pipelines.schema import Media, PhaseSettings, Sample, SampleError, Turn
 from data_pipelines.text.tokenizers import load_tokenizer
 from neo_jax import config
 from neo_jax.evaluation import questions as asking
 from neo_jax.evaluation import scoring
+from neo_jax.model.computation import Computation
 from neo_jax.runs.evaluations import AnswerRecord, FamilyResult
 from neo_jax.sharding import make_mesh
 from tests.neo_jax.tiny_model import model
@@ -93,10 +95,10 @@ def shown(monkeypatch, tokenizer):
     """Stands in for the model: answers "N yes<|im_end|>junk", N by the sum of the prompt's pixels, and keeps what it was shown."""
     calls = []
 
-    def greedy(settings, architecture, parameters, batch, answer_tokens, stop, never, dtype):
-        batch = {name: np.asarray(value) for name, value in batch.items()}
-        calls.append((batch, {"stop": stop, "never": never}))
-        answers = np.full((len(batch["tokens"]), answer_tokens), stop)
+    def greedy(settings, computation, parameters, prompts, max_tokens, stop, banned_ids):
+        batch = {name: np.asarray(value) for name, value in arrays(prompts)}
+        calls.append((batch, {"stop": stop, "banned_ids": banned_ids}))
+        answers = np.full((len(batch["tokens"]), max_tokens), stop)
         for row, pixels in enumerate(batch["visual"].astype(np.int64).sum(axis=(1, 2))):
             words = tokenizer.encode(f"{pixels} yes")
             answers[row, : len(words)] = words
@@ -110,7 +112,7 @@ def shown(monkeypatch, tokenizer):
 def answer(questions, tokenizer, rows):
     settings = model(vocabulary=tokenizer.vocabulary + 7)
     with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
-        return asking.answer_questions(settings, "neo", {}, questions, tokenizer, config.Evaluation(rows=rows, answer_tokens=32), "float32")
+        return asking.answer_questions(settings, Computation(), {}, questions, tokenizer, config.Evaluation(rows=rows, answer_tokens=32))
 
 
 def test_blank_images_change_nothing_but_pixels(tokenizer, shown):
@@ -126,8 +128,8 @@ def test_blank_images_change_nothing_but_pixels(tokenizer, shown):
         assert each.answer == f"{question.document.visual.astype(np.int64).sum()} yes"  # its own pixels, in the order of the questions
         assert each.blank_answer == f"{blank['visual'][0].astype(np.int64).sum()} yes"
     special = tokenizer.special
-    never = {special["<img>"], special["</img>"], special["<IMG_CONTEXT>"], *range(tokenizer.vocabulary, tokenizer.vocabulary + 7)}
-    assert options == {"stop": special["<|im_end|>"], "never": options["never"]} and set(options["never"]) == never
+    banned = {special["<img>"], special["</img>"], special["<IMG_CONTEXT>"], *range(tokenizer.vocabulary, tokenizer.vocabulary + 7)}
+    assert options == {"stop": special["<|im_end|>"], "banned_ids": options["banned_ids"]} and set(options["banned_ids"]) == banned
 
 
 def test_batches_are_whole_and_few_shapes(tokenizer, shown):
