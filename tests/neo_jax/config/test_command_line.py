@@ -7,6 +7,7 @@ import importlib
 import json
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -281,3 +282,20 @@ def test_every_command_describes_its_flags(name: str, capsys: pytest.CaptureFixt
 def test_every_command_answers_help(name: str) -> None:
     result = subprocess.run([sys.executable, "-m", name, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0 and f"python -m {name}" in result.stdout and "exit codes:" in result.stdout
+
+
+def documented(name: str) -> list[list[str]]:
+    """The training commands of a document."""
+    text = (ROOT / "docs" / name).read_text().replace("\\\n", " ")
+    return [shlex.split(line)[3:] for line in text.splitlines() if line.startswith("python -m neo_jax.train ")]
+
+
+def test_the_example_of_a_new_phase_works(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    monkeypatch.chdir(ROOT)
+    (command,) = documented("add_a_phase.md")
+    settings = parse_command_line(command)
+    assert [phase.name for phase in settings.phases] == ["text", "pretrain", "longer"]
+    assert (settings.phases[-1].steps, settings.phases[-1].context, settings.phases[-1].mixture["text"]) == (5, 768, 2.0)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "add_a_phase.md").read_text(), re.DOTALL)
+    (tmp_path / "longer.py").write_text(code)
+    assert parse_command_line([f"--config={tmp_path / 'longer.py'}"]).phases[-1].name == "longer"

@@ -142,6 +142,7 @@ def test_corrupt_media_are_left_out_and_named(corpus: pathlib.Path, tmp_path: pa
         data__sources__large__path=str(broken / "rows.jsonl"),
         data__sources__large__media_root=str(broken),
         data__max_failure_run=3,
+        data__minimum_samples=1000,  # the share is judged later: it is the run of failures that stops
         phases__mid__mixture={"large": 1.0},
     )
     code, output = run(file)
