@@ -103,12 +103,14 @@ class SourceSettings:
       format: "jsonl" (LLaVA-style JSON or JSONL) or "tfds" (an array_record dataset read with tfds.data_source).
       path: the .json/.jsonl file, or the TFDS dataset's version folder.
       media_root: folder that media paths are relative to and may not leave (jsonl only).
+      ignore: keys of rows and turns to pass over that would be refused because they can change what is trained.
     """
 
     name: str
     format: str
     path: str
     media_root: str = ""
+    ignore: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ class _Failure(NamedTuple):
 
 class _Decoded(NamedTuple):
     row: Batch
-    failures: list[_Failure | None]  # for each sample of the row, in order
+    failures: list[_Failure | str]  # for each sample of the row, in order; of one that can be used its source
 
 
 class Input:
@@ -161,8 +161,8 @@ class Input:
             for step in range(1, steps + 1):
                 batch, failures = next(iterator)
                 for failure in failures:
-                    if failure is None:
-                        self.failures.succeed()
+                    if isinstance(failure, str):
+                        self.failures.succeed(failure)
                     else:
                         self.failures.fail(*failure)
                 yield batch, planner.state(state.row + step * rows_per_step)
@@ -172,7 +172,7 @@ class Input:
     def _decode(self, planner: Planner, row: int) -> _Decoded:
         documents: list[Document] = []
         numbers: list[int] = []
-        failures: list[_Failure | None] = []
+        failures: list[_Failure | str] = []
         for draw in planner.row(row):
             try:
                 documents.append(self._document(planner, draw))
@@ -181,7 +181,7 @@ class Input:
                 failures.append(_Failure(source.name, source.key(draw.sample), error.reason, str(error)))
             else:
                 numbers.append(draw.source)
-                failures.append(None)
+                failures.append(self._sources[draw.source].name)
         return _Decoded(pack(documents, numbers, planner.phase, self._tokenizer.special["<IMG_CONTEXT>"]), failures)
 
     def _document(self, planner: Planner, draw: Draw) -> Document:
@@ -205,7 +205,7 @@ class Input:
                 self.failures.name(name, sources[name].key(sample), "too_long", message)
 
 
-def _stack(rows: Sequence[_Decoded]) -> tuple[Batch, list[_Failure | None]]:
+def _stack(rows: Sequence[_Decoded]) -> tuple[Batch, list[_Failure | str]]:
     batch = {name: np.stack([decoded.row[name] for decoded in rows]) for name in rows[0].row}
     return batch, [failure for decoded in rows for failure in decoded.failures]
 
@@ -213,7 +213,7 @@ def _stack(rows: Sequence[_Decoded]) -> tuple[Batch, list[_Failure | None]]:
 def _check_index(index: LengthIndex, policy: FailurePolicy) -> None:
     """Raises DataError with a summary when the index excludes too large a share of its source."""
     excluded = sum(index.unusable.values())
-    if len(index) >= policy.minimum_samples and excluded > policy.max_rate * len(index):
+    if policy.exceeded(excluded, len(index), whole=True):
         counts = ", ".join(f"{count} {reason}" for reason, count in index.unusable.most_common())
         raise DataError(
             f"{excluded} of the {len(index)} samples of source {index.name!r} cannot be used ({counts}), more than {policy.max_rate:.2%}; "
