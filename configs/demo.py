@@ -58,7 +58,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "threads": 1,
         "max_failure_rate": 0.01,
         "max_failure_run": 20,
-        "minimum_samples": 100,
     }
     config.run = {
         "directory": f"{ROOT}/run",

@@ -66,7 +66,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "threads": 16,
         "max_failure_rate": 0.01,
         "max_failure_run": 100,
-        "minimum_samples": 10_000,
     }
     config.run = {
         "directory": "runs/neo_ov_2b",
@@ -195,7 +194,7 @@ def _shrink(config: ConfigDict) -> None:
     for name, source in config.data.sources.items():
         source.update({"path": f"{demo.CORPUS}/train/{LAPTOP_FILES[name]}.jsonl", "media_root": demo.CORPUS})
     config.data.heldout = small.data.heldout
-    config.data.update({"index_folder": f"{config.run.directory}_laptop/index", "threads": 1, "minimum_samples": 100})
+    config.data.update({"index_folder": f"{config.run.directory}_laptop/index", "threads": 1})
     config.run.update(
         {
             "directory": f"{config.run.directory}_laptop",

@@ -14,7 +14,7 @@ import math
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.schema import SampleError
@@ -66,21 +66,20 @@ class Keys:
         self._ignore = frozenset(ignore)
         self._lock = threading.Lock()
 
-    def read(self, fields: Mapping[str, Any], known: tuple[str, ...], where: str) -> dict[str, Any]:
-        """The fields of a row (known: ROW_KEYS) or turn (TURN_KEYS) that are read and not empty.
+    def read(self, fields: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
+        """The fields of a row (known: ROW_KEYS) or turn (TURN_KEYS) that are read and say something."""
+        return {key: fields[key] for key in known if key in fields and key not in self._ignore and not is_empty(fields[key])}
 
-        Raises SampleError "unknown_key" for one that can change what is trained.
-        """
-        read = {key: value for key, value in fields.items() if key not in self._ignore and not is_empty(value)}
-        others = [key for key in read if key not in known]
+    def check_others(self, fields: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+        """Counts the fields that are not read. Raises SampleError "unknown_key" for one that can change what is trained."""
+        others = [key for key in fields if key not in known and key not in self._ignore and not is_empty(fields[key])]
         for key in others:
-            if can_change_training(key, read.pop(key), known is TURN_KEYS):
+            if can_change_training(key, fields[key], known is TURN_KEYS):
                 raise SampleError("unknown_key", f"{where}: {self._refusal(key, known)}")
         if others:
             self.pass_over(others, where)
-        return read
 
-    def pass_over(self, keys: Iterable[str], where: str) -> None:
+    def pass_over(self, keys: Sequence[str], where: str) -> None:
         """Counts keys that are not read, and names new ones in the log."""
         with self._lock:
             new = [key for key in keys if key not in self.ignored]

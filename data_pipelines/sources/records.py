@@ -48,9 +48,10 @@ def parse_record(record: object, key: str, keys: Keys) -> Record:
     """
     if not isinstance(record, dict):
         raise SampleError("bad_record", f'{key}: a record is an object with "conversations", not {type(record).__name__}')
-    fields = keys.read(record, ROW_KEYS, key)
-    family = _text(fields.get("family", ""), '"family"', key)
+    fields = keys.read(record, ROW_KEYS)
     media, is_video = _parse_media(fields, key)
+    keys.check_others(record, ROW_KEYS, key)
+    family = _text(fields.get("family", ""), '"family"', key)
     turns = _with_system(fields, parse_turns(*_conversation(fields, record, key), keys), key)
     return Record(place_marks(turns, len(media), is_video, key), media, is_video, family)
 
@@ -92,7 +93,8 @@ def _with_system(fields: Mapping[str, Any], turns: tuple[Turn, ...], key: str) -
 def _parse_turn(turn: Any, where: str, keys: Keys) -> Turn:
     if not isinstance(turn, dict):
         raise SampleError("bad_record", f'{where}: a turn is an object with the strings "from" and "value", or "role" and "content"')
-    fields = keys.read(turn, TURN_KEYS, where)
+    fields = keys.read(turn, TURN_KEYS)
+    keys.check_others(turn, TURN_KEYS, where)
     name, name_key = _either(turn, "from", "role", where)
     text, text_key = _either(turn, "value", "content", where)
     role = _parse_role(_text(name, f'"{name_key}"', where), name_key, where)
