@@ -13,7 +13,6 @@ import argparse
 import concurrent.futures
 import dataclasses
 import json
-import logging
 import os
 import pathlib
 import sys
@@ -278,8 +277,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--decode", action="store_true", help="decode all pixels, not headers alone")
     parser.add_argument("--json", action="store_true", help="print one JSON object a row and nothing else")
     options = parser.parse_args(arguments)
-    if not options.json:  # the report has these lines
-        logging.getLogger("data_pipelines").setLevel(logging.ERROR)
     problems = 0
     try:
         configuration = read_configuration(options.config) if options.config else None
