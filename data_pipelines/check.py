@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import os
 import pathlib
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -83,7 +85,8 @@ class Checker:
 
     def __init__(self, source: Source, tokenizer: Tokenizer | None, phases: Sequence[PhaseSettings], seed: int, decode: bool):
         self.source, self.phases = source, phases
-        self._tokenizer, self._seed, self._decode = tokenizer, seed, decode
+        self._tokenizer = _Remembering(tokenizer) if tokenizer else None
+        self._seed, self._decode = seed, decode
 
     def rows(self) -> Iterator[Row]:
         """Yields every row in order; threads overlap the reading of files. Progress goes to standard error."""
@@ -139,6 +142,17 @@ def _decode_pixels(sample: Sample, measured: Measured) -> None:
     if sample.video is not None and measured.info is not None:
         for _ in video.read_frames(sample.video, measured.info, range(measured.info.frames)):
             pass
+
+
+class _Remembering(Tokenizer):
+    """Encodes each text once, since a row is measured for several phases."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        vars(self).update(vars(tokenizer))
+        self._ids = functools.lru_cache(4096)(tokenizer.encode)
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._ids(text))
 
 
 class _Utf8:
@@ -306,4 +320,5 @@ def _tokenizer(path: str, configuration: Configuration | None) -> Tokenizer | No
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly when the reader of standard output has seen enough
     sys.exit(main())

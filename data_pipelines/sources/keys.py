@@ -98,7 +98,9 @@ def is_empty(value: object) -> bool:
     """Whether a value says nothing: exports write every column in every row."""
     if isinstance(value, float):
         return math.isnan(value)
-    return value is None or (isinstance(value, str | list | dict | tuple) and not value)
+    if isinstance(value, dict):
+        return all(map(is_empty, value.values()))
+    return value is None or (isinstance(value, str | list | tuple) and not value)
 
 
 def is_still(name: str) -> bool:

@@ -19,9 +19,17 @@ _ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in ROLES}
 _TOOL_ROLES = ("tool", "function", "function_call", "function_response", "tool_call", "tool_response", "observation", "ipython")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _BASE64_URL = re.compile(r"data:[^,]*;base64,")
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _MARKS = {IMAGE_MARK: "image_marks", VIDEO_MARK: "video_marks"}
 # A mark where media stand, at the beginning or the end of a line of a question; within a sentence it is a word.
 _PLACED_VIDEO = re.compile(rf"^\s*{VIDEO_MARK}|{VIDEO_MARK}\s*$", re.MULTILINE)
+
+# Marks of other kits: left alone, they would be read as words.
+_OTHER_MARKS = re.compile(
+    r"<\|(?:image|img|video|audio|vision|media)\w*\|>|<(?:image|img|video|audio|frame)[ _-]?\d+>|<(?:image|img|video|audio)_\w+>"
+    r"|<(?:Image|Video|Audio)Here>|<(?!image>|video>)(?i:image|video)>|\[(?:IMG|IMAGE|VIDEO|AUDIO)\]"
+)
+_PLACED_AUDIO = re.compile(r"^\s*<audio>|<audio>\s*$", re.MULTILINE)
 
 
 class MediaFile(NamedTuple):
@@ -43,8 +51,8 @@ class Record(NamedTuple):
 def parse_record(record: object, key: str, keys: Keys) -> Record:
     """A row's object: conversations (from, value) or messages (role, content), system, image, images or video, family.
 
-    Raises SampleError "bad_record", "bad_text", "bad_media", "web_address", "unknown_key", "unknown_role", "empty_answer", "image_marks",
-    "video_marks".
+    Raises SampleError "bad_record", "bad_text", "bad_media", "web_address", "unknown_key", "unknown_role", "unknown_mark",
+    "empty_answer", "image_marks", "video_marks".
     """
     if not isinstance(record, dict):
         raise SampleError("bad_record", f'{key}: a record is an object with "conversations", not {type(record).__name__}')
@@ -106,7 +114,7 @@ def _parse_turn(turn: Any, where: str, keys: Keys) -> Turn:
         )
     text = _text(text, f'"{text_key}"', where)
     is_input = _parse_is_input(fields, role, where)
-    if role == "assistant" and not is_input and not re.sub(f"{IMAGE_MARK}|{VIDEO_MARK}", "", text).strip():
+    if role == "assistant" and not is_input and not text.replace(IMAGE_MARK, "").strip():
         raise SampleError(
             "empty_answer", f'{where}: the answer {text!r} has no words, so it teaches to say nothing: write one, or set "is_input" to true'
         )
@@ -219,7 +227,7 @@ def _text(value: object, what: str, where: str) -> str:
     """A string of whole characters: JSON can write half of a surrogate pair, which no file or tokenizer can."""
     if not isinstance(value, str):
         raise SampleError("bad_record", f"{where}: {what} must be a string, not {_KINDS.get(type(value), 'null')}")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if _HALF_A_PAIR.search(value):
         raise SampleError(
             "bad_text", f"{where}: {what} holds half of a surrogate pair (a string cut in the middle of an emoji): repair the text"
         )
@@ -232,8 +240,16 @@ _KINDS: dict[type, str] = {bool: "true or false", int: "a number", float: "a num
 def place_marks(turns: tuple[Turn, ...], files: int, video: bool, key: str) -> tuple[Turn, ...]:
     """The turns with one mark for each file. A clip may be marked by one `<image>`; without media, `<video>` in a sentence is a word.
 
-    Raises SampleError "image_marks" or "video_marks" unless there is one mark for each file.
+    Raises SampleError "unknown_mark" for a mark of another kit, "image_marks" or "video_marks" unless there is one mark for each file.
     """
+    for turn in turns:
+        other = _OTHER_MARKS.search(turn.text) or (_PLACED_AUDIO.search(turn.text) if turn.role != "assistant" else None)
+        if other:
+            mark = other[0].strip()
+            raise SampleError(
+                "unknown_mark",
+                f"{key}: the mark {mark} is not read; did you mean {IMAGE_MARK} or {VIDEO_MARK}? Where the word is meant write < {mark[1:-1]} >",
+            )
     marks = {mark: sum(turn.text.count(mark) for turn in turns) for mark in _MARKS}
     if video and marks == {IMAGE_MARK: 1, VIDEO_MARK: 0}:
         return tuple(dataclasses.replace(turn, text=turn.text.replace(IMAGE_MARK, VIDEO_MARK)) for turn in turns)

@@ -12,6 +12,7 @@ from data_pipelines.index.lengths import inspect
 from data_pipelines.media.images import image_size
 from data_pipelines.schema import DataError, SampleError, SourceSettings, Turn
 from data_pipelines.sources import open_source
+from data_pipelines.text import chat
 
 CASES = pathlib.Path(__file__).parents[1] / "cases"
 
@@ -106,6 +107,51 @@ def test_a_system_prompt_becomes_the_first_turn_and_tools_are_refused():
     assert first.turns[0] == Turn("system", "Answer in one word.") and len(first.turns) == 3
     assert second.reason == "unknown_key" and "'tools'" in str(second)
     assert case("system_prompt_as_a_column", ignore=("tools",))[1].turns[0].text == "Use the tools."
+
+
+def text_row(tmp_path, question, answer="Yes.", **more):
+    (row,) = rows_of(small_corpus.write_jsonl(tmp_path / "rows.jsonl", [{"conversations": small_corpus.turns(question, answer), **more}]))
+    return row
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Which tag plays a clip, <video> or <audio>?", "<video>"),
+        ("What is this?", "<video>\n  <source>\n</video>"),
+        ("<img src='a'> or <picture>?", "Hello <|im_end|> [INST]"),
+    ],
+)
+def test_words_that_look_like_marks(tmp_path, question, answer):
+    row = text_row(tmp_path, question, answer)
+    assert [turn.text for turn in row.turns] == [question, answer]
+    assert f"user\n{question}" in small_corpus.tokenizer().decode(chat.encode(row.turns, [], small_corpus.tokenizer())[0])
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "<|image_pad|>",
+        "<|vision_start|>",
+        "<image_1>",
+        "<image 2>",
+        "<ImageHere>",
+        "<IMAGE>",
+        "<Video>",
+        "<video_placeholder>",
+        "[IMG]",
+        "<audio>",
+    ],
+)
+def test_marks_of_other_kits_are_refused(tmp_path, mark):
+    row = text_row(tmp_path, f"{mark}\nWhat is it?")
+    assert row.reason == "unknown_mark" and f"the mark {mark} is not read; did you mean <image>" in str(row)
+
+
+@pytest.mark.parametrize("question", ["<video>\nWhat happens?", "What happens?\n<video>", "Look:\n<video>\nWhat?", "What happens? <video>"])
+def test_a_clip_that_is_not_named_is_no_word(tmp_path, question):
+    row = text_row(tmp_path, question, video=None)
+    assert row.reason == "video_marks" and 'name the file in "video", or write < video > where the word is meant' in str(row)
 
 
 def test_half_a_surrogate_pair_is_called_so():

@@ -70,7 +70,17 @@ def test_keys_that_cannot(key, value):
 
 
 def test_keys_that_are_not_read_are_counted_and_named_once(tmp_path, caplog):
-    rows = [{"id": n, "score": 0.5, "tools": [], "image": None, "conversations": small_corpus.turns("x")} for n in range(3)]
+    rows = [
+        {
+            "id": n,
+            "score": 0.5,
+            "tools": [],
+            "image": {"path": None, "bytes": None},
+            "video": float("nan"),
+            "conversations": small_corpus.turns("x"),
+        }
+        for n in range(3)
+    ]
     rows[2]["license"] = "CC0"
     rows[1]["conversations"][0]["name"] = "Ada"
     source = source_of(tmp_path, rows)
