@@ -23,13 +23,12 @@ _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _MARKS = {IMAGE_MARK: "image_marks", VIDEO_MARK: "video_marks"}
 # A mark where media stand, at the beginning or the end of a line of a question; within a sentence it is a word.
 _PLACED_VIDEO = re.compile(rf"^\s*{VIDEO_MARK}|{VIDEO_MARK}\s*$", re.MULTILINE)
-
-# Marks of other kits: left alone, they would be read as words.
+# Marks of other kits: left alone, they would be read as words. Some are words in answers (tags of HTML and JSX).
 _OTHER_MARKS = re.compile(
-    r"<\|(?:image|img|video|audio|vision|media)\w*\|>|<(?:image|img|video|audio|frame)[ _-]?\d+>|<(?:image|img|video|audio)_\w+>"
-    r"|<(?:Image|Video|Audio)Here>|<(?!image>|video>)(?i:image|video)>|\[(?:IMG|IMAGE|VIDEO|AUDIO)\]"
+    r"<\|(?:image|img|video|audio|vision|media)\w*\|>|<(?:image|img|video|audio|frame)[ _-]?\d+>"
+    r"|<(?:image|img|video|audio)_(?:placeholder|pad|token|soft_token|start|end)>|<(?:Image|Video|Audio)Here>"
 )
-_PLACED_AUDIO = re.compile(r"^\s*<audio>|<audio>\s*$", re.MULTILINE)
+_OTHER_MARKS_OF_QUESTIONS = re.compile(r"<(?!image>|video>)(?i:image|video)>|^\s*<audio>|<audio>\s*$", re.MULTILINE)
 
 
 class MediaFile(NamedTuple):
@@ -243,7 +242,7 @@ def place_marks(turns: tuple[Turn, ...], files: int, video: bool, key: str) -> t
     Raises SampleError "unknown_mark" for a mark of another kit, "image_marks" or "video_marks" unless there is one mark for each file.
     """
     for turn in turns:
-        other = _OTHER_MARKS.search(turn.text) or (_PLACED_AUDIO.search(turn.text) if turn.role != "assistant" else None)
+        other = _OTHER_MARKS.search(turn.text) or (turn.role != "assistant" and _OTHER_MARKS_OF_QUESTIONS.search(turn.text))
         if other:
             mark = other[0].strip()
             raise SampleError(

@@ -120,6 +120,7 @@ def text_row(tmp_path, question, answer="Yes.", **more):
         ("Which tag plays a clip, <video> or <audio>?", "<video>"),
         ("What is this?", "<video>\n  <source>\n</video>"),
         ("<img src='a'> or <picture>?", "Hello <|im_end|> [INST]"),
+        ("How is it written in JSX and XML?", "<Image>\n</Image>, <image_url>a</image_url>"),
     ],
 )
 def test_words_that_look_like_marks(tmp_path, question, answer):
@@ -139,7 +140,6 @@ def test_words_that_look_like_marks(tmp_path, question, answer):
         "<IMAGE>",
         "<Video>",
         "<video_placeholder>",
-        "[IMG]",
         "<audio>",
     ],
 )
