@@ -52,16 +52,28 @@ def convert(settings: SourceSettings, output: pathlib.Path, shard_bytes: int, po
     log.unlink(missing_ok=True)
     partial.mkdir(parents=True)
     failures = Failures(log, policy)
-    counts, written = _write_shards(progress(_records(source, failures), len(source), f"converting {source.name}"), partial, shard_bytes)
+    try:
+        _write(source, settings, partial, shard_bytes, failures)
+        os.rename(partial, final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return final, failures
+
+
+def _write(source: Source, settings: SourceSettings, folder: pathlib.Path, shard_bytes: int, failures: Failures) -> None:
+    """Writes the files of the dataset. Raises DataError unless enough of the samples can be used."""
+    counts, written = _write_shards(progress(_records(source, failures), len(source), f"converting {source.name}"), folder, shard_bytes)
     if not counts:
         raise DataError(f"nothing to write: {failures.summary()}")
+    failures.check_rate(whole=True)
     template = tensorflow_datasets.core.ShardedFileTemplate(
-        data_dir=partial, dataset_name=settings.name, split=tfds.SPLIT, filetype_suffix="array_record"
+        data_dir=folder, dataset_name=settings.name, split=tfds.SPLIT, filetype_suffix="array_record"
     )
     for number in range(len(counts)):
-        os.rename(partial / str(number), template.sharded_filepath(shard_index=number, num_shards=len(counts)))
+        os.rename(folder / str(number), template.sharded_filepath(shard_index=number, num_shards=len(counts)))
     tensorflow_datasets.folder_dataset.write_metadata(
-        data_dir=partial,
+        data_dir=folder,
         features=tfds.features(),
         version=VERSION,
         split_infos=[
@@ -70,8 +82,6 @@ def convert(settings: SourceSettings, output: pathlib.Path, shard_bytes: int, po
         check_data=False,
         description=f"Conversations of {pathlib.Path(settings.path).name} with their images and videos, still encoded.",
     )
-    os.rename(partial, final)
-    return final, failures
 
 
 def _records(source: Source, failures: Failures) -> Iterator[bytes | None]:
@@ -90,9 +100,8 @@ def _records(source: Source, failures: Failures) -> Iterator[bytes | None]:
             failures.fail(source.name, source.key(number), error.reason, str(error))
             yield None
         else:
-            failures.succeed()
+            failures.succeed(source.name)
             yield record
-    failures.check_rate()
 
 
 def _write_shards(records: Iterator[bytes | None], folder: pathlib.Path, shard_bytes: int) -> tuple[list[int], int]:
@@ -138,12 +147,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", required=True, help="the dataset's name: letters, digits and underscores")
     parser.add_argument("--shard-megabytes", type=int, default=256, help="size of a file (default: %(default)s)")
     parser.add_argument("--max-failure-rate", type=float, default=FailurePolicy.max_rate, help="share left out that stops (%(default)s)")
+    parser.add_argument("--ignore", action="append", default=[], metavar="KEY", help="a key of rows or turns to pass over; may be repeated")
     options = parser.parse_args(arguments)
     if not options.name.isidentifier() or not options.name.isascii():
         parser.error(f"--name {options.name!r}: use letters, digits and underscores, not beginning with a digit")
     if options.shard_megabytes < 1:
         parser.error("--shard-megabytes must be at least 1")
-    settings = SourceSettings(options.name, "jsonl", options.input, options.media_root)
+    settings = SourceSettings(options.name, "jsonl", options.input, options.media_root, ignore=tuple(options.ignore))
     try:
         folder, failures = convert(settings, options.output, options.shard_megabytes << 20, FailurePolicy(options.max_failure_rate))
     except DataError as error:

@@ -120,8 +120,6 @@ def _plan(
         frames = video.choose_frames(info, phase, seed)
         size = sizes.smart_resize([info.height, info.width], phase.min_pixels, sizes.frame_limit(len(frames), phase))
         return _Plan(chat.expand_video(turns, info, frames), np.repeat(size // VISUAL_TOKEN_SIDE, len(frames), axis=0), frames)
-    if any(chat.VIDEO_MARK in turn.text for turn in turns):
-        raise SampleError("video_marks", f"the conversation has a {chat.VIDEO_MARK} mark but no video")
     pixels = np.asarray(image_sizes, np.int64).reshape(-1, 2)
     return _Plan(turns, sizes.image_grids(pixels, len(pixels), phase), np.zeros(0, np.int64))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -22,13 +23,23 @@ class FailurePolicy:
       minimum_samples: samples seen before `max_rate` is judged.
     """
 
-    max_rate: float = 0.05
-    max_run: int = 64
-    minimum_samples: int = 256
+    max_rate: float = 0.01
+    max_run: int = 100
+    minimum_samples: int = 20
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_rate <= 1 or self.max_run < 1 or self.minimum_samples < 1:
             raise DataError(f"{self}: max_rate lies in [0, 1], max_run and minimum_samples are at least 1")
+
+    def exceeded(self, failed: int, samples: int, whole: bool = False) -> bool:
+        """Whether too large a share of samples failed: of a whole source (`whole`), or of those seen so far.
+
+        Of n samples seen so far more than max_rate n + 3 sqrt(max_rate n) may not fail: three standard deviations above the share, so that
+        one bad row among the first 20 stops no run and 15 of 40 do. Of a whole source more than max_rate n, and more than one, may not.
+        """
+        expected = self.max_rate * samples
+        allowed = max(expected, 1.0 if self.max_rate else 0.0) if whole else expected + 3 * math.sqrt(expected)
+        return samples >= self.minimum_samples and failed > allowed
 
 
 class Failures:
@@ -39,53 +50,68 @@ class Failures:
       policy: when to stop.
 
     Attributes:
-      samples, failed: how many were seen and how many of them failed.
-      reasons: failures by reason.
+      seen: samples by source, failed ones among them.
+      by_source: failures by source and reason.
     """
 
     def __init__(self, path: pathlib.Path, policy: FailurePolicy):
         self.policy = policy
-        self.samples = self.failed = 0
-        self.reasons: collections.Counter[str] = collections.Counter()
+        self.seen: collections.Counter[str] = collections.Counter()
+        self.by_source: collections.Counter[tuple[str, str]] = collections.Counter()
         self._path = path
         self._run = 0
-        self._by_source: collections.Counter[tuple[str, str]] = collections.Counter()
         self._named = _named(path)
 
     @property
-    def by_source(self) -> dict[tuple[str, str], int]:
-        return dict(self._by_source)
+    def samples(self) -> int:
+        """How many samples were seen."""
+        return self.seen.total()
+
+    @property
+    def failed(self) -> int:
+        """How many of them failed."""
+        return self.by_source.total()
+
+    @property
+    def reasons(self) -> collections.Counter[str]:
+        """Failures by reason, over all sources."""
+        reasons: collections.Counter[str] = collections.Counter()
+        for (_, reason), count in self.by_source.items():
+            reasons[reason] += count
+        return reasons
 
     def state(self) -> dict[str, Any]:
-        return {"samples": self.samples, "counts": [[*key, count] for key, count in self._by_source.items()]}
+        """The counts as plain data that JSON can hold, for a checkpoint. `restore` takes it."""
+        counts = [[source, reason, count] for (source, reason), count in sorted(self.by_source.items())]
+        return {"seen": dict(sorted(self.seen.items())), "failed": counts, "run": self._run}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.samples = state["samples"]
-        self._by_source = collections.Counter({(source, reason): count for source, reason, count in state["counts"]})
-        self.failed = self._by_source.total()
-        self.reasons = collections.Counter()
-        for (_, reason), count in self._by_source.items():
-            self.reasons[reason] += count
+        """Goes on counting from a `state`. Raises DataError for what is none."""
+        try:
+            seen = {str(source): _count(count) for source, count in state["seen"].items()}
+            failed = {(str(source), str(reason)): _count(count) for source, reason, count in state["failed"]}
+            run = _count(state["run"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"not the counts of failed samples: {state!r}: expected seen, failed and run ({error})") from error
+        self.seen, self.by_source, self._run = collections.Counter(seen), collections.Counter(failed), run
 
-    def succeed(self) -> None:
-        self.samples += 1
+    def succeed(self, source: str) -> None:
+        self.seen[source] += 1
         self._run = 0
 
     def fail(self, source: str, key: str, reason: str, message: str) -> None:
         """Counts and names a failure. Raises DataError with a summary when the policy says that it is one too many."""
-        self.samples += 1
-        self.failed += 1
+        self.seen[source] += 1
+        self.by_source[source, reason] += 1
         self._run += 1
-        self.reasons[reason] += 1
-        self._by_source[source, reason] += 1
         self.name(source, key, reason, message)
         if self._run > self.policy.max_run:
             raise DataError(f"{self._run} samples failed one after the other (at most {self.policy.max_run} may): {self.summary()}")
         self.check_rate()
 
-    def check_rate(self) -> None:
-        """Raises DataError with a summary when too large a share has failed."""
-        if self.samples >= self.policy.minimum_samples and self.failed > self.policy.max_rate * self.samples:
+    def check_rate(self, whole: bool = False) -> None:
+        """Raises DataError with a summary when too large a share has failed; `whole`: all samples of the source were seen."""
+        if self.policy.exceeded(self.failed, self.samples, whole):
             raise DataError(f"more than {self.policy.max_rate:.2%} of the samples failed: {self.summary()}")
 
     def name(self, source: str, key: str, reason: str, message: str) -> None:
@@ -98,12 +124,22 @@ class Failures:
             log.write(failure_line(source, key, reason, message))
 
     def summary(self) -> str:
-        by_reason = ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
-        return f"{self.failed} of {self.samples} samples failed ({by_reason or 'none'}); they are named in {self._path}"
+        return f"{self.failed} of {self.samples} samples failed ({counts_text(self.reasons)}); they are named in {self._path}"
+
+
+def counts_text(counts: collections.Counter[str]) -> str:
+    """Counts as "3 broken_json, 1 missing_file", the largest first; "none" without any."""
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "none"
 
 
 def failure_line(source: str, key: str, reason: str, message: str) -> str:
     return json.dumps({"source": source, "key": key, "reason": reason, "message": message}, ensure_ascii=False) + "\n"
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no count")
+    return value
 
 
 def _named(path: pathlib.Path) -> set[tuple[str, str, str]]:

@@ -115,6 +115,7 @@ class SourceSettings:
       pictures: how a file becomes 8-bit RGB. "faithful": as a viewer shows it (16-bit, 32-bit and float greys scaled to 8 bits,
         transparency over white, EXIF orientation, clip rotation and pixel aspect ratio applied). "reference": NEO's preprocessing, pixel
         for pixel (greys above 255 become white, transparency is dropped, orientation, rotation and pixel aspect ratio are ignored).
+      ignore: keys of rows and turns to pass over that would be refused because they can change what is trained.
     """
 
     name: str
@@ -122,6 +123,7 @@ class SourceSettings:
     path: FilePath
     media_root: FilePath = ""
     pictures: str = "faithful"
+    ignore: tuple[str, ...] = ()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields (key, sentence) for each setting that cannot be used."""

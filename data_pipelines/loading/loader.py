@@ -32,7 +32,7 @@ class _Failure(NamedTuple):
 
 class _Decoded(NamedTuple):
     row: Batch
-    failures: list[_Failure | None]  # for each sample of the row, in order
+    failures: list[_Failure | str]  # for each sample of the row, in order; of one that can be used its source
 
 
 class RowLoader:
@@ -175,8 +175,8 @@ class RowLoader:
             for step in range(1, steps + 1):
                 batch, failures = next(iterator)
                 for failure in failures:
-                    if failure is None:
-                        self.failures.succeed()
+                    if isinstance(failure, str):
+                        self.failures.succeed(failure)
                     else:
                         self.failures.fail(*failure)
                 yield batch, planner.state(state.row + step * rows_per_step)
@@ -186,7 +186,7 @@ class RowLoader:
     def _decode(self, planner: Planner, row: int) -> _Decoded:
         documents: list[Document] = []
         numbers: list[int] = []
-        failures: list[_Failure | None] = []
+        failures: list[_Failure | str] = []
         for draw in planner.row(row):
             try:
                 documents.append(self._document(planner, draw))
@@ -195,7 +195,7 @@ class RowLoader:
                 failures.append(_Failure(source.name, source.key(draw.sample), error.reason, str(error)))
             else:
                 numbers.append(draw.source)
-                failures.append(None)
+                failures.append(self._sources[draw.source].name)
         return _Decoded(pack(documents, numbers, planner.phase, self._tokenizer.special["<IMG_CONTEXT>"]), failures)
 
     def _document(self, planner: Planner, draw: Draw) -> Document:
@@ -221,14 +221,14 @@ class RowLoader:
                 self.failures.name(name, sources[name].key(sample), "too_long", message)
 
 
-def _stack(rows: Sequence[_Decoded]) -> tuple[Batch, list[_Failure | None]]:
+def _stack(rows: Sequence[_Decoded]) -> tuple[Batch, list[_Failure | str]]:
     return stack([decoded.row for decoded in rows]), [failure for decoded in rows for failure in decoded.failures]
 
 
 def _check_index(index: LengthIndex, policy: FailurePolicy) -> None:
     """Raises DataError with a summary when the index excludes too large a share of its source."""
     excluded = sum(index.unusable.values())
-    if len(index) >= policy.minimum_samples and excluded > policy.max_rate * len(index):
+    if policy.exceeded(excluded, len(index), whole=True):
         counts = ", ".join(f"{count} {reason}" for reason, count in index.unusable.most_common())
         raise DataError(
             f"{excluded} of the {len(index)} samples of source {index.name!r} cannot be used ({counts}), more than {policy.max_rate:.2%}; "

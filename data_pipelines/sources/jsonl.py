@@ -6,13 +6,17 @@ import hashlib
 import json
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from data_pipelines.schema import DataError, Media, Sample, SampleError, SourceSettings
-from data_pipelines.sources.records import check_marks, parse_family, parse_media, parse_turns
+from data_pipelines.sources import records
+from data_pipelines.sources.containers import one_object_message, refuse_other_containers, rows_of_one_object
+from data_pipelines.sources.keys import Keys
+from data_pipelines.sources.paths import MediaRoot, local_path
 
 _SCAN_BYTES = 1 << 24
 
@@ -23,19 +27,21 @@ class JsonlSource:
     Of a JSONL file only the offsets of its lines are held (8 bytes a line); a JSON list is held whole.
 
     Raises:
-      DataError: the file or media_root is missing, the file is empty or is a JSON list with a syntax error.
+      DataError: the file or media_root is missing; the file is empty, is no JSON lines nor a JSON list, or a list with a syntax error.
     """
 
     def __init__(self, settings: SourceSettings):
         self.name = settings.name
         self._settings = settings
-        self._path = pathlib.Path(settings.path)
-        self._root = _resolve_root(settings)
+        self._path = local_path(settings.path, f"source {self.name!r}: path")
+        self._root = MediaRoot(settings)
+        self._keys = Keys(self.name, settings.ignore)
         try:
             # Unbuffered and read by offset: threads share it without a lock.
             self._file = self._path.open("rb", buffering=0)
         except OSError as error:
-            raise DataError(f"source {self.name!r}: cannot read {self._path} ({error.strerror})") from error
+            raise DataError(f"source {self.name!r}: cannot read {self._path} ({error.strerror}); name a .json or .jsonl file") from error
+        refuse_other_containers(self._path, self.name)
         self._records: list[Any] | None = None
         self._offsets = np.zeros(1, np.int64)
         self._lines: Sequence[int] | np.ndarray = ()
@@ -46,21 +52,24 @@ class JsonlSource:
             self._lines = self._filled_lines()
         if not len(self):
             raise DataError(f"source {self.name!r}: {self._path} holds no samples; give it some or take it out of the configuration")
+        if len(self) == 1 and self._records is None:
+            self._refuse_one_object()
+
+    @property
+    def ignored(self) -> Counter[str]:
+        """Keys of rows that are not read, with the number of times each was passed over so far."""
+        return self._keys.ignored
 
     def __len__(self) -> int:
         return len(self._lines) if self._records is None else len(self._records)
 
     def __getitem__(self, index: int) -> Sample:
         """Raises SampleError for a record that cannot be used."""
-        key, record = self.key(index), self._record(index)
-        if not isinstance(record, dict):
-            raise SampleError("bad_record", f'{key}: a record is an object with "conversations", not {type(record).__name__}')
-        turns = parse_turns(record.get("conversations"), key)
-        names, is_video = parse_media(record, key)
-        check_marks(turns, len(names), is_video, key)
-        media = tuple(Media(name, path=self._media_path(name, key), pictures=self._settings.pictures) for name in names)
-        family = parse_family(record, key)
-        return Sample(key, turns, () if is_video else media, media[0] if is_video else None, family)
+        key = self.key(index)
+        record = records.parse_record(self._record(index), key, self._keys)
+        media = tuple(self._media(file, key) for file in record.media)
+        images, video = ((), media[0]) if record.is_video else (media, None)
+        return Sample(key, record.turns, images, video, record.family)
 
     def key(self, index: int) -> str:
         """Names a sample: "captions.jsonl:17" is line 17, "captions.json[17]" the element after 17 others."""
@@ -71,7 +80,7 @@ class JsonlSource:
     def fingerprint(self) -> str:
         """Changes when the file (by size and time of change) or the settings change; not when a media file does."""
         status = os.fstat(self._file.fileno())
-        identity = ("jsonl", self._path.name, status.st_size, status.st_mtime_ns, self._settings)
+        identity = ("jsonl", records.VERSION, self._path.name, status.st_size, status.st_mtime_ns, self._settings)
         return hashlib.sha256(repr(identity).encode()).hexdigest()
 
     def _record(self, index: int) -> Any:
@@ -99,26 +108,22 @@ class JsonlSource:
         try:
             return json.loads(self._path.read_bytes())
         except (ValueError, RecursionError) as error:
-            raise DataError(f"source {self.name!r}: {self._path} is not valid JSON ({error})") from error
+            raise DataError(
+                f"source {self.name!r}: {self._path} is not valid JSON ({error}); mend it, or write one object a line"
+            ) from error
 
-    def _media_path(self, name: str, key: str) -> pathlib.Path:
-        """Raises SampleError "path_escapes_root" for a path that leaves the root by "..", by being absolute or by a link."""
-        if self._root is None:
-            raise SampleError("bad_record", f"{key}: names the file {name!r}, but source {self.name!r} has no media_root; set it")
-        relative = pathlib.PurePath(name)
-        path = (self._root / relative).resolve()
-        if relative.is_absolute() or ".." in relative.parts or not path.is_relative_to(self._root):
-            raise SampleError("path_escapes_root", f"{key}: the file {name!r} lies outside of media_root {self._settings.media_root}")
-        return path
+    def _media(self, file: records.MediaFile, key: str) -> Media:
+        if file.data is not None:
+            return Media(file.name, data=file.data, pictures=self._settings.pictures)
+        return Media(file.name, path=self._root.find(file.name, key), pictures=self._settings.pictures)
 
-
-def _resolve_root(settings: SourceSettings) -> pathlib.Path | None:
-    if not settings.media_root:
-        return None
-    root = pathlib.Path(settings.media_root)
-    if not root.is_dir():
-        raise DataError(f"source {settings.name!r}: media_root {root} is not a folder")
-    return root.resolve()
+    def _refuse_one_object(self) -> None:
+        try:
+            rows = rows_of_one_object(self._record(0))
+        except SampleError:
+            return
+        if rows is not None:
+            raise DataError(one_object_message(self._path, self.name, rows))
 
 
 def _first_character(path: pathlib.Path) -> bytes:

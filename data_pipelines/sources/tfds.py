@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+from collections import Counter
 from typing import Any
 
 import tensorflow_datasets
 
 from data_pipelines.schema import DataError, Media, Sample, SampleError, SourceSettings
-from data_pipelines.sources.records import check_marks, parse_turns
+from data_pipelines.sources import records
+from data_pipelines.sources.keys import ROW_KEYS, Keys, can_change_training
+from data_pipelines.sources.paths import local_path
 
 SPLIT = "train"
 
@@ -41,7 +44,8 @@ class TfdsSource:
     def __init__(self, settings: SourceSettings):
         self.name = settings.name
         self._settings = settings
-        self._folder = pathlib.Path(settings.path)
+        self._folder = local_path(settings.path, f"source {self.name!r}: path")
+        self._keys = Keys(self.name, settings.ignore)
         advice = "write one with `python -m data_pipelines.convert`"
         try:
             builder = tensorflow_datasets.builder_from_directory(self._folder)
@@ -53,8 +57,25 @@ class TfdsSource:
         missing = set(features()) - set(builder.info.features)
         if missing:
             raise DataError(f"source {self.name!r}: {self._folder} lacks the features {', '.join(sorted(missing))}; {advice}")
+        self._check_others(set(builder.info.features) - set(features()) - set(settings.ignore))
         if not len(self):
             raise DataError(f"source {self.name!r}: {self._folder} holds no samples; {advice} from a file that does")
+
+    def _check_others(self, others: set[str]) -> None:
+        """Raises DataError for a feature that is not read and can change what is trained; counts the others."""
+        for name in sorted(others):
+            if name in ROW_KEYS or can_change_training(name, None, False):
+                raise DataError(
+                    f"source {self.name!r}: {self._folder} has the feature {name!r}, which can change what is trained and is not read: "
+                    "leave it out of the dataset, or list it in the source's `ignore` to train without it"
+                )
+        if others:
+            self._keys.pass_over(sorted(others), str(self._folder))
+
+    @property
+    def ignored(self) -> Counter[str]:
+        """Keys of rows that are not read, with the number of times each was passed over so far; once for each feature of the dataset."""
+        return self._keys.ignored
 
     def __len__(self) -> int:
         return len(self._data)
@@ -70,11 +91,14 @@ class TfdsSource:
         names, data = record["media_names"], record["media"]
         if len(names) != len(data):
             raise SampleError("bad_record", f"{key} (record {index} of {self._folder}): {len(names)} names for {len(data)} media")
-        is_video = _text(record["media_kind"]) == "video"
-        turns = parse_turns(conversations, key)
-        check_marks(turns, len(data), is_video, key)
-        pictures = self._settings.pictures
-        media = tuple(Media(_text(name), data=bytes(item), pictures=pictures) for name, item in zip(names, data, strict=True))
+        kind = _text(record["media_kind"])
+        if kind not in ("image", "video") or (kind == "video" and len(data) != 1):
+            raise SampleError("bad_record", f"{key} (record {index} of {self._folder}): {len(data)} media of the kind {kind!r}")
+        is_video = kind == "video"
+        turns = records.place_marks(records.parse_turns(conversations, key, self._keys), len(data), is_video, key)
+        media = tuple(
+            Media(_text(name), data=bytes(item), pictures=self._settings.pictures) for name, item in zip(names, data, strict=True)
+        )
         return Sample(key, turns, () if is_video else media, media[0] if is_video else None, _text(record["family"]))
 
     def key(self, index: int) -> str:
@@ -97,7 +121,7 @@ class TfdsSource:
         """Changes when a file of the dataset (by size and time of change) or the settings change."""
         files = [self._folder / "dataset_info.json", self._folder / "features.json", *self._shards]
         states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return hashlib.sha256(repr(("tfds", states, self._settings)).encode()).hexdigest()
+        return hashlib.sha256(repr(("tfds", records.VERSION, states, self._settings)).encode()).hexdigest()
 
 
 def encode(sample: Sample, media: list[bytes]) -> dict[str, Any]:

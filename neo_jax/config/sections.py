@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated
 
+from data_pipelines.failures import FailurePolicy
 from data_pipelines.schema import SourceSettings
+from data_pipelines.sources import FORMATS
 from neo_jax.config.fields import (
     AboveZero,
     AtLeastZero,
@@ -156,18 +158,18 @@ class Data:
     heldout: Mapping[str, SourceSettings]
     index_folder: Path
     threads: Positive = 2
-    max_failure_rate: Ratio = 0.01
-    max_failure_run: Positive = 100
+    max_failure_rate: Ratio = FailurePolicy.max_rate
+    max_failure_run: Positive = FailurePolicy.max_run
+    minimum_samples: Positive = FailurePolicy.minimum_samples
     stall_seconds: Positive = 1800
-    minimum_samples: Positive = 20
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.sources:
             yield "sources", "is empty: name at least one source"
         for section in ("sources", "heldout"):
             for name, source in getattr(self, section).items():
-                if source.format not in ("jsonl", "tfds"):
-                    yield f"{section}.{name}.format", f"is {source.format!r}, must be jsonl or tfds"
+                if source.format not in FORMATS:
+                    yield f"{section}.{name}.format", f"is {source.format!r}, must be {' or '.join(FORMATS)}"
                 if not source.path:
                     yield f"{section}.{name}.path", "is empty: set it"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from data_pipelines.index.lengths import LengthIndex
 from data_pipelines.planning.planner import BUDGETS, NEVER_FITS, TooLong, budgets
+from data_pipelines.sources import Source
 from neo_jax import config
 
 
@@ -16,6 +17,14 @@ def excluded_lines(indexes: Sequence[LengthIndex]) -> Iterator[str]:
         if count := index.unusable.total():
             reasons = ", ".join(f"{number} {reason}" for reason, number in index.unusable.most_common())
             yield f"{index.name}: {share(count, len(index))} samples cannot be used ({reasons}): {index.log}"
+
+
+def ignored_lines(sources: Sequence[Source]) -> Iterator[str]:
+    """A line for each source whose rows have keys that are not read."""
+    for source in sources:
+        if source.ignored:
+            keys = ", ".join(f"{key} ({count} rows)" for key, count in source.ignored.most_common())
+            yield f"{source.name}: keys of its rows that are not read: {keys}"
 
 
 def converted_lines(indexes: Sequence[LengthIndex]) -> Iterator[str]:

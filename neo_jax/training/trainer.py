@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import jax
@@ -34,7 +34,7 @@ from neo_jax.training.console import Progress, step_line
 from neo_jax.training.curriculum import abstract_state, first_state, mesh_problems, next_state, phase_mesh
 from neo_jax.training.heldout import HeldoutLosses
 from neo_jax.training.inputs import RunData, accumulated, local_rows, open_run_data
-from neo_jax.training.losses_of_data import FailureLines, converted_lines, excluded_lines, too_long_lines
+from neo_jax.training.losses_of_data import FailureLines, converted_lines, excluded_lines, ignored_lines, too_long_lines
 from neo_jax.training.optimizer import learning_rates
 from neo_jax.training.phase_evaluation import evaluate_phase
 from neo_jax.training.step import StepMetrics, TrainState, make_train_step
@@ -131,9 +131,15 @@ class Trainer:
                     f"process {number} reads other data than process 0: {', '.join(changed)}; give all processes the same files"
                 )
         indexes = [*data.indexes, *data.heldout_indexes]
-        for line in (*excluded_lines(indexes), *converted_lines(indexes), *too_long_lines(self.settings.phases, data.train.too_long)):
-            self.progress.line(line)
+        self._tell(ignored_lines([*data.sources, *data.heldout]))
+        self._tell(excluded_lines(indexes))
+        self._tell(converted_lines(indexes))
+        self._tell(too_long_lines(self.settings.phases, data.train.too_long))
         return data
+
+    def _tell(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.progress.line(line)
 
     def _restore(self) -> Position:
         """Takes over the newest checkpoint, or begins before the first step."""
@@ -262,8 +268,7 @@ class Trainer:
         if self._metrics is not None and (measures or record.step % self.settings.run.log_every == 0):
             self._metrics.write(record)
         failures = self._data.train.failures
-        for line in self._failures.new(failures.by_source, failures.samples):
-            self.progress.line(line)
+        self._tell(self._failures.new(failures.by_source, failures.samples))
         self.progress.show(step_line(phase, done.position.phase_step, record, speed))
 
     def _check_finite(self, metrics: StepMetrics, position: Position, phase: config.Phase) -> None:

@@ -65,11 +65,26 @@ def test_too_many_bad_samples_stop_the_conversion_and_leave_nothing_complete(tmp
     settings = SourceSettings("rows", "jsonl", str(tmp_path / "rows.jsonl"), str(tmp_path / "media"))
     with pytest.raises(DataError, match=r"3 samples failed one after the other.*3 broken_json"):
         convert.convert(settings, tmp_path / "out", 1 << 20, FailurePolicy(max_run=2))
-    with pytest.raises(DataError, match=r"more than 10.00% of the samples failed: 1 of 9"):
-        convert.convert(settings, tmp_path / "out", 1 << 20, FailurePolicy(max_rate=0.1, minimum_samples=9))
-    assert not (tmp_path / "out/rows/1.0.0").exists()
+    with pytest.raises(DataError, match=r"more than 10.00% of the samples failed: 3 of 11"):
+        convert.convert(settings, tmp_path / "out", 1 << 20, FailurePolicy(max_rate=0.1, minimum_samples=11))
+    assert list((tmp_path / "out/rows").iterdir()) == []
     folder, failures = convert.convert(settings, tmp_path / "out", 1 << 20, FailurePolicy())  # over what the stopped ones left
     assert failures.failed == 3 and len(open_source(SourceSettings("rows", "tfds", str(folder)))) == 8
+
+
+@pytest.mark.parametrize(("bad", "status"), [(2, 65), (1, 0)])
+def test_small_data_fail_beyond_the_limit(tmp_path, capsys, bad, status):
+    """From 20 rows on, and wherever the bad ones stand: the share of the whole file decides."""
+    write_rows(tmp_path, [*({"conversations": small_corpus.turns(f"{number}?")} for number in range(12)), *["{broken"] * bad])
+    assert run(tmp_path) == status
+    assert (f"more than 1.00% of the samples failed: {bad} of {20 + bad}" in capsys.readouterr().err) is bool(status)
+    assert (tmp_path / "out/rows/1.0.0").exists() is not bool(status)
+
+
+def test_a_key_to_ignore(tmp_path):
+    write_rows(tmp_path, [{"tools": "[]x", "conversations": small_corpus.turns("x")}])
+    assert run(tmp_path, "--ignore", "tools") == 0
+    assert len(open_source(SourceSettings("rows", "tfds", str(tmp_path / "out/rows/1.0.0")))) == 9
 
 
 def test_what_cannot_be_written_is_refused(tmp_path, capsys):

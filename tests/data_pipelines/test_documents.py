@@ -177,7 +177,6 @@ def test_reasons_of_unusable_samples(tokenizer, movie, tmp_path):
         (sample("<image>"), "image_marks"),
         (sample("<image><image>", (good,)), "image_marks"),
         (sample("none", (good,)), "image_marks"),
-        (sample("<video>"), "video_marks"),
         (sample("none", video=movie), "video_marks"),
         (sample("<video> <image>", video=movie), "image_marks"),
         (sample("<video> <image>", (good,), movie), "image_marks"),

@@ -280,6 +280,6 @@ def test_samples_that_the_index_excludes_are_named_once_in_the_same_log(tmp_path
     small_corpus.write_jsonl(tmp_path / "text.jsonl", [*good, *bad])
     phases = (phase(rows=4, mixture={"text": 1.0}),)
     for _ in range(2):  # a resumed run names nothing again
-        open_input(tmp_path, tmp_path / "log.jsonl", phases, ("text",))
+        open_input(tmp_path, tmp_path / "log.jsonl", phases, ("text",), policy=FailurePolicy(max_rate=0.5))
         lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
         assert [(line["key"], line["reason"]) for line in lines] == [("text.jsonl:21", "no_answer"), ("text.jsonl:22", "unknown_role")]

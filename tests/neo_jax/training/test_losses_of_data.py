@@ -10,7 +10,7 @@ import pytest
 from configs.demo import get_config
 from data_pipelines.planning.planner import NEVER_FITS, TooLong
 from neo_jax.config import Config
-from neo_jax.training.losses_of_data import FailureLines, converted_lines, excluded_lines, share, too_long_lines
+from neo_jax.training.losses_of_data import FailureLines, converted_lines, excluded_lines, ignored_lines, share, too_long_lines
 
 
 def index(name, count, **counters):
@@ -26,6 +26,13 @@ def index(name, count, **counters):
 def test_what_the_index_excludes():
     found = list(excluded_lines([index("a", 40, unusable={"missing_file": 29, "no_answer": 1}), index("b", 9)]))
     assert found == ["a: 30 of 40 (75%) samples cannot be used (29 missing_file, 1 no_answer): a.unusable.jsonl"]
+
+
+def test_keys_that_are_not_read():
+    sources = [
+        types.SimpleNamespace(name=name, ignored=collections.Counter(keys)) for name, keys in (("a", {"url": 3, "id": 9}), ("b", {}))
+    ]
+    assert list(ignored_lines(sources)) == ["a: keys of its rows that are not read: id (9 rows), url (3 rows)"]
 
 
 def test_what_is_converted():

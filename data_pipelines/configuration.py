@@ -1,0 +1,128 @@
+"""What the input reads of a configuration file, without the trainer: phases, sources, tokenizer, failure limit."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import runpy
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from data_pipelines.failures import FailurePolicy
+from data_pipelines.schema import DataError, PhaseSettings, SourceSettings
+
+# Of keys that a phase may leave out (neo_jax.config.Phase has the same: a test compares them).
+PHASE_DEFAULTS: Mapping[str, Any] = {
+    "visual_tokens": 0,
+    "images": 0,
+    "min_pixels": 0,
+    "max_pixels": 0,
+    "frames": 0,
+    "frames_per_second": (1.0, 4.0),
+    "frame_pixels": 0,
+    "loss_weighting": "square",
+    "resize": "exact",
+}
+
+
+class Configuration(NamedTuple):
+    """The input's part of a configuration.
+
+    Attributes:
+      phases: in the order in which they are trained.
+      sources: training and held-out sources.
+      tokenizer: its path, or "" where the file names none.
+      add_special_tokens: as load_tokenizer takes it.
+      seed: of the run.
+      policy: how many samples may fail.
+    """
+
+    phases: tuple[PhaseSettings, ...]
+    sources: tuple[SourceSettings, ...]
+    tokenizer: str
+    add_special_tokens: bool
+    seed: int
+    policy: FailurePolicy
+
+
+def read_configuration(file: str) -> Configuration:
+    """Runs get_config(ARG) of FILE[:ARG] and reads what the input needs.
+
+    Raises:
+      DataError: the file does not run, or a value that is read is missing or of the wrong type: the first one found.
+    """
+    path, _, argument = file.partition(":")
+    if not pathlib.Path(path).is_file():
+        raise DataError(f"--config={file}: no such file {path}")
+    try:
+        values = runpy.run_path(path)["get_config"](argument or None).to_dict()
+    except Exception as error:  # it is the user's program: anything may go wrong in it
+        raise DataError(
+            f"--config={file}: {path} does not run as a configuration, a file with get_config(arg) ({type(error).__name__}: {error})"
+        ) from error
+    root = _Section(file, "", values)
+    data, tokenizer, phases = (root.section(key, {}) for key in ("data", "tokenizer", "phases"))
+    run = root.section("run", {})
+    sources = [source for key in ("sources", "heldout") for source in _sources(data.section(key, {}))]
+    policy = FailurePolicy(
+        data.value("max_failure_rate", float, FailurePolicy.max_rate),
+        data.value("max_failure_run", int, FailurePolicy.max_run),
+        data.value("minimum_samples", int, FailurePolicy.minimum_samples),
+    )
+    return Configuration(
+        tuple(_phase(phases.section(str(name)), str(name)) for name in root.value("curriculum", tuple)),
+        tuple(sources),
+        tokenizer.value("path", str, ""),
+        tokenizer.value("add_special_tokens", bool, True),
+        run.value("seed", int, 0),
+        policy,
+    )
+
+
+class _Section:
+    """A section of the file, whose values are read with their types."""
+
+    def __init__(self, file: str, path: str, values: Any):
+        self._file, self._path, self.values = file, path, values
+        if not isinstance(values, Mapping):
+            raise DataError(f"--config={file}: {path} is {values!r}, must be a section with keys of its own")
+
+    def section(self, key: str, default: Any = None) -> _Section:
+        return _Section(self._file, self._name(key), self._get(key, default))
+
+    def value(self, key: str, kind: type, default: Any = None) -> Any:
+        """The value of a key; whole numbers are numbers too, and lists tuples."""
+        value = self._get(key, default)
+        if isinstance(value, bool) is not (kind is bool) or not isinstance(
+            value, {float: (int, float), tuple: (list, tuple)}.get(kind, kind)
+        ):
+            wanted = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", tuple: "a tuple"}[kind]
+            raise DataError(f"--config={self._file}: {self._name(key)} is {value!r}, must be {wanted}")
+        return kind(value)
+
+    def _get(self, key: str, default: Any) -> Any:
+        value = self.values.get(key, default)
+        if value is None:
+            raise DataError(f"--config={self._file}: {self._name(key)} is missing: set it")
+        return value
+
+    def _name(self, key: str) -> str:
+        return f"{self._path}.{key}" if self._path else key
+
+
+def _phase(section: _Section, name: str) -> PhaseSettings:
+    kinds = {"mixture": dict, "frames_per_second": tuple, "loss_weighting": str, "resize": str}
+    names = [field.name for field in dataclasses.fields(PhaseSettings) if field.name not in ("name", "rows", "mixture")]
+    fields = {key: section.value(key, kinds.get(key, int), PHASE_DEFAULTS.get(key)) for key in names}
+    mixture = {source: weight for source, weight in section.section("mixture").values.items() if weight}
+    return PhaseSettings(name=name, rows=section.value("steps", int) * section.value("rows_per_step", int), mixture=mixture, **fields)
+
+
+def _sources(sections: _Section) -> list[SourceSettings]:
+    read = []
+    for name in sections.values:
+        section = sections.section(name)
+        optional = [field for field in dataclasses.fields(SourceSettings) if field.default is not dataclasses.MISSING]
+        fields = {field.name: section.value(field.name, type(field.default), field.default) for field in optional}
+        read.append(SourceSettings(name, section.value("format", str), section.value("path", str), **fields))
+    return read

@@ -1,0 +1,90 @@
+"""Paths that settings and rows write, as files: the home folder, media_root and what may lie in it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import unicodedata
+
+from data_pipelines.schema import DataError, SampleError, SourceSettings
+
+
+def local_path(text: str, setting: str) -> pathlib.Path:
+    """A path of the configuration, with a leading `~` replaced by the home folder: a shell leaves it alone after an equals sign.
+
+    `setting` stands in the message. Raises DataError for the home folder of an unknown user.
+    """
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{setting} {text}: {error}; write the folder out") from error
+
+
+class MediaRoot:
+    """The folder that the media paths of a source are relative to and may not leave.
+
+    Links may lead to other places in it and, where it is a snapshot in the cache of a hub client, to the `blobs` of the same download.
+
+    Raises:
+      DataError: media_root is not a folder.
+    """
+
+    def __init__(self, settings: SourceSettings):
+        self._source = settings.name
+        self._given = settings.media_root
+        self._root: pathlib.Path | None = None
+        if not settings.media_root:
+            return
+        root = local_path(settings.media_root, f"source {settings.name!r}: media_root")
+        if not root.is_dir():
+            raise DataError(f"source {settings.name!r}: media_root {root} is not a folder; set it to the folder of the media files")
+        self._root = root.resolve()
+        self._allowed = [self._root, *_blobs(self._root)]
+
+    def find(self, name: str, key: str) -> pathlib.Path:
+        """The file that a row names, relative to the root or as an absolute path inside of it; it need not exist.
+
+        A name that differs from the file's in Unicode composition alone (archives made on macOS) finds the file.
+        Raises SampleError "bad_record" where the source has no media_root, "path_escapes_root" for a file outside.
+        """
+        if self._root is None:
+            raise SampleError("bad_record", f"{key}: names the file {name!r}, but source {self._source!r} has no media_root; set it")
+        path = self._resolve(self._root / name, name, key)
+        if not name.isascii() and not os.path.exists(path) and (composed := _other_composition(self._root, name)) is not None:
+            return self._resolve(composed, name, key)
+        return path
+
+    def _resolve(self, path: pathlib.Path, name: str, key: str) -> pathlib.Path:
+        try:
+            resolved = path.resolve()
+        except (OSError, RuntimeError) as error:  # links in a circle
+            raise SampleError("unreadable_file", f"{key}: the file {name!r} cannot be found ({error})") from error
+        if any(resolved.is_relative_to(folder) for folder in self._allowed):
+            return resolved
+        if pathlib.Path(os.path.normpath(path)).is_relative_to(self._allowed[0]):
+            raise SampleError(
+                "path_escapes_root",
+                f"{key}: the file {name!r} is a link that leads to {resolved}, outside of media_root {self._given}: put the file itself "
+                "there, or set media_root to a folder that holds both",
+            )
+        raise SampleError(
+            "path_escapes_root",
+            f"{key}: the file {name!r} lies outside of media_root {self._given}: move it there, or set media_root to a folder that holds it",
+        )
+
+
+def _blobs(root: pathlib.Path) -> list[pathlib.Path]:
+    """The folder of the files that the links of a hub snapshot, DOWNLOAD/snapshots/REVISION/..., lead to: DOWNLOAD/blobs."""
+    return [folder.parent.parent / "blobs" for folder in (root, *root.parents) if folder.parent.name == "snapshots"]
+
+
+def _other_composition(root: pathlib.Path, name: str) -> pathlib.Path | None:
+    """An existing path whose parts have the same characters, composed or decomposed."""
+    path = root
+    for part in pathlib.PurePath(name).parts:
+        spellings = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
+        found = next((path / spelling for spelling in spellings if os.path.lexists(path / spelling)), None)
+        if found is None:
+            return None
+        path = found
+    return path
