@@ -139,7 +139,7 @@ def test_a_document_fits_into_a_row(tokenizer, movie):
     items = [sample("<image>", (picture(60, 60),)), sample("<video>", video=movie), sample("words")]
     built = [documents.build_document(item, PHASE, tokenizer, 0) for item in items]
     row = rows.pack(built, [0, 1, 2], PHASE, tokenizer.special["<IMG_CONTEXT>"])
-    np.testing.assert_array_equal(row["visual"][: len(built[0].visual)], built[0].visual)
+    np.testing.assert_array_equal(row.inputs.visual[: len(built[0].visual)], built[0].visual)
 
 
 @pytest.mark.parametrize(

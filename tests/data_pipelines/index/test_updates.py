@@ -232,8 +232,16 @@ def test_a_signal_handler_that_raises_ends_a_build_and_keeps_the_part(root, tmp_
     def handle(*_):
         raise Terminated
 
+    consumed = threading.Event()
+
+    def watched(items, total, label):
+        for item in items:
+            yield item
+            consumed.set()  # the next one is asked for: this one was taken over
+
     def header_and_signal(media):
         if "3.jpg" in media.name and threading.current_thread() is not threading.main_thread():
+            assert consumed.wait(60)
             os.kill(os.getpid(), signal.SIGTERM)
         return header(media)
 
@@ -242,6 +250,7 @@ def test_a_signal_handler_that_raises_ends_a_build_and_keeps_the_part(root, tmp_
     try:
         with monkeypatch.context() as patched, pytest.raises(Terminated):
             patched.setattr(images, "header", header_and_signal)
+            patched.setattr(lengths, "progress", watched)
             LengthIndex.open(source, tokenizer(), tmp_path, threads=1)
     finally:
         signal.signal(signal.SIGTERM, before)

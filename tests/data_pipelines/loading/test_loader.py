@@ -220,7 +220,7 @@ def test_a_file_that_changed_since_it_was_indexed_is_left_out(tmp_path):
     (tmp_path / "media/6.jpg").unlink()
     list(reader.batches(reader.start(), 4))
     assert set(reader.failures.reasons) == {"changed", "missing_file"}
-    assert "start the run again" in (tmp_path / "log.jsonl").read_text()
+    assert "the next start measures it again" in (tmp_path / "log.jsonl").read_text()
 
 
 def test_samples_too_long_for_a_phase_are_counted_and_named(root, tmp_path):
