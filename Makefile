@@ -1,5 +1,6 @@
 # make demo, make test, make lint, make test-aot: each sets up what it needs. make test PYTHON_JAX=0.11.2: the tests on another jax, in its own
 # environment. make test-aot, make test-aot-gpu: programs compiled for TPUs and for an H200 that are not there.
+# make benchmark-step: times the training step beside the same in PyTorch (4 GB, an environment of its own).
 # make plan ARGS="--config=configs/neo_ov_2b.py --hardware=v5p:4x4x4": what a run needs (neo_jax/plan.py).
 PYTHON_JAX ?=
 ENVIRONMENT := .venv$(if $(PYTHON_JAX),-jax-$(PYTHON_JAX))
@@ -11,7 +12,7 @@ GPU_JAX := 0.11.2
 LIBTPU := 0.0.52
 LIBTPU_FOLDER := .cache/libtpu-$(LIBTPU)
 
-.PHONY: demo plan test test-aot test-aot-gpu lint clean
+.PHONY: benchmark-step demo plan test test-aot test-aot-gpu lint clean
 
 demo: $(ENVIRONMENT)/complete
 	$(RUN) neo_jax.demo
@@ -28,13 +29,16 @@ plan: $(if $(findstring =h,$(filter --hardware=%,$(ARGS))),.venv-gpu/complete,$(
 test-aot-gpu: .venv-gpu/complete
 	.venv-gpu/bin/python -m pytest -q tests/aot_gpu
 
+benchmark-step: $(ENVIRONMENT)/complete .venv-torch/complete
+	$(RUN) benchmarks.step
+
 lint: $(ENVIRONMENT)/complete
 	$(RUN) ruff format --check . $(OWN_CONFIGS:%=--exclude %)
 	$(RUN) ruff check . $(OWN_CONFIGS:%=--extend-exclude %)
 	$(RUN) mypy
 
 clean:
-	rm -rf .venv .venv-gpu .venv-jax-* .cache
+	rm -rf .venv .venv-gpu .venv-torch .venv-jax-* .cache
 
 $(ENVIRONMENT)/complete: requirements.txt requirements-dev.txt scripts/make_environment.sh scripts/find_python.sh
 	scripts/make_environment.sh $(ENVIRONMENT) $(PYTHON_JAX)
@@ -46,3 +50,6 @@ $(LIBTPU_FOLDER)/complete: $(ENVIRONMENT)/complete
 
 .venv-gpu/complete: requirements.txt requirements-dev.txt requirements-gpu.txt scripts/make_environment.sh scripts/find_python.sh
 	scripts/make_environment.sh .venv-gpu $(GPU_JAX) requirements-gpu.txt
+
+.venv-torch/complete: requirements-torch.txt scripts/make_torch_environment.sh scripts/find_python.sh
+	scripts/make_torch_environment.sh .venv-torch

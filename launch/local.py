@@ -6,12 +6,17 @@
 Several processes have so many virtual CPU devices each, and find each other at a free port. Process 0's output is shown as it is, of the others
 what they say on stderr, with their number before it. When one ends badly the others are ended too, and all are started again.
 
+SIGTERM, SIGINT (Ctrl-C) and SIGHUP are passed on as SIGTERM, unless this program was started with them ignored, as `nohup` and `&` in a script do.
+What has not ended --grace-seconds later is killed. No process outlives this program, not even if it is killed itself.
+
 A run resumes exactly from its last checkpoint, so starting again is always safe. Configuration and data errors, and losses that are not finite,
 are not tried again. Attempts are counted by progress: RETRIES in a row that write no checkpoint end it, however many succeeded before.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pathlib
 import shutil
 import signal
@@ -31,67 +36,85 @@ from neo_jax.exit_codes import CONFIGURATION, DATA, DONE, NOT_FINITE, PREEMPTED,
 FINAL = (DONE, DATA, NOT_FINITE, CONFIGURATION)
 RETRIES = 3
 END_SECONDS = 10.0  # that processes have to end by themselves after another of the group did, and again after SIGTERM
+GRACE_SECONDS = 120  # that processes have to save and end after a signal to this program: a step and a checkpoint
 POLL_SECONDS = 0.05
-USAGE = "usage: python launch/local.py [--processes=4 --devices=2] -- python -m neo_jax.train --config=FILE ..."
+USAGE = "usage: python launch/local.py [--processes=4 --devices=2] [--grace-seconds=120] -- python -m neo_jax.train --config=FILE ..."
+
+# Leads the process group of an attempt, and kills the group, itself included, when its standard input ends. The launcher holds the other end of
+# that pipe: it closes however the launcher dies, and the programs that are launched need not know of it.
+GUARD = ("/bin/sh", "-c", "read -r _; kill -KILL 0")
 
 
 class Group:
-    """The running processes of one attempt."""
+    """The running processes of one attempt, in one process group with all that they start themselves."""
 
     def __init__(self, command: Sequence[str], processes: int, devices: int):
-        self._processes: list[subprocess.Popen[str]] = []
+        self._running: list[subprocess.Popen[str]] = []
         self._readers: list[threading.Thread] = []
+        self._deadline = float("inf")  # when those that still run are ended: by SIGTERM, or killed if they had one
+        self._signalled = False
+        # A process group of its own: Ctrl-C reaches this program alone, which passes it on as SIGTERM.
+        self._guard = subprocess.Popen(GUARD, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, process_group=0)
         port = free_port()
         for number in range(processes):
             flags = [f"--processes={processes}", f"--process={number}", f"--coordinator=127.0.0.1:{port}", f"--cpu-devices={devices}"]
-            # A process group of its own: Ctrl-C reaches this program alone, which passes it on as SIGTERM.
             process = subprocess.Popen(
                 [*command, *(flags if devices else [])],
                 stdout=subprocess.DEVNULL if number else None,
                 stderr=subprocess.PIPE if number else None,
                 text=True,
                 errors="replace",
-                process_group=0,
+                process_group=self._guard.pid,
             )
-            self._processes.append(process)
+            self._running.append(process)
             if number:
                 self._readers.append(threading.Thread(target=_show, args=(process, number), daemon=True))
                 self._readers[-1].start()
 
-    def terminate(self) -> None:
-        for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+    def terminate(self, seconds: float) -> None:
+        """Sends SIGTERM to all processes; `wait` kills what still runs so many seconds later. A second call changes nothing."""
+        if self._signalled:
+            return
+        self._signalled, self._deadline = True, time.monotonic() + seconds
+        for process in list(self._running):
+            process.send_signal(signal.SIGTERM)
 
     def wait(self) -> int:
         """Waits for all processes, ends those that outlive another, and returns the code that says most of why they ended."""
-        ended: list[int] = []  # codes of those that ended by themselves, in this order
-        running = list(self._processes)
-        deadline, terminated = float("inf"), False
-        while running:
+        ended: list[int] = []  # codes of those that were not ended by another's failure, in this order
+        failed = False  # whether SIGTERM was sent because one of them failed
+        while self._running:
             time.sleep(POLL_SECONDS)
             now = time.monotonic()
-            for process in [process for process in running if process.poll() is not None]:
-                running.remove(process)
-                if not terminated:
+            for process in [process for process in self._running if process.poll() is not None]:
+                self._running.remove(process)
+                if not failed:
                     ended.append(process.returncode)
-                if process.returncode < 0:  # killed: it told the others nothing
-                    deadline = min(deadline, now)
-                elif process.returncode != DONE:
-                    deadline = min(deadline, now + END_SECONDS)
-            if running and now > deadline:
-                for process in running:
-                    if terminated:
-                        process.kill()
-                    else:
-                        process.terminate()
-                terminated, deadline = True, now + END_SECONDS
+                if self._signalled or process.returncode == DONE:
+                    continue
+                wait = END_SECONDS if process.returncode > 0 else 0.0  # one that was killed told the others nothing
+                self._deadline = min(self._deadline, now + wait)
+            if self._running and now > self._deadline:
+                if self._signalled:
+                    print(f"local: processes still running after SIGTERM, killed: {len(self._running)}", file=sys.stderr, flush=True)
+                    self._kill()
+                    self._deadline = float("inf")
+                else:
+                    failed = True
+                    self.terminate(END_SECONDS)
+        self._kill()  # what they started and left behind
+        self._guard.communicate()
         for reader in self._readers:
             reader.join()
         bad = [code for code in ended if code != DONE]
         known = [code for code in (*FINAL, PREEMPTED, TRY_AGAIN) if code in bad]
         code = (known or bad or [DONE])[0]
         return code if code >= 0 else 128 - code  # killed: as a shell says it
+
+    def _kill(self) -> None:
+        """Kills the process group. Its number cannot belong to another one: the guard, dead or alive, is waited for last."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._guard.pid, signal.SIGKILL)
 
 
 def _show(process: subprocess.Popen[str], number: int) -> None:
@@ -111,12 +134,15 @@ def newest_checkpoint(directory: pathlib.Path) -> int:
     return max((int(path.name) for path in (directory / "checkpoints").glob("*") if path.name.isdigit()), default=-1)
 
 
-def supervise(command: Sequence[str], directory: pathlib.Path, processes: int = 1, devices: int = 0) -> int:
+def supervise(
+    command: Sequence[str], directory: pathlib.Path, processes: int = 1, devices: int = 0, grace_seconds: float = GRACE_SECONDS
+) -> int:
     """Runs the command until it ends for good; returns its last exit code. SIGTERM, SIGINT and SIGHUP end it: all processes get a SIGTERM.
 
     Args:
       processes: that run it.
       devices: virtual CPU devices of each; 0: one process with the devices that there are.
+      grace_seconds: between that SIGTERM and the end of what still runs then.
     """
     stopping = False
     group: Group | None = None
@@ -125,7 +151,7 @@ def supervise(command: Sequence[str], directory: pathlib.Path, processes: int = 
         nonlocal stopping
         stopping = True
         if group is not None:
-            group.terminate()
+            group.terminate(grace_seconds)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
@@ -134,7 +160,7 @@ def supervise(command: Sequence[str], directory: pathlib.Path, processes: int = 
     while True:
         group = Group(command, processes, devices)
         if stopping:  # while it was being started
-            group.terminate()
+            group.terminate(grace_seconds)
         code = group.wait()
         if code in FINAL or stopping:
             return code
@@ -153,7 +179,7 @@ def main(arguments: Sequence[str]) -> int:
         return _refuse(USAGE)
     place = list(arguments).index("--")
     command = list(arguments[place + 1 :])
-    numbers = {"processes": 1, "devices": 0}
+    numbers = {"processes": 1, "devices": 0, "grace-seconds": GRACE_SECONDS}
     for argument in arguments[:place]:
         name, _, text = argument.removeprefix("--").partition("=")
         if name not in numbers or not argument.startswith("--"):
@@ -169,7 +195,7 @@ def main(arguments: Sequence[str]) -> int:
         return _refuse(str(error))
     if shutil.which(command[0]) is None:
         return _refuse(f"{command[0]}: no such program: the command after -- begins with a Python, as in {USAGE}")
-    return supervise(command, pathlib.Path(settings.run.directory), **numbers)
+    return supervise(command, pathlib.Path(settings.run.directory), numbers["processes"], numbers["devices"], numbers["grace-seconds"])
 
 
 def _refuse(message: str) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import fcntl
+import glob
 import hashlib
 import json
 import math
@@ -19,7 +20,6 @@ import os
 import pathlib
 import shutil
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
@@ -70,7 +70,6 @@ FAMILIES: dict[str, Callable[[Random], Example]] = {
     "time": clips.time,
 }
 MOST_TRIES = 2000  # scenes drawn for each held-out question before its family is given up
-REMOVAL_TRIES = 50
 MAJORITY_LIMIT = 0.3  # no answer of a held-out family is the truth more often than this
 
 
@@ -202,10 +201,14 @@ def _held_out_family(root: pathlib.Path, seed: int, family: str, count: int) -> 
     return rows, list(layouts)
 
 
-def _leave_with_parent() -> None:
-    """Ends this worker when the process that started it is gone: it must not go on writing."""
+def _start_worker(lock: pathlib.Path) -> None:
+    """Ties this worker to the process that started it: it ends with it, and shares the lock of `lock` for as long as it lives."""
     parent = multiprocessing.parent_process()
     assert parent is not None
+    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR)  # never closed
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    if not parent.is_alive():  # a later call may have removed the folder before this worker had the lock
+        os._exit(1)
 
     def wait() -> None:
         parent.join()
@@ -219,12 +222,12 @@ def _write_rows(path: pathlib.Path, rows: list[str]) -> None:
     path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
 
 
-def _build(root: pathlib.Path, settings: ScenesSettings, workers: int) -> None:
+def _build(root: pathlib.Path, settings: ScenesSettings, workers: int, lock: pathlib.Path) -> None:
     trained: set[str] = set()
     held_out: set[str] = set()
     counts = {"train": {source: getattr(settings, source) for source in MAKERS}, "heldout": dict.fromkeys(FAMILIES, settings.held_out)}
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _leave_with_parent) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (lock,)) as pool:
         chunks = {
             source: [
                 pool.submit(_train_chunk, root, settings.seed, source, first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)
@@ -257,14 +260,12 @@ def _is_complete(folder: pathlib.Path, settings: ScenesSettings) -> bool:
     return True
 
 
-def _remove(left_over: pathlib.Path) -> None:
-    """Removes a killed call's folder, into which its orphaned workers may write for a moment longer."""
-    for _ in range(REMOVAL_TRIES):
-        shutil.rmtree(left_over, ignore_errors=True)
-        time.sleep(0.1)
-        if not left_over.exists():
-            return
-    shutil.rmtree(left_over)
+def _remove_left_overs(folder: pathlib.Path, workers_lock: pathlib.Path) -> None:
+    """Removes the folders of killed calls, once their workers, which may be writing still, have ended."""
+    with open(workers_lock, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left_over in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):
+            shutil.rmtree(left_over)
 
 
 def write_scenes(folder: str | os.PathLike[str], settings: ScenesSettings, workers: int = 2) -> pathlib.Path:
@@ -292,11 +293,11 @@ def write_scenes(folder: str | os.PathLike[str], settings: ScenesSettings, worke
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _is_complete(folder, settings):
             return folder
-        for left_over in folder.parent.glob(f".{folder.name}.partial-*"):
-            _remove(left_over)
+        workers_lock = folder.parent / f".{folder.name}.workers.lock"
+        _remove_left_overs(folder, workers_lock)
         partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
         partial.mkdir()
-        _build(partial, settings, workers)
+        _build(partial, settings, workers, workers_lock)
         partial.rename(folder)
     return folder
 

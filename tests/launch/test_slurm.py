@@ -23,7 +23,7 @@ def submit(folder: pathlib.Path, code: int, arguments: tuple[str, ...] = ("--con
         "SLURM_SUBMIT_DIR": str(folder),
         "PYTHON": "py",
     } | variables
-    result = subprocess.run(["bash", SCRIPT, *arguments], env=environment, capture_output=True, text=True, timeout=30)
+    result = subprocess.run(["bash", SCRIPT, *arguments], env=environment, capture_output=True, text=True)
     called, queued = folder / "srun.log", folder / "scontrol.log"
     return (
         result.returncode,

@@ -1,9 +1,9 @@
 import collections
-import time
 
 import numpy as np
 import pytest
 
+from data_pipelines.planning import planner as planner_module
 from data_pipelines.planning.planner import InputState, Planner, budgets
 from data_pipelines.randomness import permute, stable_seed, weyl
 from data_pipelines.schema import DataError, PhaseSettings
@@ -161,15 +161,20 @@ def test_a_state_resumes_at_any_row():
         assert resumed.state(250) == InputState(1, 0, 0, whole.state(250).positions)
 
 
-def test_resuming_at_row_100_million_is_immediate_and_small():
+def test_resuming_at_row_100_million_plans_one_block_and_is_small(monkeypatch):
+    blocks, permuted = [], []  # rows of each planned block; how many numbers each call shuffled
+    plan, shuffle = Planner._plan, planner_module.permute
+    monkeypatch.setattr(Planner, "_plan", lambda self, start, wanted: blocks.append(wanted) or plan(self, start, wanted))
+    monkeypatch.setattr(planner_module, "permute", lambda index, *rest: permuted.append(len(index)) or shuffle(index, *rest))
     indexes = [Index(f"source_{i}", np.tile([20 + i, 0, 0, 1], (1000, 1))) for i in range(8)]
     state = InputState(3, 100_000_000, 2_400_000_000, tuple(300_000_000 + i for i in range(8)))
     assert len(state.to_json()) < 200
     settings = phase(rows=200_000_000, mixture={index.name: 1 for index in indexes})
-    began = time.perf_counter()
     planner = Planner(3, settings, indexes, 1, InputState.from_json(state.to_json()))
     assert planner.row(100_000_000)
-    assert time.perf_counter() - began < 1
+    assert blocks == [planner.block_rows]
+    samples = planner.block_rows * settings.context // 20  # at most in a block
+    assert sum(permuted) < 3 * samples
 
 
 @pytest.mark.parametrize(
