@@ -132,7 +132,7 @@ class Neo(nn.Module):
         slot = batch["visual_slot"][..., None]
         x = torch.where(slot >= 0, visual.gather(1, slot.clamp(min=0).expand(x.shape)), x)
         key = torch.arange(x.shape[1])
-        lo, hi = batch["attend"][..., 0, None], batch["attend"][..., 1, None]
+        lo, hi = batch["lo"][..., None], batch["hi"][..., None]
         mask = ((key >= lo) & (key < hi))[:, None]  # [B, 1, L, L]
         h, t, hw = self.model["head_dim"], self.model["rope_theta"], self.model["rope_theta_hw"]
         kinds = zip(batch["positions"].unbind(-1), (h, h // 2, h // 2), (t, hw, hw), strict=True)

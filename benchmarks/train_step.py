@@ -7,6 +7,7 @@ The corpus is a small one of the demo's, drawn into .cache/benchmark_step. Rows 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import pathlib
@@ -19,13 +20,15 @@ import jax
 import numpy as np
 
 from benchmarks.worker import serve
+from data_pipelines.batch import arrays, stack
 from data_pipelines.scenes import ScenesSettings
 from neo_jax.config import Config, parse_command_line
 from neo_jax.demo import prepare
+from neo_jax.model.computation import Computation
 from neo_jax.sharding import own_rows, to_devices
 from neo_jax.training.curriculum import first_state, phase_mesh
-from neo_jax.training.inputs import accumulated, local_rows, open_inputs
-from neo_jax.training.step import Computation, make_train_step
+from neo_jax.training.inputs import accumulated, local_rows, open_run_data
+from neo_jax.training.step import make_train_step
 
 PHASES = ("mid_512", "sft")  # of configs/demo.py: 4 rows of 512 tokens and 2 of 1,024
 STEPS = 10  # different batches, and steps whose losses are compared
@@ -54,19 +57,18 @@ class Step:
     Attributes:
       name: the phase's number of tokens a row, as text.
       record: what another implementation needs to repeat the steps, as arrays by name: settings (JSON), learning_rate [STEPS], losses [STEPS],
-        parameters/NAME before the first step, batch/NAME [STEPS, rows, ...] (fields as in data_pipelines.schema).
+        parameters/NAME before the first step, batch/NAME [STEPS, rows, ...] (arrays of data_pipelines.batch.Batch).
     """
 
     def __init__(self, settings: Config):
         (phase,) = settings.phases
         self.name = str(phase.context)
         self._mesh = phase_mesh(phase)
-        inputs = open_inputs(settings)
+        loader = open_run_data(settings).train
         with jax.set_mesh(self._mesh):
             rows = local_rows(phase.rows_per_step, phase.accumulate, own_rows(phase.rows_per_step // phase.accumulate))
-            batches = accumulated(inputs.train.batches(inputs.train.start(), phase.rows_per_step, rows), phase.accumulate)
-            host = [batch for batch, _ in itertools.islice(batches, STEPS)]
-            batches.close()
+            with contextlib.closing(loader.batches(loader.start(), phase.rows_per_step, rows)) as batches:
+                host = [accumulated(batch, phase.accumulate) for batch, _ in itertools.islice(batches, STEPS)]
             self._batches = [to_devices(batch, accumulation_axis=True) for batch in host]
             self._step = make_train_step(settings.model, Computation.of(phase), settings.optimizer, len(settings.data.sources))
             self._state = first_state(settings)
@@ -74,7 +76,7 @@ class Step:
         self._rate = numbers[-1]
         self.record = {"settings": np.array(json.dumps(settings.resolved())), "learning_rate": numbers}
         self.record |= {f"parameters/{name}": np.asarray(value) for name, value in self._state.parameters.items()}
-        self.record |= {f"batch/{name}": np.stack([batch[name][0] for batch in host]) for name in host[0]}
+        self.record |= {f"batch/{name}": array[:, 0] for name, array in arrays(stack(host))}
         self.record["losses"] = np.array(self._run(self._batches, numbers), np.float64)
 
     def _run(self, batches, numbers) -> list[float]:
@@ -82,7 +84,7 @@ class Step:
         with jax.set_mesh(self._mesh):
             for batch, rate in zip(batches, numbers, strict=True):
                 self._state, metrics = self._step(self._state, batch, rate)
-                losses.append(metrics["loss"])
+                losses.append(metrics.loss)
         return [float(loss) for loss in jax.device_get(losses)]
 
     def seconds(self, steps: int) -> float:
