@@ -12,13 +12,16 @@ GPU_JAX := 0.11.2
 LIBTPU := 0.0.52
 LIBTPU_FOLDER := .cache/libtpu-$(LIBTPU)
 
-.PHONY: benchmark-step demo plan test test-aot test-aot-gpu lint clean
+.PHONY: benchmark-step demo plan test test-nightly test-aot test-aot-gpu lint clean
 
 demo: $(ENVIRONMENT)/complete
 	$(RUN) neo_jax.demo
 
 test: $(ENVIRONMENT)/complete $(if $(PYTHON_JAX),,lint)
 	$(RUN) pytest $(PYTEST)
+
+test-nightly: $(ENVIRONMENT)/complete
+	$(RUN) pytest $(PYTEST) -m nightly
 
 test-aot: $(ENVIRONMENT)/complete $(LIBTPU_FOLDER)/complete
 	PYTHONPATH=$(LIBTPU_FOLDER) $(RUN) pytest -q -n 2 tests/aot

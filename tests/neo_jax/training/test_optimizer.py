@@ -191,8 +191,19 @@ def test_stochastic_rounding_is_right_on_average_and_exact_where_it_can_be():
 SMALL = dataclasses.replace(OPTIMIZER, mu_dtype="bfloat16", nu_dtype="bfloat16", parameter_dtype="bfloat16")
 
 
-@pytest.mark.parametrize("axes", [{"fsdp": 8}, {"data": 2, "tensor": 4}], ids=["fsdp", "data-tensor"])
-@pytest.mark.parametrize("optimizer", [SMALL, dataclasses.replace(OPTIMIZER, offload=True), dataclasses.replace(SMALL, offload=True)])
+@pytest.mark.parametrize(
+    "axes",
+    [{"fsdp": 8}, pytest.param({"data": 2, "tensor": 4}, marks=pytest.mark.nightly)],
+    ids=["fsdp", "data-tensor"],
+)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param(SMALL, marks=pytest.mark.nightly),
+        pytest.param(dataclasses.replace(OPTIMIZER, offload=True), marks=pytest.mark.nightly),
+        dataclasses.replace(SMALL, offload=True),
+    ],
+)
 def test_state_is_kept_in_the_types_and_memory_that_are_asked_for(optimizer, axes):
     """Two steps: what a step takes is what it gives, a step without labels changes nothing, and the mesh changes no rounding."""
     settings = Config.from_config_dict(get_config())

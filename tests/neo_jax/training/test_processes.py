@@ -120,12 +120,14 @@ def member(launcher: int, flag: str) -> int:
     raise AssertionError(f"no process with {flag}")
 
 
+@pytest.mark.nightly
 def test_four_processes_give_the_numbers_of_one(one, four):
     assert_same(metrics(four), metrics(one))
     assert answers(four) == answers(one)
     assert [path.name for path in four.glob("skipped_heldout.*")] == [path.name for path in one.glob("skipped_heldout.*")]
 
 
+@pytest.mark.nightly
 def test_a_run_resumes_on_other_meshes_and_counts(corpus, four, tmp_path):
     """Saved by four processes on eight devices, resumed by one on four, then on two."""
     directory = tmp_path / "run"

@@ -4,6 +4,7 @@ import pathlib
 import socket
 
 import numpy as np
+import pytest
 
 from tests.neo_jax.training.running import TIMEOUT, answers, metrics, run, start, write_config
 
@@ -18,6 +19,7 @@ def config(corpus: pathlib.Path, directory: pathlib.Path, mesh: dict[str, int]) 
     return write_config(corpus, directory, **values, evaluation__questions=1)
 
 
+@pytest.mark.nightly
 def test_context_and_tensor_over_processes_give_the_numbers_of_one_device(corpus, tmp_path):
     """Two processes with four devices each against one device."""
     with socket.create_server(("127.0.0.1", 0)) as server:

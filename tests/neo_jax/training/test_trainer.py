@@ -58,6 +58,7 @@ def test_killed_anywhere_it_ends_in_the_same_numbers(corpus: pathlib.Path, whole
     assert answers(directory) == answers(whole)
 
 
+@pytest.mark.nightly
 def test_moments_in_host_memory_come_back(corpus: pathlib.Path, tmp_path: pathlib.Path):
     """Offloaded and in bfloat16, saved in the middle of a phase: the numbers of an uninterrupted run bit for bit, over the phase's edge too."""
     values = {f"optimizer__{key}": value for key, value in {"offload": True, "mu_dtype": "bfloat16", "nu_dtype": "bfloat16"}.items()}
