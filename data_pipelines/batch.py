@@ -16,6 +16,7 @@ from data_pipelines.schema import VISUAL_TOKEN_BYTES
 
 Array = Any  # numpy on the host, jax on the devices
 
+BATCHES_AHEAD = 2  # batches that the loader has begun to copy to the devices before they are asked for: one waiting, one in work
 MIN_PIECES, MAX_PIECES = 6, 20  # pieces a shard takes; more balance better and cut the tiles of attention kernels more often
 ALIGNMENTS = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)  # tokens: a tile of queries that lies in one piece touches few keys
 

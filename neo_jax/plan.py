@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import math
 import os
 import pathlib
@@ -24,6 +23,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here: the compiler
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # what is compiled for absent devices cannot be read back
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from rich.console import Console
 
 from data_pipelines.storage import write_whole
@@ -34,7 +34,10 @@ from neo_jax.config.fields import Between, OptionalPath, Positive, Text, nearest
 from neo_jax.config.flags import Alone, Command, read_flags
 from neo_jax.model.computation import Computation
 from neo_jax.planning import costs, roofline, search
+from neo_jax.planning.collectives import Collective
 from neo_jax.planning.devices import Hardware, HardwareError, open_hardware
+from neo_jax.planning.edges import edge_bytes
+from neo_jax.planning.plan import CollectiveSum, Machine, PhasePlan, Plan, SentArray, write_plan
 from neo_jax.planning.programs import Program, compile_step
 from neo_jax.planning.show import memory_chart, show
 from neo_jax.sharding import make_mesh
@@ -42,6 +45,7 @@ from neo_jax.training import flops
 from neo_jax.training.curriculum import abstract_state, mesh_problems
 
 DAY = 86_400
+FACTS = ("flops", "hbm_bytes", "hbm_bandwidth", "link_bandwidth", "slow_bandwidth")  # of a chip, that a plan keeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +79,8 @@ COMMAND = Command(
 )
 
 
-def make_plan(settings: Config, flags: Flags, tell: Callable[[str], None], command: str = "") -> dict[str, Any]:
-    """The plan as JSON.
+def make_plan(settings: Config, flags: Flags, tell: Callable[[str], None], file: str = "") -> Plan:
+    """Plans the phases of a configuration.
 
     Args:
       tell: shows progress.
@@ -93,17 +97,18 @@ def make_plan(settings: Config, flags: Flags, tell: Callable[[str], None], comma
     slices = hardware.groups if hardware.is_tpu else 1
     if not flags.search and (problems := mesh_problems(settings, len(hardware.devices), slices)):
         raise ConfigError(problems)
-    phases: list[dict[str, Any]] = []
+    phases: list[PhasePlan] = []
     compiled: dict[Any, Program] = {}
+    before: config.Phase | None = None
     for number, phase in enumerate(settings.phases, 1):
         where = f"{phase.name} ({number} of {len(settings.phases)})"
         tried = [phase]
         if flags.search:
             total, trained = _sizes(settings, phase, hardware)
             tried = [each.phase for each in search.candidates(settings, phase, hardware, total, trained)[: 2 * flags.search]]
-        results: list[dict[str, Any]] = []
+        results: list[PhasePlan] = []
         for attempt, each in enumerate(tried, 1):
-            if flags.search and sum(result["fits"] for result in results) == flags.search:
+            if flags.search and sum(result.fits for result in results) == flags.search:
                 break
             key = _program_key(each)
             if key not in compiled:
@@ -111,16 +116,17 @@ def make_plan(settings: Config, flags: Flags, tell: Callable[[str], None], comma
                 tell(f"{what}: compiling for {len(hardware.devices)} devices, {_mesh_text(each)}, {each.remat}, {each.rows_per_step} rows")
                 compiled[key] = compile_step(settings, each, hardware)
                 tell(f"{what}: compiled in {sum(compiled[key].seconds):.0f} s")
-            results.append(_describe(settings, each, hardware, compiled[key], flags.documents))
-        results.sort(key=lambda result: (not result["fits"], -result["tokens_per_day"] if result["fits"] else result["memory"]["peak"]))
-        phases.append(results[0] | ({"candidates": results} if flags.search else {}))
-    return {
-        "config": command or "configuration",
-        "hardware": {"name": hardware.text, "devices": len(hardware.devices)} | _facts(hardware),
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")} | {"compiler flags": _compiler_flags()},
-        "assumptions": [f"{result['phase']}: {result['row']}" for result in phases],
-        "phases": phases,
-    }
+            results.append(_describe(settings, each, before, hardware, compiled[key], flags.documents))
+        results.sort(key=lambda result: (not result.fits, -result.tokens_per_day if result.fits else result.memory.peak))
+        phases.append(dataclasses.replace(results[0], candidates=tuple(results)) if flags.search else results[0])
+        before = phase
+    return Plan(
+        config=file or "configuration",
+        hardware=Machine(hardware.text, len(hardware.devices), **{name: getattr(hardware.chip, name) for name in FACTS}),
+        versions={name: importlib.metadata.version(name) for name in ("jax", "jaxlib")} | {"compiler flags": _compiler_flags()},
+        assumptions=tuple(f"{phase.phase}: {phase.row}" for phase in phases),
+        phases=tuple(phases),
+    )
 
 
 def _program_key(phase: config.Phase) -> Any:
@@ -133,12 +139,15 @@ def _sizes(settings: Config, phase: config.Phase, hardware: Hardware) -> tuple[i
     return sum(x.size for x in state.parameters.values()), sum(x.size for x in state.trainable.values())
 
 
-def _describe(settings: Config, phase: config.Phase, hardware: Hardware, program: Program, documents: int) -> dict[str, Any]:
+def _describe(
+    settings: Config, phase: config.Phase, before: config.Phase | None, hardware: Hardware, program: Program, documents: int
+) -> PhasePlan:
     row = costs.assumed_row(phase, documents)
     computed, attended = costs.busiest_pairs(row, program.kernel, program.axis_sizes["context"])
     done = costs.executed(program.jaxpr, program.axis_sizes, computed)
     model, devices, memory = settings.model, len(hardware.devices), program.memory
-    mesh = make_mesh(phase.mesh.data, phase.mesh.fsdp, phase.mesh.context, phase.mesh.tensor, devices=hardware.devices)
+    mesh = _mesh(phase, hardware)
+    edge = edge_bytes(settings, before, phase, _mesh(before, hardware), mesh) if before else 0
     state = abstract_state(settings, phase, mesh)
     shapes = {name: x.shape for name, x in state.parameters.items()}
     count = phase.rows_per_step
@@ -150,57 +159,58 @@ def _describe(settings: Config, phase: config.Phase, hardware: Hardware, program
     moved = done.bytes + 2 * share + roofline.GRADIENT_BYTES * trained * phase.accumulate
     limits = roofline.roofline(hardware, done.flops, moved, program.collectives, program.places)
     tokens = count * phase.context
-    sent = [
-        {"kind": each.kind, "axes": list(each.axes), "shape": each.shape, "count": each.count, "bytes": each.bytes * each.count,
-         "asynchronous": each.asynchronous, "seconds": each.count * roofline.duration(hardware, each, [int(program.places[i]) for i in each.members])}
-        for each in program.collectives
-    ]  # fmt: skip
-    return {
-        "phase": phase.name,
-        "mesh": dict(program.axis_sizes),
-        "rows_per_step": count,
-        "accumulate": phase.accumulate,
-        "context": phase.context,
-        "remat": phase.remat,
-        "attention": f"{program.kernel.name} {program.kernel.blocks}",
-        "row": row.text,
-        "memory": dataclasses.asdict(memory) | {"available": hardware.chip.hbm_bytes},
-        "fits": not program.error and memory.peak <= hardware.chip.hbm_bytes,
-        "error": program.error,
-        "useful_flops": useful,
-        "executed_flops": done.flops * devices,
-        "attention_share": done.attention / done.flops,
-        "busiest_context_shard": attended * program.axis_sizes["context"] / row.pairs,
-        "bound": dataclasses.asdict(limits),
-        "mfu": useful / (devices * hardware.chip.flops * limits.step),
-        "tokens_per_day": tokens / limits.step * DAY,
-        "days": phase.steps * limits.step / DAY,
-        "collectives": _by_kind(sent),
-        "arrays": sent,
-        "seconds": program.seconds,
-    }
+    sent = [_sent(hardware, program, each) for each in program.collectives]
+    return PhasePlan(
+        phase=phase.name,
+        mesh=dict(program.axis_sizes),
+        rows_per_step=count,
+        accumulate=phase.accumulate,
+        context=phase.context,
+        remat=phase.remat,
+        attention=f"{program.kernel.name} {program.kernel.blocks}",
+        row=row.text,
+        memory=memory,
+        available=hardware.chip.hbm_bytes,
+        edge=edge,
+        fits=not program.error and max(memory.peak, edge) <= hardware.chip.hbm_bytes,
+        error=program.error,
+        useful_flops=useful,
+        executed_flops=done.flops * devices,
+        attention_share=done.attention / done.flops,
+        busiest_context_shard=attended * program.axis_sizes["context"] / row.pairs,
+        bound=limits,
+        mfu=useful / (devices * hardware.chip.flops * limits.step),
+        tokens_per_day=tokens / limits.step * DAY,
+        days=phase.steps * limits.step / DAY,
+        collectives=_by_kind(sent),
+        arrays=tuple(sent),
+        seconds=program.seconds,
+    )
 
 
-def _by_kind(sent: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _mesh(phase: config.Phase, hardware: Hardware) -> Mesh:
+    sizes = phase.mesh
+    return make_mesh(sizes.data, sizes.fsdp, sizes.context, sizes.tensor, devices=hardware.devices)
+
+
+def _sent(hardware: Hardware, program: Program, each: Collective) -> SentArray:
+    members = [int(program.places[i]) for i in each.members]
+    seconds = each.count * roofline.duration(hardware, each, members)
+    return SentArray(each.kind, each.axes, each.shape, each.count, each.bytes * each.count, each.asynchronous, seconds)
+
+
+def _by_kind(sent: Sequence[SentArray]) -> tuple[CollectiveSum, ...]:
     """Collectives summed up by kind and axes, longest first."""
-    lines: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
+    groups: dict[tuple[str, tuple[str, ...]], list[SentArray]] = {}
     for each in sent:
-        line = lines.setdefault(
-            (each["kind"], tuple(each["axes"])),
-            {"kind": each["kind"], "axes": each["axes"], "count": 0, "bytes": 0, "seconds": 0.0, "hidden_seconds": 0.0},
-        )
-        for key in ("count", "bytes", "seconds"):
-            line[key] += each[key]
-        line["hidden_seconds"] += each["seconds"] if each["asynchronous"] else 0.0
-    for line in lines.values():
-        hidden = line.pop("hidden_seconds")
-        line["hidden"] = hidden / line["seconds"] if line["seconds"] else 0.0
-    return sorted(lines.values(), key=lambda line: -line["seconds"])
-
-
-def _facts(hardware: Hardware) -> dict[str, Any]:
-    facts = dataclasses.asdict(hardware.chip)
-    return {key: facts[key] for key in ("flops", "hbm_bytes", "hbm_bandwidth", "link_bandwidth", "slow_bandwidth")}
+        groups.setdefault((each.kind, each.axes), []).append(each)
+    sums = []
+    for (kind, axes), group in groups.items():
+        seconds = sum(each.seconds for each in group)
+        hidden = sum(each.seconds for each in group if each.asynchronous)
+        count, size = sum(each.count for each in group), sum(each.bytes for each in group)
+        sums.append(CollectiveSum(kind, axes, count, size, seconds, hidden / seconds if seconds else 0.0))
+    return tuple(sorted(sums, key=lambda line: -line.seconds))
 
 
 def _mesh_text(phase: config.Phase) -> str:
@@ -230,10 +240,10 @@ def main(arguments: Sequence[str]) -> int:
     except (ConfigError, HardwareError, UnsupportedAttentionError) as error:
         print(error, file=sys.stderr)
         return CONFIGURATION
-    plan["command"] = "python -m neo_jax.plan " + " ".join(arguments)
-    show(plan, Console(width=max(100, 30 + 16 * len(plan["phases"]))))
+    plan = dataclasses.replace(plan, command="python -m neo_jax.plan " + " ".join(arguments))
+    show(plan, Console(width=max(100, 30 + 16 * len(plan.phases))))
     if flags.json:
-        write_whole(pathlib.Path(flags.json), json.dumps(plan, indent=1) + "\n")
+        write_plan(pathlib.Path(flags.json), plan)
     if flags.chart:
         write_whole(pathlib.Path(flags.chart), memory_chart(plan, open_hardware(flags.hardware).chip))
     return 0

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import grain
 
-from data_pipelines.batch import Batch, stack
+from data_pipelines.batch import BATCHES_AHEAD, Batch, stack
 from data_pipelines.documents import build_document
 from data_pipelines.failures import FailurePolicy, Failures
 from data_pipelines.index.lengths import LengthIndex, sample_seed
@@ -19,8 +19,6 @@ from data_pipelines.planning.planner import BLOCK_ROWS, Draw, InputState, Planne
 from data_pipelines.schema import DataError, Document, PhaseSettings, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
-
-BATCHES_AHEAD = 2  # that `prepare` has begun before they are asked for: one waiting, one in work
 
 
 class _Failure(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from data_pipelines.batch import Batch
+from data_pipelines.batch import BATCHES_AHEAD, Batch
 from neo_jax import config
 from neo_jax.attention.api import Kernel, choose
 from neo_jax.chips import GIB
@@ -29,7 +29,8 @@ class Memory:
     """Bytes on one device.
 
     Attributes:
-      parameters, optimizer, batch: what the step is given; the optimizer's part in device memory.
+      parameters, optimizer: what the step is given; the optimizer's part in device memory.
+      batch: the step's rows, and those of the BATCHES_AHEAD steps after it, which are copied beside it.
       activations: what the program needs beside it, gradients included, and its code.
       host: optimizer state in host memory, for one device.
       peak: all of it at once.
@@ -124,7 +125,7 @@ def _memory(state: TrainState, batch: Batch, own: int) -> Memory:
     parameters = sum(_bytes(x) for x in jax.tree.leaves((state.trainable, state.frozen)))
     host = sum(_bytes(x) for x in moments if x.sharding.memory_kind == "pinned_host")
     optimizer = sum(_bytes(x) for x in moments) - host
-    of_batch = sum(_bytes(x) for x in jax.tree.leaves(batch))
+    of_batch = (1 + BATCHES_AHEAD) * sum(_bytes(x) for x in jax.tree.leaves(batch))
     return Memory(parameters, optimizer, of_batch, own, host, parameters + optimizer + of_batch + own)
 
 

@@ -29,7 +29,7 @@ DIE_TO_DIE = 6  # times an ICI link: between the two devices of one chip
 
 
 @dataclasses.dataclass(frozen=True)
-class Bound:
+class Roofline:
     """Seconds of a step, and what bounds it.
 
     Attributes:
@@ -47,7 +47,7 @@ class Bound:
     bounded_by: str
 
 
-def roofline(hardware: Hardware, flops: float, moved: float, sent: list[Collective], places: np.ndarray) -> Bound:
+def roofline(hardware: Hardware, flops: float, moved: float, sent: list[Collective], places: np.ndarray) -> Roofline:
     """The bound of a step.
 
     Args:
@@ -68,7 +68,7 @@ def roofline(hardware: Hardware, flops: float, moved: float, sent: list[Collecti
     busy = max(compute, memory)
     exposed = waiting + max(0.0, beside - busy)
     parts = {"compute": compute, "memory": memory, "network": exposed}
-    return Bound(
+    return Roofline(
         compute,
         memory,
         waiting + beside,

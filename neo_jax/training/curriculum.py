@@ -14,7 +14,7 @@ from neo_jax.config.fields import near_multiples
 from neo_jax.model.backbone import Parameters, abstract, initialise
 from neo_jax.model.initialise import neo_from_qwen3
 from neo_jax.sharding import make_mesh, mesh_problem
-from neo_jax.training.optimizer import initial_moments, split, to_storage
+from neo_jax.training.optimizer import initial_moments, split, to_storage, trains
 from neo_jax.training.step import TrainState
 
 
@@ -67,7 +67,7 @@ def next_state(settings: config.Config, state: TrainState, before: config.Phase,
         released first.
     """
     parameters = state.trainable | state.frozen
-    kept = {name: moment for name, moment in state.moments.items() if after.carry_optimizer}
+    kept = {name: moment for name, moment in state.moments.items() if after.carry_optimizer and trains(name, after.trains)}
     for part in (state.trainable, state.frozen, state.moments):
         part.clear()
     _move(parameters, {name: x.sharding for name, x in abstract(settings.model, before.architecture).items()})
@@ -76,7 +76,6 @@ def next_state(settings: config.Config, state: TrainState, before: config.Phase,
     trainable, frozen = split(to_storage(settings.optimizer, parameters), after.trains)
     del parameters
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(settings, after, jax.sharding.get_mesh()).moments)
-    kept = {name: kept[name] for name in trainable if name in kept}
     _move(kept, {name: shardings[name] for name in kept})
     new = {name: value for name, value in trainable.items() if name not in kept}
     moments = kept | jax.jit(lambda x: initial_moments(settings.optimizer, x))(new)

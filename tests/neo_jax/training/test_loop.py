@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from data_pipelines.loading.loader import BATCHES_AHEAD
+from data_pipelines.batch import BATCHES_AHEAD
 from data_pipelines.schema import Interrupted
 from neo_jax import config
 from neo_jax.processes import exchange
