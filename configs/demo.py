@@ -69,8 +69,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "heldout_rows": 2,
     }
     config.evaluation = {"questions": 250, "interim_questions": 80, "answer_tokens": 6, "rows": 50}
-    names = {"caption": 0.7, "image": 3.0, "text": 0.8}
-    everything = {"caption": 0.3, "image": 2.2, "large": 0.6, "multi": 2.0, "video": 2.8, "text": 1.4}
+    names = {"caption": 0.7, "image": 3.0, "text": 0.5}
+    everything = {"caption": 0.3, "image": 2.2, "large": 0.6, "multi": 2.0, "video": 2.8, "text": 0.8}
     config.phases = {
         "text": _phase(context=256, rows=8, steps=350, learning_rate=2e-3, mixture={"text": 1.0}, architecture="qwen3"),
         "pretrain": _phase(context=256, rows=8, steps=80, learning_rate=2e-3, mixture={"caption": 1.0, "text": 0.2}, trains="new", grid=9),
