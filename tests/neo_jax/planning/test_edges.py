@@ -1,6 +1,8 @@
 """The planned memory of a phase's edge against what the devices hold while the state is really handed over."""
 
 import dataclasses
+import gc
+import math
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +19,9 @@ SMALL = 20_000  # bytes: step counts, and what the runtime keeps
 
 
 def bytes_of_device() -> int:
-    first = jax.devices()[0]
-    return sum(shard.data.nbytes for array in jax.live_arrays() for shard in array.addressable_shards if shard.device == first)
+    """Of the first device. From shapes: the data of a shard, once looked at, is a live array of its own."""
+    arrays = [x for x in jax.live_arrays() if jax.devices()[0] in x.sharding.device_set]
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in arrays)
 
 
 @pytest.mark.parametrize("carry", [True, False])
@@ -28,6 +31,7 @@ def test_the_edge_holds_what_is_planned(monkeypatch, trains, carry):
     before, after = settings.phases
     before, after = dataclasses.replace(before, trains=trains), dataclasses.replace(after, carry_optimizer=carry)
     old_mesh, new_mesh = phase_mesh(before), phase_mesh(after)
+    gc.collect()
     outside = bytes_of_device()
     with jax.set_mesh(old_mesh):
         shapes = abstract_state(settings, before, old_mesh)
@@ -44,6 +48,6 @@ def test_the_edge_holds_what_is_planned(monkeypatch, trains, carry):
     with jax.set_mesh(new_mesh):
         state = next_state(settings, state, before, after)
         seen.append(bytes_of_device() - outside)
-    assert len(seen) > 2 + len(state.parameters)
+    assert len(seen) >= len(state.parameters)  # each array was looked at while it moved
     planned = edge_bytes(settings, before, after, old_mesh, new_mesh)
     assert planned - SMALL <= max(seen) <= planned + SMALL
