@@ -129,12 +129,14 @@ def launch(folder: pathlib.Path, actions: str, *flags: str) -> subprocess.Popen[
     config.write_text(f"import runpy\nget_config = runpy.run_path({str(ROOT / 'configs' / 'demo.py')!r})['get_config']\n")
     count = actions.count(",") + 1
     command = [sys.executable, str(ROOT / "launch" / "local.py"), f"--processes={count}", "--devices=1", *flags, "--"]
-    # A shell starts what runs in the background with SIGINT ignored, and the launcher leaves an ignored signal alone.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell in the background ignores SIGINT, nohup SIGHUP, and the launcher leaves an ignored signal alone. An ignored signal is inherited, a
+    # handler is not: the launcher begins with the default.
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)}
     try:
         launcher = subprocess.Popen([*command, *member(folder, actions), f"--config={config}"], stderr=subprocess.PIPE, text=True)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     wait_until(lambda: len(list(folder.glob("ready-*"))) == count, "the members did not become ready")
     return launcher
 
