@@ -36,7 +36,7 @@ DEMO = dataclasses.replace(
 
 
 def prepare(corpus: pathlib.Path, scenes: ScenesSettings) -> None:
-    """Writes the corpus, the tokenizer and the converted source, each where it is not there yet."""
+    """Writes the corpus, the tokenizer and the converted source, each unless it exists."""
     write_scenes(corpus, scenes)
     tokenizer = corpus / "tokenizer.model"
     if not tokenizer.exists():

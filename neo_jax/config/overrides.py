@@ -80,7 +80,7 @@ def _type_of(layout: type, key: str) -> tuple[Any, str | None]:
 
 
 def _is_copy(values: Sections, layout: type, key: str, value: Any) -> bool:
-    """Whether a setting makes a section of its own that is not there yet, a phase or a source."""
+    """Whether a setting makes a new section: a phase or a source."""
     parent, _, name = key.rpartition(".")
     if not parent or "*" in key or not isinstance(value, str):
         return False

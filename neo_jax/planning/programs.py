@@ -1,4 +1,4 @@
-"""A phase's real training step, compiled for hardware that is not there."""
+"""A phase's real training step, compiled for absent hardware (a simulated topology)."""
 
 from __future__ import annotations
 

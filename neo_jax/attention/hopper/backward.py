@@ -57,14 +57,14 @@ def backward(q, k, v, intervals: Intervals, lse, delta, d_out, scale: float, blo
     q_NHD, gradient_NHV = end_to_end(q, QUERY_TILE), end_to_end(d_out, QUERY_TILE)
     keys = math.lcm(blocks.dq_keys, ROWS)
     k_MKD, v_MKV = end_to_end(k, keys), end_to_end(v, keys)
-    log_sum_HN, delta_HN = (end_to_end(x.swapaxes(1, 2), QUERY_TILE).T for x in (lse * LOG2_E, delta))
-    arguments = (q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N)
+    lse_HN, delta_HN = (end_to_end(x.swapaxes(1, 2), QUERY_TILE).T for x in (lse * LOG2_E, delta))
+    arguments = (q_NHD, k_MKD, v_MKV, gradient_NHV, lse_HN, delta_HN, lo_N, hi_N)
     dq = _gradient_of_queries(*arguments, scale, blocks, interpret)
     dk, dv = gradients_of_keys_and_values(*arguments, scale, blocks, interpret)
     return tuple(dx[: x.shape[0] * x.shape[1]].reshape(x.shape) for dx, x in ((dq, q), (dk, k), (dv, v)))
 
 
-def _gradient_of_queries(q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N, scale, blocks, interpret):
+def _gradient_of_queries(q_NHD, k_MKD, v_MKV, gradient_NHV, lse_HN, delta_HN, lo_N, hi_N, scale, blocks, interpret):
     n, heads, _ = q_NHD.shape
     key_heads = k_MKD.shape[1]
     k_stages, v_stages = blocks.dq_key_stages, blocks.dq_value_stages
@@ -86,11 +86,11 @@ def _gradient_of_queries(q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN
         ),
         kernel_name="interval_attention_dq",
         **launch(key_heads, n // QUERY_TILE, heads // key_heads, interpret=interpret),
-    )(q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N, ranges)
+    )(q_NHD, k_MKD, v_MKV, gradient_NHV, lse_HN, delta_HN, lo_N, hi_N, ranges)
 
 
 def _dq_kernel(
-    q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N, ranges, dq_NHD, *,
+    q_NHD, k_MKD, v_MKV, gradient_NHV, lse_HN, delta_HN, lo_N, hi_N, ranges, dq_NHD, *,
     q_s, gradient_s, k_s, v_s, queries_full, k_full, v_full, k_free, v_free, turn, scale, blocks, interpret,
 ):  # fmt: skip
     key_head = jax.lax.axis_index("key_head")
@@ -125,7 +125,7 @@ def _dq_kernel(
         rows = pl.ds(warpgroup * ROWS, ROWS)
         queries = pl.ds(tile * QUERY_TILE + warpgroup * ROWS, ROWS)
         lo, hi = (plgpu.load(x.at[queries], layout=PER_ROW, optimized=False) for x in (lo_N, hi_N))
-        log_sum, delta = (plgpu.load(x.at[head, queries], layout=PER_ROW, optimized=False) for x in (log_sum_HN, delta_HN))
+        lse, delta = (plgpu.load(x.at[head, queries], layout=PER_ROW, optimized=False) for x in (lse_HN, delta_HN))
 
         def take_turns():
             plgpu.barrier_arrive(turn)
@@ -142,7 +142,7 @@ def _dq_kernel(
 
             def issue(dweights):
                 plgpu.wgmma(dweights, gradient_s.at[rows], v_s.at[v_stage].T)
-                weights_QX = jnp.exp2(scores_QX * (scale * LOG2_E) - by_row(log_sum, scores_QX))
+                weights_QX = jnp.exp2(scores_QX * (scale * LOG2_E) - by_row(lse, scores_QX))
                 needs_mask = (first + i < full_first) | (first + i >= full_last)
                 weights_QX = jax.lax.cond(needs_mask, lambda: masked(weights_QX, i), lambda: weights_QX)
                 return weights_QX, dweights[...]
@@ -152,7 +152,7 @@ def _dq_kernel(
             return (weights_QX * (dweights_QX - by_row(delta, dweights_QX))).astype(jnp.bfloat16)
 
         def step(i, state):
-            """One behind the other on the tensor cores, what tile i - 1 adds to dq (the first time nothing) and the scores of tile i."""
+            """Issues dq += dS[i - 1] K[i - 1] (skipped where i is 0), then S[i], on the tensor cores."""
             dscores_QX, dq_QD, last_k_stage, k_stage = state
             plgpu.barrier_wait(k_full.at[k_stage])
             take_turns()

@@ -55,7 +55,7 @@ def computed_pairs(intervals: Intervals, keys: int, blocks: Blocks) -> int:
 
 
 def supports(q: jax.Array, k: jax.Array, v: jax.Array) -> str | None:
-    """Why these arrays cannot be attended here, or None."""
+    """Returns None if the kernels support these arrays, else a message that says why not."""
     for name, array, width in (("q", q, KEY_WIDTH), ("k", k, KEY_WIDTH), ("v", v, VALUE_WIDTH)):
         if array.dtype != jnp.bfloat16:
             return f"{name} is {array.dtype}; the Hopper kernels compute in bfloat16"
@@ -88,7 +88,7 @@ def multiply(pairs, when_issued=lambda: None) -> jax.Array:
 
 
 def multiply_add(*terms, interpret: bool, when_issued=lambda: None):
-    """Of each term (c, pairs) the sum of c and all products a @ b: c and arrays a in registers, b and references a in shared memory.
+    """For each term (c, pairs), returns c + the sum of a @ b; c and arrays a in registers, b and references a in shared memory.
 
     All products are issued, then `when_issued` is called, then all are waited for.
     """

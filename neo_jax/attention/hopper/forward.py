@@ -75,7 +75,7 @@ def forward(
             q_halves=[shared(QUERY_TILE, HALF)] * 2,
             k_s=shared(blocks.forward_stages, blocks.forward_keys, KEY_WIDTH),
             v_s=shared(blocks.forward_stages, blocks.forward_keys, VALUE_WIDTH, swizzle=swizzle_of_sum(blocks.forward_keys)),
-            log_sum_s=plgpu.SMEM((2, ROWS), jnp.float32),
+            lse_s=plgpu.SMEM((2, ROWS), jnp.float32),
             q_full=plgpu.Barrier(num_arrivals=2),
             k_full=plgpu.Barrier(num_barriers=blocks.forward_stages),
             v_full=plgpu.Barrier(num_barriers=blocks.forward_stages),
@@ -91,8 +91,8 @@ def forward(
 
 
 def _forward_kernel(
-    q_NHD, k_MKD, v_MKV, lo_N, hi_N, ranges, out_NHV, log_sum_HN, *,
-    q_halves, k_s, v_s, log_sum_s, q_full, k_full, v_full, k_free, v_free, turn, scale, blocks, interpret,
+    q_NHD, k_MKD, v_MKV, lo_N, hi_N, ranges, out_NHV, lse_HN, *,
+    q_halves, k_s, v_s, lse_s, q_full, k_full, v_full, k_free, v_free, turn, scale, blocks, interpret,
 ):  # fmt: skip
     key_head = jax.lax.axis_index("key_head")
     # The last queries of a row see the most keys: their blocks start first, so that the last block to end is a short one.
@@ -152,7 +152,7 @@ def _forward_kernel(
             return weights_QX.astype(jnp.bfloat16), new_maximum, total, accumulator * by_row(correction, accumulator)
 
         def step(i, state):
-            """Softmax of tile i; then, one behind the other on the tensor cores, its values and the scores of tile i + 1."""
+            """Computes the softmax of tile i, then issues out += P[i] V[i] and S[i + 1] on the tensor cores."""
             scores_QX, *running = state
             weights_QX, maximum, total, accumulator = softmax(scores_QX, i, *running)
             stage, next_stage = jax.lax.rem(i, stages), jax.lax.rem(i + 1, stages)
@@ -187,8 +187,8 @@ def _forward_kernel(
 
         out_s = q_halves[0].at[rows]  # the queries have been read
         out_s[...] = (accumulator * by_row(1 / total, accumulator)).astype(out_s.dtype)
-        log_sum_s[warpgroup] = maximum / LOG2_E + jnp.log(total)
+        lse_s[warpgroup] = maximum / LOG2_E + jnp.log(total)
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(out_s, out_NHV.at[queries, head])
-        plgpu.copy_smem_to_gmem(log_sum_s.at[warpgroup], log_sum_HN.at[head, queries])
+        plgpu.copy_smem_to_gmem(lse_s.at[warpgroup], lse_HN.at[head, queries])
         plgpu.wait_smem_to_gmem(0)

@@ -30,7 +30,7 @@ from neo_jax.attention.intervals import key_tiles
 WEIGHT_STAGES = 2
 
 
-def gradients_of_keys_and_values(q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N, scale, blocks, interpret):
+def gradients_of_keys_and_values(q_NHD, k_MKD, v_MKV, gradient_NHV, lse_HN, delta_HN, lo_N, hi_N, scale, blocks, interpret):
     keys, key_heads, _ = k_MKD.shape
     size, stages = blocks.dkv_queries, blocks.dkv_stages
     ranges = jnp.stack(key_tiles(lo_N, hi_N, size, ROWS, keys))
@@ -43,7 +43,7 @@ def gradients_of_keys_and_values(q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, 
             q_s=shared(stages, size, KEY_WIDTH),
             gradient_s=shared(stages, size, VALUE_WIDTH),
             weights_s=shared(WEIGHT_STAGES, ROWS, size),
-            log_sum_s=plgpu.SMEM((stages, size), jnp.float32),
+            lse_s=plgpu.SMEM((stages, size), jnp.float32),
             delta_s=plgpu.SMEM((stages, size), jnp.float32),
             lo_s=plgpu.SMEM((stages, size), jnp.int32),
             hi_s=plgpu.SMEM((stages, size), jnp.int32),
@@ -58,12 +58,12 @@ def gradients_of_keys_and_values(q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, 
         ),
         kernel_name="interval_attention_dkv",
         **launch(key_heads, keys // ROWS, interpret=interpret),
-    )(q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N, ranges)
+    )(q_NHD, k_MKD, v_MKV, gradient_NHV, lse_HN, delta_HN, lo_N, hi_N, ranges)
 
 
 def _dkv_kernel(
-    q_NHD, k_MKD, v_MKV, gradient_NHV, log_sum_HN, delta_HN, lo_N, hi_N, ranges, dk_MKD, dv_MKV, *,
-    k_halves, v_s, q_s, gradient_s, weights_s, log_sum_s, delta_s, lo_s, hi_s,
+    q_NHD, k_MKD, v_MKV, gradient_NHV, lse_HN, delta_HN, lo_N, hi_N, ranges, dk_MKD, dv_MKV, *,
+    k_halves, v_s, q_s, gradient_s, weights_s, lse_s, delta_s, lo_s, hi_s,
     k_full, v_full, q_full, gradient_full, q_free, gradient_free, weights_full, weights_free, scale, size, stages, interpret,
 ):  # fmt: skip
     key_head, tile = jax.lax.axis_index("key_head"), jax.lax.axis_index("tile")
@@ -90,7 +90,7 @@ def _dkv_kernel(
             stage = jax.lax.rem(i, stages)
             pl.when(i >= stages)(lambda: plgpu.barrier_wait(q_free.at[stage]))
             plgpu.copy_gmem_to_smem(q_NHD.at[queries, head], q_s.at[stage], q_full.at[stage])
-            plgpu.copy_gmem_to_smem(log_sum_HN.at[head, queries], log_sum_s.at[stage], q_full.at[stage])
+            plgpu.copy_gmem_to_smem(lse_HN.at[head, queries], lse_s.at[stage], q_full.at[stage])
             plgpu.copy_gmem_to_smem(lo_N.at[queries], lo_s.at[stage], q_full.at[stage])
             plgpu.copy_gmem_to_smem(hi_N.at[queries], hi_s.at[stage], q_full.at[stage])
             pl.when(i >= stages)(lambda: plgpu.barrier_wait(gradient_free.at[stage]))
@@ -124,7 +124,7 @@ def _dkv_kernel(
         def weights(i, scores_XQ):
             """Weights of tile i, handed to the other warpgroup."""
             stage, weights_stage = jax.lax.rem(i, stages), jax.lax.rem(i, WEIGHT_STAGES)
-            weights_XQ = jnp.exp2(scores_XQ * (scale * LOG2_E) - by_column(log_sum_s, stage))
+            weights_XQ = jnp.exp2(scores_XQ * (scale * LOG2_E) - by_column(lse_s, stage))
             needs_mask = (query_tile(i) < full_first) | (query_tile(i) >= full_last)
             weights_XQ = jax.lax.cond(needs_mask, lambda: masked(weights_XQ, stage), lambda: weights_XQ).astype(jnp.bfloat16)
             pl.when(i >= WEIGHT_STAGES)(lambda: plgpu.barrier_wait(weights_free.at[weights_stage]))
@@ -136,7 +136,7 @@ def _dkv_kernel(
             return weights_XQ
 
         def step(i, state):
-            """Weights of tile i; then, one behind the other on the tensor cores, the values' gradient and the scores of tile i + 1."""
+            """Computes the weights P of tile i, then issues dv += P[i] dO[i] and S[i + 1] on the tensor cores."""
             scores_XQ, dv_XV = state
             weights_XQ = weights(i, scores_XQ)
             stage, next_stage = jax.lax.rem(i, stages), jax.lax.rem(i + 1, stages)

@@ -19,7 +19,7 @@ TN = (((0,), (0,)), ((), ()))
 
 
 def supports(q: jax.Array, k: jax.Array, v: jax.Array) -> str | None:
-    """Why these arrays cannot be attended with here, or None."""
+    """Returns None if the kernels support these arrays, else a message that says why not."""
     if q.dtype not in (jnp.bfloat16, jnp.float32) or not q.dtype == k.dtype == v.dtype:
         return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}, must all be bfloat16 or all float32"
     return None

@@ -57,7 +57,7 @@ def forward(q, k, v, intervals: Intervals, scale: float, blocks: Blocks, interpr
 
 
 def _forward_kernel(
-    steps, squares, q_ref, k_ref, v_ref, interval_ref, out_ref, log_sum_ref, maximum, total, accumulator, first_key, end_key,
+    steps, squares, q_ref, k_ref, v_ref, interval_ref, out_ref, lse_ref, maximum, total, accumulator, first_key, end_key,
     *, factor, blocks: Blocks,
 ):  # fmt: skip
     step = steps[pl.program_id(1)]
@@ -91,4 +91,4 @@ def _forward_kernel(
     @pl.when(is_last(step))
     def _():
         out_ref[...] = (accumulator[...] * repeat(1 / total[...], accumulator.shape[1])).astype(out_ref.dtype)
-        log_sum_ref[...] = (maximum[...] + jnp.log2(total[...])).T[0:1, :]
+        lse_ref[...] = (maximum[...] + jnp.log2(total[...])).T[0:1, :]
