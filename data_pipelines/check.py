@@ -25,14 +25,13 @@ from typing import Any, NamedTuple, NoReturn, cast
 import numpy as np
 
 from data_pipelines.configuration import Configuration, read_configuration
-from data_pipelines.documents import Lengths, measure
+from data_pipelines.documents import Lengths, count_labels, measure
 from data_pipelines.failures import FailurePolicy, counts_text
 from data_pipelines.index.lengths import Measured, inspect, sample_seed
 from data_pipelines.media import images, video
 from data_pipelines.progress import progress
-from data_pipelines.schema import NO_LABEL, DataError, PhaseSettings, Sample, SampleError, SourceSettings
+from data_pipelines.schema import DataError, PhaseSettings, Sample, SampleError, SourceSettings
 from data_pipelines.sources import FORMATS, Source, open_source
-from data_pipelines.text import chat
 from data_pipelines.text.tokenizers import SPECIAL_TOKENS, Tokenizer, load_tokenizer
 
 UNUSABLE = 65
@@ -113,7 +112,7 @@ class Checker:
         lost: list[tuple[str, ...]] = []
         for phase in self.phases:
             try:
-                lengths = measure(sample.turns, measured.sizes, measured.info, phase, self._tokenizer, seed)
+                lengths = measure(sample.turns, measured.sizes, measured.clips, phase, self._tokenizer, seed)
             except SampleError as error:
                 lost.append((error.reason,))
                 continue
@@ -121,26 +120,18 @@ class Checker:
             budgets = zip(("context", "visual_tokens", "images"), lengths, strict=True)
             lost.append(tuple(name for name, length in budgets if length > getattr(phase, name)))
         if not documents:
-            documents = [(measure(sample.turns, measured.sizes, measured.info, _REFERENCE, self._tokenizer, seed), _REFERENCE)]
+            documents = [(measure(sample.turns, measured.sizes, measured.clips, _REFERENCE, self._tokenizer, seed), _REFERENCE)]
         longest, phase = max(documents, key=lambda document: document[0].tokens)
-        labels = _count_labels(sample, measured, phase, self._tokenizer, seed)
+        labels = count_labels(sample.turns, measured.sizes, measured.clips, phase, self._tokenizer, seed)
         return Row(sample.key, None, None, longest.tokens, labels, measured.sizes, tuple(lost))
-
-
-def _count_labels(sample: Sample, measured: Measured, phase: PhaseSettings, tokenizer: Tokenizer, seed: int) -> int:
-    turns, pictures = sample.turns, len(measured.sizes)
-    if measured.info is not None:
-        frames = video.choose_frames(measured.info, phase, seed)
-        turns, pictures = chat.expand_video(turns, measured.info, frames), len(frames)
-    return int(np.count_nonzero(chat.encode(turns, [0] * pictures, tokenizer)[1] != NO_LABEL))
 
 
 def _decode_pixels(sample: Sample, measured: Measured) -> None:
     """Decodes every image, and every frame of a clip. Raises SampleError for what is damaged."""
     for image in sample.images:
         images.decode(images.read_bytes(image), image.name)
-    if sample.video is not None and measured.info is not None:
-        for _ in video.read_frames(sample.video, measured.info, range(measured.info.frames)):
+    for clip, info in zip(sample.clips, measured.clips, strict=True):
+        for _ in video.read_frames(clip, info, range(info.frames)):
             pass
 
 

@@ -122,7 +122,8 @@ def _sources(sections: _Section) -> list[SourceSettings]:
     read = []
     for name in sections.values:
         section = sections.section(name)
-        optional = [field for field in dataclasses.fields(SourceSettings) if field.default is not dataclasses.MISSING]
-        fields = {field.name: section.value(field.name, type(field.default), field.default) for field in optional}
-        read.append(SourceSettings(name, section.value("format", str), section.value("path", str), **fields))
+        without_path = SourceSettings(name, section.value("format", str), section.value("path", str))
+        optional = [field.name for field in dataclasses.fields(SourceSettings)[3:]]
+        fields = {key: section.value(key, type(getattr(without_path, key)), getattr(without_path, key)) for key in optional}
+        read.append(dataclasses.replace(without_path, **fields))
     return read

@@ -92,9 +92,9 @@ def _records(source: Source, failures: Failures) -> Iterator[bytes | None]:
             sample = source[number]
             for image in sample.images:
                 images.image_size(image)
-            if sample.video is not None:
-                video.probe(sample.video)
-            media = [images.read_bytes(file) for file in ((sample.video,) if sample.video else sample.images)]
+            for clip in sample.clips:
+                video.probe(clip)
+            media = [images.read_bytes(file) for file in sample.files]
             record = features.serialize_example(features.encode_example(tfds.encode(sample, media)))
         except SampleError as error:
             failures.fail(source.name, source.key(number), error.reason, str(error))

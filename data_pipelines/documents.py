@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from data_pipelines.media import images, sizes, video
 from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, VISUAL_TOKEN_SIDE, Document, PhaseSettings, Sample, SampleError, Turn
 from data_pipelines.text import chat
+from data_pipelines.text.marks import IMAGE_MARK, marks_of
 from data_pipelines.text.tokenizers import Tokenizer
 
 Seed = int | Sequence[int]
@@ -26,17 +28,25 @@ class Lengths(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """A sample before its pixels: expanded turns, rows and columns of visual tokens of each image [I, 2], frames of its clip."""
+    """A sample before its pixels.
+
+    Attributes:
+      turns: with an `<image>` mark for each frame of the clips.
+      grids: [I, 2] rows and columns of visual tokens of each image and frame, in the order of the marks.
+      marks: an image's or a clip's mark for each of them, in order.
+      frames: of each clip, the indices of the frames that are shown.
+    """
 
     turns: Sequence[Turn]
     grids: Grids
-    frames: npt.NDArray[np.int64]
+    marks: Sequence[str]
+    frames: Sequence[npt.NDArray[np.int64]]
 
 
 def measure(
     turns: Sequence[Turn],
     image_sizes: Sequence[tuple[int, int]],
-    video_info: video.VideoInfo | None,
+    clips: Sequence[video.VideoInfo],
     phase: PhaseSettings,
     tokenizer: Tokenizer,
     seed: Seed,
@@ -46,7 +56,7 @@ def measure(
     Args:
       turns: the sample's turns.
       image_sizes: (height, width) of each of its images, from images.image_size.
-      video_info: of its clip, from video.probe; None without one.
+      clips: what video.probe says of each of its clips.
       phase: limits and frames; its budgets are not checked here (see check_fits).
       tokenizer: as for build_document.
       seed: the sample's own, as for build_document: it draws the frames.
@@ -54,12 +64,25 @@ def measure(
     Raises:
       SampleError: "image_marks", "video_marks", "unknown_role", "empty", "bad_text", "no_frames", "media_in_text_phase".
     """
-    plan = _plan(turns, image_sizes, video_info, phase, seed)
+    plan = _plan(turns, image_sizes, clips, phase, seed)
     per_image = plan.grids.prod(axis=1)
     visual_tokens = int(per_image.sum())
     # Image tokens are spliced in between pieces of text, so their number does not change the text's tokens.
     text, _ = chat.encode(plan.turns, [0] * len(per_image), tokenizer)
     return Lengths(len(text) + visual_tokens, visual_tokens, len(per_image))
+
+
+def count_labels(
+    turns: Sequence[Turn],
+    image_sizes: Sequence[tuple[int, int]],
+    clips: Sequence[video.VideoInfo],
+    phase: PhaseSettings,
+    tokenizer: Tokenizer,
+    seed: Seed,
+) -> int:
+    """How many tokens of the document carry a label. Arguments and errors as `measure`."""
+    plan = _plan(turns, image_sizes, clips, phase, seed)
+    return int(np.count_nonzero(chat.encode(plan.turns, [0] * len(plan.grids), tokenizer)[1] != NO_LABEL))
 
 
 def check_fits(lengths: Lengths, phase: PhaseSettings) -> None:
@@ -83,9 +106,9 @@ def build_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, s
       SampleError: whatever makes the sample unusable; the message begins with its key.
     """
     try:
-        plan, info = _plan_sample(sample, phase, seed)
+        plan, clips = _plan_sample(sample, phase, seed)
         tokens, labels = chat.encode(plan.turns, plan.grids.prod(axis=1).tolist(), tokenizer)
-        return _document(sample, plan, info, tokens, labels, phase)
+        return _document(sample, plan, clips, tokens, labels, phase)
     except SampleError as error:
         raise _named(sample, error) from error
 
@@ -99,40 +122,54 @@ def prompt_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, 
     try:
         if len(sample.turns) < 2 or sample.turns[-1].role != "assistant":
             raise SampleError("no_question", "the last turn must be the assistant's answer to a question")
-        question = Sample(sample.key, sample.turns[:-1], sample.images, sample.video, sample.family)
-        plan, info = _plan_sample(question, phase, seed)
+        question = dataclasses.replace(sample, turns=sample.turns[:-1])
+        plan, clips = _plan_sample(question, phase, seed)
         tokens = chat.encode_prompt(plan.turns, plan.grids.prod(axis=1).tolist(), tokenizer)
-        return _document(question, plan, info, tokens, np.full_like(tokens, NO_LABEL), phase)
+        return _document(question, plan, clips, tokens, np.full_like(tokens, NO_LABEL), phase)
     except SampleError as error:
         raise _named(sample, error) from error
 
 
 def _plan(
-    turns: Sequence[Turn], image_sizes: Sequence[tuple[int, int]], info: video.VideoInfo | None, phase: PhaseSettings, seed: Seed
+    turns: Sequence[Turn], image_sizes: Sequence[tuple[int, int]], clips: Sequence[video.VideoInfo], phase: PhaseSettings, seed: Seed
 ) -> _Plan:
-    if phase.visual_tokens == 0 and (image_sizes or info is not None):
+    if phase.visual_tokens == 0 and (image_sizes or clips):
         raise SampleError("media_in_text_phase", f"phase {phase.name} is text only: take sources with images or videos out of its mixture")
-    if info is not None:
-        if image_sizes:
-            raise SampleError(
-                "image_marks", f"a sample has images or a video, not both; this one has a video and {len(image_sizes)} images"
-            )
-        frames = video.choose_frames(info, phase, seed)
-        size = sizes.smart_resize([info.height, info.width], phase.min_pixels, sizes.frame_limit(len(frames), phase))
-        return _Plan(chat.expand_video(turns, info, frames), np.repeat(size // VISUAL_TOKEN_SIDE, len(frames), axis=0), frames)
+    marks = marks_of(turns)
+    frames = [video.choose_frames(info, phase, clip_seed(seed, number)) for number, info in enumerate(clips)]
+    expanded = chat.expand_clips(turns, list(zip(clips, frames, strict=True)))
+    if marks.count(IMAGE_MARK) != len(image_sizes):
+        raise SampleError(
+            "image_marks",
+            f"the conversation has {marks.count(IMAGE_MARK)} {IMAGE_MARK} marks for {len(image_sizes)} images; write one for each",
+        )
     pixels = np.asarray(image_sizes, np.int64).reshape(-1, 2)
-    return _Plan(turns, sizes.image_grids(pixels, len(pixels), phase), np.zeros(0, np.int64))
+    of_images = iter(sizes.image_grids(pixels, len(pixels), phase)[:, None])
+    of_clips = iter([_clip_grids(info, len(indices), phase) for info, indices in zip(clips, frames, strict=True)])
+    grids = [next(of_images) if mark == IMAGE_MARK else next(of_clips) for mark in marks]
+    return _Plan(expanded, np.concatenate([np.zeros((0, 2), np.int64), *grids]), marks, frames)
 
 
-def _plan_sample(sample: Sample, phase: PhaseSettings, seed: Seed) -> tuple[_Plan, video.VideoInfo | None]:
-    info = video.probe(sample.video) if sample.video else None
-    return _plan(sample.turns, [images.image_size(media) for media in sample.images], info, phase, seed), info
+def clip_seed(seed: Seed, number: int) -> Seed:
+    """What draws the frames of a sample's clip: of the first one the sample's own seed."""
+    return seed if number == 0 else [*(seed if isinstance(seed, Sequence) else [seed]), number]
+
+
+def _clip_grids(info: video.VideoInfo, frames: int, phase: PhaseSettings) -> Grids:
+    """[frames, 2]"""
+    size = sizes.smart_resize([info.height, info.width], phase.min_pixels, sizes.frame_limit(frames, phase))
+    return np.repeat(size // VISUAL_TOKEN_SIDE, frames, axis=0)
+
+
+def _plan_sample(sample: Sample, phase: PhaseSettings, seed: Seed) -> tuple[_Plan, list[video.VideoInfo]]:
+    clips = [video.probe(clip) for clip in sample.clips]
+    return _plan(sample.turns, [images.image_size(media) for media in sample.images], clips, phase, seed), clips
 
 
 def _document(
     sample: Sample,
     plan: _Plan,
-    info: video.VideoInfo | None,
+    clips: Sequence[video.VideoInfo],
     tokens: npt.NDArray[np.int32],
     labels: npt.NDArray[np.int32],
     phase: PhaseSettings,
@@ -141,15 +178,22 @@ def _document(
     check_fits(Lengths(len(tokens), visual_tokens, len(plan.grids)), phase)
     visual = np.zeros((visual_tokens, VISUAL_TOKEN_BYTES), np.uint8)
     start = 0
-    if sample.video is not None and info is not None:
-        pictures: Iterator[npt.NDArray[np.uint8]] = video.read_frames(sample.video, info, plan.frames)
-    else:
-        pictures = (images.decode(images.read_bytes(media), media.name, media.pictures) for media in sample.images)
-    for picture, (rows, columns) in zip(pictures, plan.grids.tolist(), strict=True):
+    for picture, (rows, columns) in zip(_pictures(sample, plan, clips), plan.grids.tolist(), strict=True):
         resized = images.resize(picture, rows * VISUAL_TOKEN_SIDE, columns * VISUAL_TOKEN_SIDE, phase.resize)
         visual[start : start + rows * columns] = images.to_visual_tokens(resized)
         start += rows * columns
     return Document(tokens, labels, plan.grids.astype(np.int32), visual)
+
+
+def _pictures(sample: Sample, plan: _Plan, clips: Sequence[video.VideoInfo]) -> Iterator[npt.NDArray[np.uint8]]:
+    """Images and frames in the order of their marks, one decoded after the other."""
+    of_images, of_clips = iter(sample.images), zip(sample.clips, clips, plan.frames, strict=True)
+    for mark in plan.marks:
+        if mark == IMAGE_MARK:
+            media = next(of_images)
+            yield images.decode(images.read_bytes(media), media.name, media.pictures)
+        else:
+            yield from video.read_frames(*next(of_clips))
 
 
 def _named(sample: Sample, error: SampleError) -> SampleError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import string
 from collections.abc import Iterator, Mapping
 from typing import Annotated
 
@@ -16,7 +17,12 @@ VISUAL_TOKEN_SIDE = 32  # pixels: 2 x 2 patches of 16 x 16
 VISUAL_TOKEN_BYTES = VISUAL_TOKEN_SIDE * VISUAL_TOKEN_SIDE * 3
 NO_LABEL = -100
 ROLES = ("system", "user", "assistant")
+DOCUMENT = "document"  # the role of a text that is no conversation: it is learned whole
 PICTURES = ("faithful", "reference")
+COLUMNS = (  # keys of rows that a source's `columns` may rename
+    "conversations", "messages", "system", "tools", "question", "answer", "caption", "text", "texts",
+    "image", "images", "video", "videos", "fps", "timestamps", "family", "id",
+)  # fmt: skip
 FilePath = Annotated[str, pathlib.Path]  # a text that names a file or folder: a configuration may write ~ in it
 
 
@@ -58,31 +64,61 @@ class Media:
 
 
 @dataclasses.dataclass(frozen=True)
+class Clip:
+    """A video: one file, or frames that were taken from it before, as pictures.
+
+    Attributes:
+      files: the video file alone; or the frames in order.
+      times: of frames: seconds from the clip's start at which each is shown, ascending. Empty for a video file.
+    """
+
+    files: tuple[Media, ...]
+    times: tuple[float, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """How messages name it."""
+        return self.files[0].name
+
+
+@dataclasses.dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation. `text` may hold `<image>` and `<video>` marks."""
+    """One turn of a conversation.
+
+    Attributes:
+      role: one of ROLES.
+      text: what is said. Each mark `<image>` or `<video>` stands for an image or clip of the sample; where such a word is meant
+        as a word, the text holds it as `text.marks.as_words` writes it.
+      is_input: an assistant turn that is context only: it carries no labels.
+    """
 
     role: str
     text: str
-    is_input: bool = False  # an assistant turn that is context only: it carries no labels
+    is_input: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One conversation as a source gives it, media still encoded.
+    """One conversation or text as a source gives it, media still encoded.
 
     Attributes:
       key: names the sample in messages and logs, e.g. "captions.jsonl:17".
-      turns: the conversation in order.
-      images: one for each `<image>` mark, in order. Empty where `video` is set.
-      video: the clip of the one `<video>` mark, or None.
+      turns: the conversation in order; a plain text is one turn of the role DOCUMENT.
+      images: one for each `<image>` mark, in order.
+      clips: one for each `<video>` mark, in order.
       family: what kind of question it is, for evaluation tables; "" when unknown.
     """
 
     key: str
     turns: tuple[Turn, ...]
     images: tuple[Media, ...] = ()
-    video: Media | None = None
+    clips: tuple[Clip, ...] = ()
     family: str = ""
+
+    @property
+    def files(self) -> tuple[Media, ...]:
+        """All files: of the images, then of the clips."""
+        return (*self.images, *(file for clip in self.clips for file in clip.files))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +152,10 @@ class SourceSettings:
         transparency over white, EXIF orientation, clip rotation and pixel aspect ratio applied). "reference": NEO's preprocessing, pixel
         for pixel (greys above 255 become white, transparency is dropped, orientation, rotation and pixel aspect ratio are ignored).
       ignore: keys of rows and turns to pass over that would be refused because they can change what is trained.
+      columns: a row's column for a key that is read: {"question": "problem", "answer": "solution", "image": "picture"}.
+      prompts: of captions and questions: what the user says, one of these for each row. {question} and {COLUMN} in braces are replaced by
+        what the row has there; a list becomes lines A. B. C. Without prompts: the question; of captions nothing beside the file.
+      frame_rate: frames a second of clips that are given as frames (a list of pictures or a folder) by rows without "fps" or "timestamps".
     """
 
     name: str
@@ -124,11 +164,29 @@ class SourceSettings:
     media_root: FilePath = ""
     pictures: str = "faithful"
     ignore: tuple[str, ...] = ()
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    prompts: tuple[str, ...] = ()
+    frame_rate: float = 0.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields (key, sentence) for each setting that cannot be used."""
         if self.pictures not in PICTURES:
             yield "pictures", f"is {self.pictures!r}, must be one of {', '.join(PICTURES)}"
+        if self.frame_rate < 0:
+            yield "frame_rate", f"is {self.frame_rate}, must be 0 or more frames a second"
+        for name in sorted(set(self.columns) - set(COLUMNS)):
+            yield f"columns.{name}", f"is no key that is read; the keys are {', '.join(COLUMNS)}"
+        for number, prompt in enumerate(self.prompts):
+            try:
+                names = [name for _, name, _, _ in string.Formatter().parse(prompt) if name is not None]
+            except ValueError as error:
+                yield f"prompts[{number}]", f"is {prompt!r}: {error}; a brace that is meant as one is written twice"
+            else:
+                if not all(name.isidentifier() for name in names):
+                    yield (
+                        f"prompts[{number}]",
+                        f"is {prompt!r}: a name in braces is a column's; a brace that is meant as one is written twice",
+                    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from data_pipelines.progress import progress
 from data_pipelines.schema import NO_LABEL, DataError, Media, PhaseSettings, Sample, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.text import chat
+from data_pipelines.text.marks import words
 from data_pipelines.text.tokenizers import Tokenizer
 
 WINDOW = 4096  # rows handed to the threads at a time
@@ -38,14 +39,14 @@ class Row(NamedTuple):
       source, number: its place: index of the source, and of the row in it.
       sample: the conversation.
       sizes: (height, width) of each image.
-      clip: of its video, or None.
+      clips: of each of its videos.
     """
 
     source: int
     number: int
     sample: Sample
     sizes: list[tuple[int, int]]
-    clip: video.VideoInfo | None
+    clips: list[video.VideoInfo]
 
 
 class LeftOut(NamedTuple):
@@ -77,8 +78,8 @@ def read_rows(sources: Sequence[Source], threads: int = 8) -> tuple[list[Row], l
 def _read_row(place: int, source: Source, number: int) -> Row | LeftOut:
     try:
         sample = source[number]
-        clip = None if sample.video is None else video.probe(sample.video)
-        return Row(place, number, sample, [images.image_size(image) for image in sample.images], clip)
+        sizes = [images.image_size(image) for image in sample.images]
+        return Row(place, number, sample, sizes, [video.probe(clip) for clip in sample.clips])
     except SampleError as error:
         return LeftOut(source.name, source.key(number), error.reason, str(error))
 
@@ -90,7 +91,7 @@ class Survey:
     Attributes:
       rows: [n] of them.
       source: [n] index of each row's source.
-      text: [n] tokens without visual ones; of a row with a clip, without the clip's frames.
+      text: [n] tokens without visual ones; of a row with clips, without their frames.
       answers: [n] tokens of the last answer, its end included.
       pictures: [n] number of images of each row.
       sizes: [p, 2] height and width of each image, in the order of rows.
@@ -128,8 +129,8 @@ class Survey:
 
     @property
     def has_media(self) -> npt.NDArray[np.bool_]:
-        """[n]: rows with images or a clip."""
-        return self.pictures.astype(bool) | np.array([row.clip is not None for row in self.rows], bool)
+        """[n]: rows with images or clips."""
+        return self.pictures.astype(bool) | np.array([bool(row.clips) for row in self.rows], bool)
 
     def lengths(self, phase: PhaseSettings) -> npt.NDArray[np.int64]:
         """[n, 3] tokens, visual tokens and images of each row's document in a phase with pictures; clips at the phase's highest frame rate.
@@ -143,9 +144,9 @@ class Survey:
         result = np.stack([self.text + visual, visual, self.pictures], axis=1)
         densest = dataclasses.replace(phase, frames_per_second=(phase.frames_per_second[1],) * 2)
         for number, row in enumerate(self.rows):
-            if row.clip is not None:
+            if row.clips:
                 taken = phase.frames > 0
-                result[number] = measure(row.sample.turns, [], row.clip, densest, self.tokenizer, 0) if taken else NEVER_FITS
+                result[number] = measure(row.sample.turns, row.sizes, row.clips, densest, self.tokenizer, 0) if taken else NEVER_FITS
         return result
 
 
@@ -154,13 +155,13 @@ def _count(row: Row, tokenizer: Tokenizer) -> tuple[int, int]:
     tokens, labels = chat.encode(row.sample.turns, [0] * len(row.sizes), tokenizer)
     if not (labels != NO_LABEL).any():
         raise SampleError("no_answer", f"{row.sample.key}: no assistant turn to learn from; give it one that is not is_input")
-    last = next(turn for turn in reversed(row.sample.turns) if turn.role == "assistant")
-    return len(tokens), len(tokenizer.encode(last.text)) + 1
+    last = next((turn.text for turn in reversed(row.sample.turns) if turn.role == "assistant"), "")
+    return len(tokens), len(tokenizer.encode(words(last))) + 1
 
 
 def texts(rows: Sequence[Row]) -> Iterator[str]:
     """Yields what a tokenizer for these rows learns from."""
-    return (line for row in rows for turn in row.sample.turns for line in turn.text.splitlines() if line)
+    return (line for row in rows for turn in row.sample.turns for line in words(turn.text).splitlines() if line)
 
 
 def choose_heldout(rows: Sequence[Row], sources: int, share: float, most: int) -> npt.NDArray[np.bool_]:
@@ -203,8 +204,7 @@ def _groups(rows: Sequence[Row]) -> list[list[int]]:
     first: dict[object, int] = {}
     for number, row in enumerate(rows):
         sample = row.sample
-        media = [*sample.images, *([sample.video] if sample.video else [])]
-        for identity in [*map(_identity, media), *([] if media else [sample.turns])]:
+        for identity in map(_identity, sample.files) if sample.files else [sample.turns]:
             above[top(number)] = top(first.setdefault(identity, number))
     groups: dict[int, list[int]] = collections.defaultdict(list)
     for number in range(len(rows)):

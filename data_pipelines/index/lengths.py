@@ -26,7 +26,7 @@ from data_pipelines.sources import Source
 from data_pipelines.storage import write_whole
 from data_pipelines.text.tokenizers import Tokenizer
 
-VERSION = 3  # of what is measured: raise it when a length may change
+VERSION = 4  # of what is measured: raise it when a length may change
 SAVE_SECONDS = 60.0  # what was measured is saved so often
 _WINDOW = 1024  # samples handed to the threads at a time
 
@@ -142,9 +142,9 @@ class LengthIndex:
             return stored["lengths"]
         videos = self._measures.videos.tolist()
         result = np.full((len(videos), 4), NEVER_FITS, np.int64)
-        for number, (sample, (turns, info)) in enumerate(zip(videos, self._measures.clips(), strict=True)):
+        for number, (sample, (turns, sizes, clips)) in enumerate(zip(videos, self._measures.clips(), strict=True)):
             with contextlib.suppress(SampleError):
-                of_video = measure(turns, [], info, phase, self._tokenizer, sample_seed(seed, self.name, sample))
+                of_video = measure(turns, sizes, clips, phase, self._tokenizer, sample_seed(seed, self.name, sample))
                 result[number] = (*of_video, 1)
         if videos:
             arrays.save(path, {"lengths": result}, fingerprint)

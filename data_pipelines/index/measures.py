@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,29 +22,30 @@ Numbers = npt.NDArray[np.int64]
 _COLUMNS: Mapping[str, tuple[type, tuple[int, ...]]] = {  # type and shape of one value
     "text": (np.int64, ()),
     "sizes": (np.int64, (2,)),
-    "infos": (np.float64, (5,)),
+    "clips": (np.float64, (6,)),  # duration, rate, frames, height, width, number of times
+    "times": (np.float64, ()),
     "turns": (np.uint8, ()),
     "files": (np.int64, (2,)),
     "conversions": (np.uint8, ()),
 }
-_ORDER = ("text", "sizes", "infos", "turns")  # what lengths, and so the order of the data, follow from
+_ORDER = ("text", "sizes", "clips", "times", "turns")  # what lengths, and so the order of the data, follow from
 
 
 class Measured(NamedTuple):
     """What the index keeps of one sample.
 
     Attributes:
-      text: tokens, with an image counted as its two brackets. Not used where `info` is given: frames bring their own text.
+      text: tokens, with an image counted as its two brackets. Not used where there are clips: frames bring their own text.
       sizes: (height, width) of each image.
-      info: of the video, or None.
-      turns: the conversation of a video sample, as JSON; else "".
+      clips: what is known of each clip.
+      turns: the conversation of a sample with clips, as JSON; else "".
       files: state of each media file that is not part of the source, before it was read.
       conversions: of all pictures, names in faithful.CONVERSIONS.
     """
 
     text: int
     sizes: Sequence[tuple[int, int]]
-    info: video.VideoInfo | None
+    clips: Sequence[video.VideoInfo]
     turns: str
     files: Sequence[tuple[int, int]]
     conversions: Sequence[str]
@@ -52,16 +54,13 @@ class Measured(NamedTuple):
 def inspect(sample: Sample, tokenizer: Tokenizer) -> Measured:
     """Measures a sample without decoding pixels. Raises SampleError for one that cannot be used, "no_answer" where nothing has a label."""
     files = file_states(sample)
-    if sample.video is not None:
-        _check_answer(chat.encode(sample.turns, [], tokenizer)[1], sample.key)
-        turns = json.dumps([(turn.role, turn.text, turn.is_input) for turn in sample.turns])
-        info = video.probe(sample.video)
-        return Measured(0, [], info, turns, files, info.conversions)
     headers = [images.header(image) for image in sample.images]
     tokens, labels = chat.encode(sample.turns, [0] * len(headers), tokenizer)
     _check_answer(labels, sample.key)
-    conversions = [name for header in headers for name in header.conversions]
-    return Measured(len(tokens), [(header.height, header.width) for header in headers], None, "", files, conversions)
+    clips = [video.probe(clip) for clip in sample.clips]
+    turns = json.dumps([(turn.role, turn.text, turn.is_input) for turn in sample.turns]) if clips else ""
+    conversions = [name for header in headers for name in header.conversions] + [name for clip in clips for name in clip.conversions]
+    return Measured(len(tokens), [(header.height, header.width) for header in headers], clips, turns, files, conversions)
 
 
 def _check_answer(labels: np.ndarray, key: str) -> None:
@@ -71,8 +70,7 @@ def _check_answer(labels: np.ndarray, key: str) -> None:
 
 def file_states(sample: Sample) -> list[tuple[int, int]]:
     """(bytes, nanoseconds of the last change) of each media file; (-1, -1) where there is none. Media inside the source have no state."""
-    media = (*sample.images, sample.video) if sample.video is not None else sample.images
-    return [_file_state(item) for item in media if item.path is not None]
+    return [_file_state(media) for media in sample.files if media.path is not None]
 
 
 def _file_state(media: Media) -> tuple[int, int]:
@@ -178,18 +176,19 @@ class Measures:
 
     @property
     def videos(self) -> Numbers:
-        """[v] the samples with a video."""
-        return np.flatnonzero(self.columns["infos"].counts)
+        """[v] the samples with clips."""
+        return np.flatnonzero(self.columns["clips"].counts)
 
-    def clips(self) -> Iterator[tuple[list[Turn], video.VideoInfo]]:
-        """The conversation and the clip of each sample of `videos`."""
-        videos = self.videos
-        for turns, info in zip(self.columns["turns"].of(videos), self.columns["infos"].of(videos), strict=True):
-            duration, rate, frames, height, width = info[0].tolist()
-            yield (
-                [Turn(*fields) for fields in json.loads(turns.tobytes())],
-                video.VideoInfo(duration, rate, int(frames), int(height), int(width)),
-            )
+    def clips(self) -> Iterator[tuple[list[Turn], list[tuple[int, int]], list[video.VideoInfo]]]:
+        """The conversation, the sizes of the images and the clips of each sample of `videos`."""
+        columns = [self.columns[name].of(self.videos) for name in ("turns", "sizes", "clips", "times")]
+        for turns, sizes, clips, times in zip(*columns, strict=True):
+            shown_at = iter(times.tolist())
+            infos = [
+                video.VideoInfo(duration, rate, int(frames), int(height), int(width), times=tuple(itertools.islice(shown_at, int(given))))
+                for duration, rate, frames, height, width, given in clips.tolist()
+            ]
+            yield [Turn(*fields) for fields in json.loads(turns.tobytes())], [(height, width) for height, width in sizes.tolist()], infos
 
     def with_files(self) -> tuple[Numbers, Iterator[list[tuple[int, int]]]]:
         """The samples [f] with media files of their own, and for each the states of these files when they were measured."""
@@ -204,11 +203,12 @@ class Measures:
 
 
 def _values(sample: Measured) -> dict[str, npt.NDArray[Any]]:
-    info = sample.info
+    clips = sample.clips
     lists = {
         "text": [sample.text],
         "sizes": sample.sizes,
-        "infos": [] if info is None else [(info.duration, info.rate, info.frames, info.height, info.width)],
+        "clips": [(clip.duration, clip.rate, clip.frames, clip.height, clip.width, len(clip.times)) for clip in clips],
+        "times": [time for clip in clips for time in clip.times],
         "turns": np.frombuffer(sample.turns.encode(), np.uint8),
         "files": sample.files,
         "conversions": [faithful.CONVERSIONS.index(name) for name in sample.conversions],

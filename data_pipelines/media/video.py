@@ -1,9 +1,10 @@
-"""Clips to frames. Frames are found by time, so variable frame rates are right."""
+"""Clips to frames. Frames of a file are found by time, so variable frame rates are right."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -13,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.media import faithful
-from data_pipelines.media.images import is_faithful, open_media
+from data_pipelines.media.images import decode, header, is_faithful, open_media, read_bytes
 from data_pipelines.media.sizes import check_size
-from data_pipelines.schema import Media, PhaseSettings, SampleError
+from data_pipelines.schema import Clip, Media, PhaseSettings, SampleError
 
 SEEK_SECONDS = 8.0  # a longer way to the next frame is jumped over rather than decoded
 _STILL = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
@@ -36,6 +37,7 @@ class VideoInfo:
       frames: number of frames.
       height, width: pixels, as the media's picture policy shows them: with square pixels and turned under "faithful".
       conversions: those of faithful.CONVERSIONS that the frames need, under either policy.
+      times: seconds at which each frame is shown, where they were given beside the frames; else empty: the rate is constant.
     """
 
     duration: float
@@ -44,13 +46,20 @@ class VideoInfo:
     height: int
     width: int
     conversions: tuple[str, ...] = ()
+    times: tuple[float, ...] = ()
 
 
-def probe(media: Media) -> VideoInfo:
+def probe(clip: Clip) -> VideoInfo:
     """Reads a clip's header; packets are counted, without decoding, where the header does not know the number of frames.
 
-    Raises SampleError: "missing_file", "unreadable_file", "empty_file", "broken_video", "bomb", "aspect_ratio".
+    Of a clip given as frames the first one's header is read. It ends as long after its last frame as the frames stand apart in the mean.
+
+    Raises SampleError: "missing_file", "unreadable_file", "empty_file", "broken_video", "bomb", "aspect_ratio"; of frames those of
+    images.header.
     """
+    if clip.times:
+        return _probe_frames(clip)
+    (media,) = clip.files
     with _opened(media) as (container, stream):
         frames, duration = stream.frames, (stream.duration or 0) * stream.time_base
         if not frames or not duration:
@@ -64,6 +73,17 @@ def probe(media: Media) -> VideoInfo:
         raise SampleError("broken_video", f"{media.name}: the clip has {frames} frames in {float(duration)} s; is it a video?")
     check_size(height, width, media.name)
     return VideoInfo(float(duration), float(frames / duration), frames, height, width, conversions)
+
+
+def _probe_frames(clip: Clip) -> VideoInfo:
+    count, times = len(clip.files), clip.times
+    if count != len(times):
+        raise SampleError("broken_video", f"{clip.name}: {count} frames with {len(times)} times; give each frame one")
+    duration = (times[-1] - times[0]) * count / (count - 1) if count > 1 else 0.0
+    if duration <= 0 or times[0] < 0 or any(later <= earlier for earlier, later in itertools.pairwise(times)):
+        raise SampleError("broken_video", f"{clip.name}: the times of a clip's frames must ascend from 0 or later, over two frames or more")
+    height, width, conversions = header(clip.files[0])
+    return VideoInfo(times[0] + duration, count / duration, count, height, width, conversions, times)
 
 
 def choose_frames(info: VideoInfo, phase: PhaseSettings, seed: int | Sequence[int]) -> npt.NDArray[np.int64]:
@@ -84,23 +104,36 @@ def choose_frames(info: VideoInfo, phase: PhaseSettings, seed: int | Sequence[in
 
 
 def timestamps(info: VideoInfo, indices: Indices) -> list[float]:
-    """Seconds from the clip's start at which frames of a constant rate are shown."""
+    """Seconds from the clip's start at which frames are shown."""
+    if info.times:
+        return [info.times[index] for index in np.asarray(indices).tolist()]
     return [index / info.rate for index in np.asarray(indices).tolist()]
 
 
-def read_frames(media: Media, info: VideoInfo, indices: Indices) -> Iterator[npt.NDArray[np.uint8]]:
+def read_frames(clip: Clip, info: VideoInfo, indices: Indices) -> Iterator[npt.NDArray[np.uint8]]:
     """The frames shown at the times of `indices`, which ascend: one [H, W, 3] RGB array after the other, to spare memory.
 
-    Raises SampleError "broken_video" when the clip ends early, is damaged or changes its size; and as `open_media`.
+    Raises SampleError "broken_video" when the clip ends early, is damaged or changes its size; and as `open_media` and images.decode.
     """
+    for picture in _read_pictures(clip, indices) if clip.times else _read_file(clip.files[0], info, indices):
+        height, width, _ = picture.shape
+        if (height, width) != (info.height, info.width):
+            raise SampleError(
+                "broken_video", f"{clip.name}: a frame has {width} x {height} pixels, where {info.width} x {info.height} were expected"
+            )
+        yield picture
+
+
+def _read_pictures(clip: Clip, indices: Indices) -> Iterator[npt.NDArray[np.uint8]]:
+    for index in np.asarray(indices).tolist():
+        media = clip.files[index]
+        yield decode(read_bytes(media), media.name, media.pictures)
+
+
+def _read_file(media: Media, info: VideoInfo, indices: Indices) -> Iterator[npt.NDArray[np.uint8]]:
     with _opened(media) as (container, stream):
         shape = _Shape.of(stream, media.pictures)
         for frame in _shown_at(container, stream, info, timestamps(info, indices), media.name):
-            height, width = shape.size(frame.height, frame.width)
-            if (height, width) != (info.height, info.width):
-                raise SampleError(
-                    "broken_video", f"{media.name}: a frame has {width} x {height} pixels, its header says {info.width} x {info.height}"
-                )
             yield shape.picture(frame)
 
 

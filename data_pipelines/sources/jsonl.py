@@ -1,4 +1,4 @@
-"""LLaVA-style JSON and JSONL files with their media in a folder."""
+"""JSON and JSONL files with their media in a folder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.schema import DataError, Media, Sample, SampleError, SourceSettings
-from data_pipelines.sources import records
+from data_pipelines.schema import DataError, Sample, SampleError, SourceSettings
 from data_pipelines.sources.containers import one_object_message, refuse_other_containers, rows_of_one_object
-from data_pipelines.sources.keys import Keys
-from data_pipelines.sources.paths import MediaRoot, local_path
+from data_pipelines.sources.dialects.row import VERSION
+from data_pipelines.sources.paths import local_path
+from data_pipelines.sources.samples import SampleReader
 
 _SCAN_BYTES = 1 << 24
 
@@ -34,8 +34,7 @@ class JsonlSource:
         self.name = settings.name
         self._settings = settings
         self._path = local_path(settings.path, f"source {self.name!r}: path")
-        self._root = MediaRoot(settings)
-        self._keys = Keys(self.name, settings.ignore)
+        self._reader = SampleReader(settings)
         try:
             # Unbuffered and read by offset: threads share it without a lock.
             self._file = self._path.open("rb", buffering=0)
@@ -58,18 +57,14 @@ class JsonlSource:
     @property
     def ignored(self) -> Counter[str]:
         """Keys of rows that are not read, with the number of times each was passed over so far."""
-        return self._keys.ignored
+        return self._reader.ignored
 
     def __len__(self) -> int:
         return len(self._lines) if self._records is None else len(self._records)
 
     def __getitem__(self, index: int) -> Sample:
         """Raises SampleError for a record that cannot be used."""
-        key = self.key(index)
-        record = records.parse_record(self._record(index), key, self._keys)
-        media = tuple(self._media(file, key) for file in record.media)
-        images, video = ((), media[0]) if record.is_video else (media, None)
-        return Sample(key, record.turns, images, video, record.family)
+        return self._reader.read(self._record(index), self.key(index))
 
     def key(self, index: int) -> str:
         """Names a sample: "captions.jsonl:17" is line 17, "captions.json[17]" the element after 17 others."""
@@ -80,7 +75,7 @@ class JsonlSource:
     def fingerprint(self) -> str:
         """Changes when the file (by size and time of change) or the settings change; not when a media file does."""
         status = os.fstat(self._file.fileno())
-        identity = ("jsonl", records.VERSION, self._path.name, status.st_size, status.st_mtime_ns, self._settings)
+        identity = ("jsonl", VERSION, self._path.name, status.st_size, status.st_mtime_ns, self._settings)
         return hashlib.sha256(repr(identity).encode()).hexdigest()
 
     def _record(self, index: int) -> Any:
@@ -111,11 +106,6 @@ class JsonlSource:
             raise DataError(
                 f"source {self.name!r}: {self._path} is not valid JSON ({error}); mend it, or write one object a line"
             ) from error
-
-    def _media(self, file: records.MediaFile, key: str) -> Media:
-        if file.data is not None:
-            return Media(file.name, data=file.data, pictures=self._settings.pictures)
-        return Media(file.name, path=self._root.find(file.name, key), pictures=self._settings.pictures)
 
     def _refuse_one_object(self) -> None:
         try:

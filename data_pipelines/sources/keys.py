@@ -10,7 +10,6 @@ import base64
 import difflib
 import functools
 import logging
-import math
 import re
 import threading
 from collections import Counter
@@ -18,9 +17,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.schema import SampleError
+from data_pipelines.sources.dialects.values import is_empty
 
-ROW_KEYS = ("conversations", "messages", "system", "image", "images", "video", "family", "id")
-TURN_KEYS = ("from", "value", "role", "content", "is_input", "loss", "weight")
+# Keys that a slip of the pen may miss: a key like one of them is refused.
+_LIKELY = ("conversations", "messages", "system", "image", "images", "video", "videos")
 
 _IMAGES = {"image", "img", "picture", "pic", "photo", "screenshot", "thumbnail", "visual"}
 _VIDEOS = {"video", "vid", "clip", "movie"}
@@ -29,6 +29,7 @@ _TURNS = {"conversation", "message", "dialog", "dialogue", "chat", "turn", "hist
 _TURNS |= {"chosen", "rejected"}
 _SYSTEM = {"system", "role"}
 _TOOLS = {"tool", "function"}
+_CHOICES = {"choice", "choices", "option", "options"}
 _LOSS = {"loss", "weight", "mask", "masked", "train", "trainable", "supervised"}
 _CUT = {"fps", "nframe", "frame", "pixel", "start", "end", "begin"}  # how much of a clip is shown, and at which size
 _IN_TURNS = {"text", "thinking", "reasoning", "thought", "refusal"}
@@ -42,7 +43,7 @@ _DESCRIBING = frozenset(_ABOUT.split())
 _STILLS = "png jpg jpeg jpe jfif bmp tif tiff ppm avif heic heif jxl svg"
 _OTHERS = "webp gif mp4 m4v mov mkv webm avi mpg mpeg flv wmv 3gp wav mp3 flac ogg opus npy npz"
 _MEDIA_NAME = re.compile(rf"[^\n]{{1,1000}}\.({'|'.join((_STILLS + ' ' + _OTHERS).split())})([?#]\S*)?", re.IGNORECASE)
-_STILL_NAME = re.compile(rf".*\.({'|'.join(_STILLS.split())})", re.IGNORECASE | re.DOTALL)
+_WEB_ADDRESS = re.compile(r"https?://\S+$")
 _DATA_URL = re.compile(r"data:[\w.+/-]*[;,]")
 _FILE_STARTS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\x1aE\xdf\xa3")
 
@@ -67,14 +68,26 @@ class Keys:
         self._lock = threading.Lock()
 
     def read(self, fields: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
-        """The fields of a row (known: ROW_KEYS) or turn (TURN_KEYS) that are read and say something."""
+        """The fields of a row or turn that are read and say something."""
         return {key: fields[key] for key in known if key in fields and key not in self._ignore and not is_empty(fields[key])}
 
     def check_others(self, fields: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
-        """Counts the fields that are not read. Raises SampleError "unknown_key" for one that can change what is trained."""
+        """Counts the fields that are not read. Raises SampleError "unknown_key" for one that can change what is trained.
+
+        Args:
+          known: the keys that are read: of a turn where "role" is among them, of a part of a turn where "type" is, else of a row.
+        """
         others = [key for key in fields if key not in known and key not in self._ignore and not is_empty(fields[key])]
+        has_media = not is_empty([fields.get(key) for key in known if key in _MEDIA])
         for key in others:
-            if can_change_training(key, fields[key], known is TURN_KEYS):
+            if has_media and _WEB_ADDRESS.match(str(fields[key])):
+                continue  # where the media that the row has came from
+            if "question" in known and _words(key) <= _CHOICES:
+                raise SampleError(
+                    "unknown_key",
+                    f"{where}: the key {key!r} belongs to the question: write {{{key}}} in `prompts` of source {self._source!r}",
+                )
+            if can_change_training(key, fields[key], bool({"role", "type"} & set(known))):
                 raise SampleError("unknown_key", f"{where}: {self._refusal(key, known)}")
         if others:
             self.pass_over(others, where)
@@ -94,20 +107,6 @@ class Keys:
         )
 
 
-def is_empty(value: object) -> bool:
-    """Whether a value says nothing: exports write every column in every row."""
-    if isinstance(value, float):
-        return math.isnan(value)
-    if isinstance(value, dict):
-        return all(map(is_empty, value.values()))
-    return value is None or (isinstance(value, str | list | tuple) and not value)
-
-
-def is_still(name: str) -> bool:
-    """Whether a file's name ends as that of a picture that is not animated."""
-    return _STILL_NAME.fullmatch(name) is not None
-
-
 def can_change_training(key: str, value: object, in_turn: bool) -> bool:
     """Whether a key that is not read could change what is trained, by its name or by what its value looks like."""
     return _name_can(key, in_turn) or _looks_like_media(value) or _looks_like_turns(value)
@@ -118,7 +117,7 @@ def _name_can(key: str, in_turn: bool) -> bool:
     words = _words(key)
     if words & _LOSS:
         return True
-    if not in_turn and difflib.get_close_matches(key.lower(), ROW_KEYS[:6], 1, 0.8):
+    if not in_turn and difflib.get_close_matches(key.lower(), _LIKELY, 1, 0.8):
         return not words & _DESCRIBING
     return bool(words & (_NAMES | _IN_TURNS if in_turn else _NAMES)) and not words & _DESCRIBING
 
@@ -131,7 +130,7 @@ def _words(key: str) -> frozenset[str]:
 
 def _did_you_mean(key: str, known: tuple[str, ...]) -> str:
     words = _words(key)
-    if known is TURN_KEYS:
+    if "role" in known:
         return "; did you mean 'is_input'?" if words & _LOSS else ""
     hints = ((_SYSTEM, "system"), (_VIDEOS, "video"), (_IMAGES, "image"), (_TURNS, "conversations"))
     likely = next((hint for names, hint in hints if words & names), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import pathlib
 from collections import Counter
@@ -10,24 +11,28 @@ from typing import Any
 
 import tensorflow_datasets
 
-from data_pipelines.schema import DataError, Media, Sample, SampleError, SourceSettings
-from data_pipelines.sources import records
-from data_pipelines.sources.keys import ROW_KEYS, Keys, can_change_training
+from data_pipelines.schema import DOCUMENT, ROLES, Clip, DataError, Media, Sample, SampleError, SourceSettings, Turn
+from data_pipelines.sources.dialects.row import KEYS, VERSION
+from data_pipelines.sources.keys import Keys, can_change_training
 from data_pipelines.sources.paths import local_path
 
 SPLIT = "train"
 
 
 def features() -> tensorflow_datasets.features.FeaturesDict:
-    """What a record holds. `conversations` is the JSON text of the turns; `media` the encoded files, one for each name."""
+    """What a record holds.
+
+    `turns` is the JSON text of [role, text, is_input] for each turn; `media` the encoded files, one for each name: those of the images, then
+    of the clips; `clips` the JSON text of [number of files, times] for each clip.
+    """
     text = tensorflow_datasets.features.Text
     sequence = tensorflow_datasets.features.Sequence
     return tensorflow_datasets.features.FeaturesDict(
         {
             "key": text(),
             "family": text(),
-            "conversations": text(),
-            "media_kind": text(),  # "image" or "video"
+            "turns": text(),
+            "clips": text(),
             "media_names": sequence(text()),
             "media": sequence(text()),
         }
@@ -64,7 +69,7 @@ class TfdsSource:
     def _check_others(self, others: set[str]) -> None:
         """Raises DataError for a feature that is not read and can change what is trained; counts the others."""
         for name in sorted(others):
-            if name in ROW_KEYS or can_change_training(name, None, False):
+            if name in KEYS or can_change_training(name, None, False):
                 raise DataError(
                     f"source {self.name!r}: {self._folder} has the feature {name!r}, which can change what is trained and is not read: "
                     "leave it out of the dataset, or list it in the source's `ignore` to train without it"
@@ -84,22 +89,27 @@ class TfdsSource:
         """Raises SampleError for a record that cannot be used."""
         record = self._record(index)
         key = _text(record["key"])
+        where = f"{key} (record {index} of {self._folder})"
         try:
-            conversations = json.loads(_text(record["conversations"]))
-        except (ValueError, RecursionError) as error:
-            raise SampleError("broken_json", f"{key} (record {index} of {self._folder}): broken conversations ({error})") from error
+            turns = tuple(Turn(str(role), str(text), bool(is_input)) for role, text, is_input in json.loads(_text(record["turns"])))
+            clips = [(int(files), tuple(map(float, times))) for files, times in json.loads(_text(record["clips"]))]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise SampleError("broken_json", f"{where}: broken turns or clips ({error})") from error
+        unknown = {turn.role for turn in turns} - {*ROLES, DOCUMENT}
+        if not turns or unknown:
+            raise SampleError("bad_record", f"{where}: {'unknown roles ' + ', '.join(unknown) if unknown else 'no turns'}")
         names, data = record["media_names"], record["media"]
-        if len(names) != len(data):
-            raise SampleError("bad_record", f"{key} (record {index} of {self._folder}): {len(names)} names for {len(data)} media")
-        kind = _text(record["media_kind"])
-        if kind not in ("image", "video") or (kind == "video" and len(data) != 1):
-            raise SampleError("bad_record", f"{key} (record {index} of {self._folder}): {len(data)} media of the kind {kind!r}")
-        is_video = kind == "video"
-        turns = records.place_marks(records.parse_turns(conversations, key, self._keys), len(data), is_video, key)
+        pictures = len(data) - sum(files for files, _ in clips)
+        if len(names) != len(data) or pictures < 0 or any(files < 1 for files, _ in clips):
+            raise SampleError(
+                "bad_record", f"{where}: {len(names)} names for {len(data)} media, of which clips have {len(data) - pictures}"
+            )
         media = tuple(
             Media(_text(name), data=bytes(item), pictures=self._settings.pictures) for name, item in zip(names, data, strict=True)
         )
-        return Sample(key, turns, () if is_video else media, media[0] if is_video else None, _text(record["family"]))
+        rest = iter(media[pictures:])
+        made = tuple(Clip(tuple(itertools.islice(rest, files)), times) for files, times in clips)
+        return Sample(key, turns, media[:pictures], made, _text(record["family"]))
 
     def key(self, index: int) -> str:
         """The key that a sample was converted with; "NAME[index]" where its record cannot be read."""
@@ -121,19 +131,17 @@ class TfdsSource:
         """Changes when a file of the dataset (by size and time of change) or the settings change."""
         files = [self._folder / "dataset_info.json", self._folder / "features.json", *self._shards]
         states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return hashlib.sha256(repr(("tfds", records.VERSION, states, self._settings)).encode()).hexdigest()
+        return hashlib.sha256(repr(("tfds", VERSION, states, self._settings)).encode()).hexdigest()
 
 
 def encode(sample: Sample, media: list[bytes]) -> dict[str, Any]:
-    """The record of a sample, given the bytes of its images or its video."""
-    turns = [{"from": turn.role, "value": turn.text} | ({"is_input": True} if turn.is_input else {}) for turn in sample.turns]
-    files = (sample.video,) if sample.video else sample.images
+    """The record of a sample, given the bytes of its files."""
     return {
         "key": sample.key,
         "family": sample.family,
-        "conversations": json.dumps(turns, ensure_ascii=False),
-        "media_kind": "video" if sample.video else "image",
-        "media_names": [file.name for file in files],
+        "turns": json.dumps([(turn.role, turn.text, turn.is_input) for turn in sample.turns], ensure_ascii=False),
+        "clips": json.dumps([(len(clip.files), clip.times) for clip in sample.clips]),
+        "media_names": [file.name for file in sample.files],
         "media": media,
     }
 

@@ -1,6 +1,8 @@
 """Conversations to token ids and labels, in the reference's format.
 
 Every turn is `<|im_start|>ROLE\\nTEXT<|im_end|>\\n`; an `<image>` mark in TEXT becomes `<img>`, n times `<IMG_CONTEXT>`, `</img>`.
+A text that is no conversation (role DOCUMENT) is `TEXT<|endoftext|>`, as Qwen3 separates its texts; `<|im_end|>` where a tokenizer has no
+such token.
 """
 
 from __future__ import annotations
@@ -11,12 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.media import video
-from data_pipelines.schema import NO_LABEL, ROLES, SampleError, Turn
+from data_pipelines.schema import DOCUMENT, NO_LABEL, ROLES, SampleError, Turn
 from data_pipelines.text import video as video_text
+from data_pipelines.text.marks import IMAGE_MARK, VIDEO_MARK, words
 from data_pipelines.text.tokenizers import Tokenizer
-
-IMAGE_MARK = "<image>"
-VIDEO_MARK = "<video>"
 
 
 def encode(
@@ -30,8 +30,8 @@ def encode(
       tokenizer: gives ids to the text between marks.
 
     Returns:
-      tokens [L], labels [L] (not shifted): the token where an assistant writes it (its `<|im_end|>` and newline included), else
-      NO_LABEL. Turns with `is_input` and image tokens carry none.
+      tokens [L], labels [L] (not shifted): the token where an assistant writes it (its `<|im_end|>` and newline included) or a document
+      has it, else NO_LABEL. Turns with `is_input` and image tokens carry none.
 
     Raises:
       SampleError: "image_marks" when marks and images differ in number, "unknown_role", "empty" when there is no turn.
@@ -42,16 +42,18 @@ def encode(
     labels: list[int] = []
     image_tokens = {tokenizer.special[name] for name in ("<img>", "<IMG_CONTEXT>", "</img>")}
     for turn in turns:
-        answers = turn.role == "assistant" and not turn.is_input
+        learned = turn.role in ("assistant", DOCUMENT) and not turn.is_input
         # Only an assistant turn is encoded in two parts: elsewhere a token may span the newline after the role.
-        if turn.role == "assistant":
-            opening, written = _opening(tokenizer), _text(turn.text, remaining, tokenizer)
+        if turn.role == DOCUMENT:
+            opening, written = [], [*_text(turn.text, remaining, tokenizer), end_of_text(tokenizer)]
+        elif turn.role == "assistant":
+            opening, written = _opening(tokenizer), [*_text(turn.text, remaining, tokenizer), *_ending(tokenizer)]
         else:
-            opening, written = [tokenizer.special["<|im_start|>"]], _text(f"{turn.role}\n{turn.text}", remaining, tokenizer)
-        written = [*written, tokenizer.special["<|im_end|>"], *tokenizer.encode("\n")]
+            opening = [tokenizer.special["<|im_start|>"]]
+            written = [*_text(f"{turn.role}\n{turn.text}", remaining, tokenizer), *_ending(tokenizer)]
         tokens += opening + written
         labels += [NO_LABEL] * len(opening)
-        labels += [token if answers and token not in image_tokens else NO_LABEL for token in written]
+        labels += [token if learned and token not in image_tokens else NO_LABEL for token in written]
     return np.asarray(tokens, np.int32), np.asarray(labels, np.int32)
 
 
@@ -66,28 +68,40 @@ def encode_prompt(turns: Sequence[Turn], tokens_per_image: Sequence[int], tokeni
     return np.concatenate([tokens, np.asarray(_opening(tokenizer), np.int32)])
 
 
-def expand_video(turns: Sequence[Turn], info: video.VideoInfo, indices: video.Indices) -> tuple[Turn, ...]:
-    """The turns with the one `<video>` mark, and a newline that follows it, replaced by the clip's frames as `<image>` marks.
+def expand_clips(turns: Sequence[Turn], clips: Sequence[tuple[video.VideoInfo, video.Indices]]) -> tuple[Turn, ...]:
+    """The turns with each `<video>` mark, and a newline that follows it, replaced by its clip's frames as `<image>` marks.
 
-    Raises SampleError "video_marks" unless there is exactly one mark.
+    Args:
+      clips: what is known of each clip, and the frames of it that are shown, in the order of the marks.
+
+    Raises SampleError "video_marks" unless there is one mark for each clip.
     """
     marks = sum(turn.text.count(VIDEO_MARK) for turn in turns)
-    if marks != 1:
-        raise SampleError("video_marks", f"the conversation has {marks} {VIDEO_MARK} marks for its one video; write exactly one")
-    frames = video_text.prefix(info, indices) + "".join(map(video_text.mark, video.timestamps(info, indices)))
-    return tuple(Turn(turn.role, _replace_mark(turn.text, frames), turn.is_input) for turn in turns)
+    if marks != len(clips):
+        raise SampleError("video_marks", f"the conversation has {marks} {VIDEO_MARK} marks for {len(clips)} clips; write one for each")
+    remaining = iter(clips)
+    return tuple(Turn(turn.role, _with_frames(turn.text, remaining), turn.is_input) for turn in turns)
 
 
-def _replace_mark(text: str, frames: str) -> str:
-    before, mark, after = text.partition(VIDEO_MARK)
-    return before + frames + after.removeprefix("\n") if mark else text
+def end_of_text(tokenizer: Tokenizer) -> int:
+    """The token that ends a document."""
+    return tokenizer.special.get("<|endoftext|>", tokenizer.special["<|im_end|>"])
+
+
+def _with_frames(text: str, clips: Iterator[tuple[video.VideoInfo, video.Indices]]) -> str:
+    first, *others = text.split(VIDEO_MARK)
+    for part in others:
+        info, indices = next(clips)
+        frames = video_text.prefix(info, indices) + "".join(map(video_text.mark, video.timestamps(info, indices)))
+        first += frames + part.removeprefix("\n")
+    return first
 
 
 def _check(turns: Sequence[Turn], tokens_per_image: Sequence[int]) -> None:
     if not turns:
         raise SampleError("empty", "the conversation has no turns")
     for number, turn in enumerate(turns):
-        if turn.role not in ROLES:
+        if turn.role not in (*ROLES, DOCUMENT):
             raise SampleError("unknown_role", f"turn {number} has the role {turn.role!r}; roles are {', '.join(ROLES)}")
     marks = sum(turn.text.count(IMAGE_MARK) for turn in turns)
     if marks != len(tokens_per_image):
@@ -100,10 +114,14 @@ def _opening(tokenizer: Tokenizer) -> list[int]:
     return [tokenizer.special["<|im_start|>"], *tokenizer.encode("assistant\n")]
 
 
+def _ending(tokenizer: Tokenizer) -> list[int]:
+    return [tokenizer.special["<|im_end|>"], *tokenizer.encode("\n")]
+
+
 def _text(text: str, tokens_per_image: Iterator[int], tokenizer: Tokenizer) -> list[int]:
     first, *others = text.split(IMAGE_MARK)
-    tokens = tokenizer.encode(first)
+    tokens = tokenizer.encode(words(first))
     for part in others:
         pads = [tokenizer.special["<IMG_CONTEXT>"]] * next(tokens_per_image)
-        tokens += [tokenizer.special["<img>"], *pads, tokenizer.special["</img>"], *tokenizer.encode(part)]
+        tokens += [tokenizer.special["<img>"], *pads, tokenizer.special["</img>"], *tokenizer.encode(words(part))]
     return tokens

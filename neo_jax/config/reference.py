@@ -76,8 +76,13 @@ def _lines(hint: Any, path: str) -> Iterator[str]:
             yield from _lines(kind, key)
         else:
             name = f"{key}.SOURCE" if typing.get_origin(kind) is Mapping else key
-            default = "required" if field.name in required_fields(hint) else f"`{field.default!r}`"
+            default = "required" if field.name in required_fields(hint) else f"`{field_default(field)!r}`"
             yield f"| `{name}` | {_type(kind)} | {default} | {_cell(descriptions[field.name])} | {_may_change(key)} |"
+
+
+def field_default(field: dataclasses.Field[Any]) -> Any:
+    """The default of a field that has one."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _is_section(kind: Any) -> bool:

@@ -169,7 +169,7 @@ def _stages(base: Base, survey: Survey, train: npt.NDArray[np.bool_]) -> list[St
     all_sources = sorted(set(survey.source[train].tolist()))
     with_media = sorted(set(survey.source[train & survey.has_media].tolist()))
     text_only = [place for place in all_sources if place not in with_media]
-    clips = [row.clip for row in survey.rows if row.clip is not None]
+    clips = [clip for row in survey.rows for clip in row.clips]
     sizes = [*survey.sizes.prod(axis=1).tolist(), *(clip.height * clip.width for clip in clips)]
 
     def stage(name: str, sources: Sequence[int], share: int, percentile: float, reason: str) -> Stage:
@@ -285,7 +285,7 @@ def _report(
     if len(survey.sizes):
         lines.append(f"pictures: {len(survey.sizes):,} in {int((survey.pictures > 0).sum()):,} rows; width {_spread(survey.sizes[:, 1])}, "
                      f"height {_spread(survey.sizes[:, 0])} pixels")  # fmt: skip
-    clips = [row.clip for row in survey.rows if row.clip is not None]
+    clips = [clip for row in survey.rows for clip in row.clips]
     if clips:
         lines.append(f"clips: {len(clips):,}; {_spread(np.array([round(clip.duration) for clip in clips]))} seconds")
     lines.append(f"tokenizer: {tokenizer}, {survey.tokenizer.vocabulary:,} ids")

@@ -15,6 +15,7 @@ from data_pipelines.index.lengths import sample_seed
 from data_pipelines.loading.prompts import prompt_inputs
 from data_pipelines.schema import DataError, Document, PhaseSettings, Sample, SampleError
 from data_pipelines.sources import Source
+from data_pipelines.text.marks import words
 from data_pipelines.text.tokenizers import Tokenizer
 from neo_jax import config
 from neo_jax.inference.generate import greedy
@@ -68,14 +69,14 @@ def read_questions(
             try:
                 sample = source[number]
                 family = sample.family or source.name
-                if counts[family] >= most or (phase.visual_tokens == 0 and (sample.images or sample.video)):
+                if counts[family] >= most or (phase.visual_tokens == 0 and sample.files):
                     continue
                 document = prompt_document(sample, phase, tokenizer, sample_seed(seed, source.name, number))
             except SampleError as error:
                 left_out(source.name, source.key(number), error.reason, str(error))
                 continue
             counts[family] += 1
-            questions.append(Question(family, sample, document, sample.turns[-1].text))
+            questions.append(Question(family, sample, document, words(sample.turns[-1].text)))
     return questions
 
 

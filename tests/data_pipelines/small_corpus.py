@@ -96,7 +96,8 @@ def write_broken_corpus(root):
     write_image(media / "good.png", 64, 64)
     write_image(media / "long.png", 2, 500)
     (media / "empty.png").touch()
-    (media / "text.png").write_text("plainly not a picture")
+    for name in ("text.png", "text.mp4"):
+        (media / name).write_text("plainly neither a picture nor a clip")
     (media / "header.jpg").write_bytes(b"\xff\xd8\xff\xe0\x00\x10JF")
     Image.new("1", (9_500, 9_500)).save(media / "bomb.png", compress_level=1)
     (media / "folder.png").mkdir()
@@ -106,7 +107,7 @@ def write_broken_corpus(root):
         "{broken",
         {"conversations": [{"from": "robot", "value": "x"}]},
         {"conversations": turns("<image>?")},
-        {"video": "text.png", "conversations": turns("<video>?")},
+        {"video": "text.mp4", "conversations": turns("<video>?")},
         {"conversations": turns("fine")},
     ]
     return write_jsonl(root / "mixed.jsonl", rows)

@@ -194,7 +194,7 @@ def test_a_dataset_folder_is_checked_too(root, tmp_path, capsys):
     folder, _ = convert.convert(settings, tmp_path, 1 << 30, FailurePolicy())
     from_file = run(capsys, root / "mixed.jsonl", f"--media-root={root / 'media'}", TOKENIZER, "--json")[1]
     from_folder = run(capsys, folder, TOKENIZER, "--json", "--format=tfds")[1]
-    stills = [number for number in range(12) if open_source(settings)[number].video is None]  # frames are drawn by the source's name
+    stills = [number for number in range(12) if open_source(settings)[number].clips == ()]  # frames are drawn by the source's name
     assert [objects(from_folder)[number] for number in stills] == [objects(from_file)[number] for number in stills]
 
 

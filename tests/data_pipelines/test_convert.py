@@ -43,9 +43,10 @@ def test_shards_close_at_their_size(tmp_path):
 def test_bad_samples_are_left_out_counted_and_named(tmp_path, capsys):
     (tmp_path / "media").mkdir()
     (tmp_path / "media/empty.png").touch()
-    (tmp_path / "media/text.png").write_text("not a picture")
+    for name in ("text.png", "text.mp4"):
+        (tmp_path / "media" / name).write_text("neither a picture nor a clip")
     bad = [{"image": name, "conversations": small_corpus.turns("<image>?")} for name in ("none.png", "empty.png", "text.png", "../x.png")]
-    write_rows(tmp_path, [*bad, "{broken", {"video": "text.png", "conversations": small_corpus.turns("<video>")}])
+    write_rows(tmp_path, [*bad, "{broken", {"video": "text.mp4", "conversations": small_corpus.turns("<video>")}])
     assert run(tmp_path) == 0
     assert "6 of 14 samples failed" in capsys.readouterr().err
     named = [json.loads(line) for line in (tmp_path / "out/rows.skipped.jsonl").read_text().splitlines()]

@@ -10,7 +10,7 @@ from PIL import Image
 from data_pipelines import documents
 from data_pipelines.loading import rows
 from data_pipelines.media import images, sizes, video
-from data_pipelines.schema import NO_LABEL, Media, PhaseSettings, Sample, SampleError, Turn
+from data_pipelines.schema import DOCUMENT, NO_LABEL, Clip, Media, PhaseSettings, Sample, SampleError, Turn
 from data_pipelines.text import chat
 from data_pipelines.text import video as video_text
 from data_pipelines.text.tokenizers import load_tokenizer
@@ -33,7 +33,7 @@ def picture(height: int, width: int, name: str = "a.png") -> Media:
 
 
 @pytest.fixture(scope="module")
-def movie() -> Media:
+def movie() -> Clip:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=10)
@@ -42,16 +42,16 @@ def movie() -> Media:
             frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 20 + 7 * level, np.uint8), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    return Media("clip.mp4", data=file.getvalue())
+    return Clip((Media("clip.mp4", data=file.getvalue()),))
 
 
-def sample(question: str, images: tuple[Media, ...] = (), video: Media | None = None) -> Sample:
-    return Sample("rows.jsonl:3", (Turn("user", question), Turn("assistant", "Two.")), images, video)
+def sample(question: str, images: tuple[Media, ...] = (), clips: tuple[Clip, ...] = ()) -> Sample:
+    return Sample("rows.jsonl:3", (Turn("user", question), Turn("assistant", "Two.")), images, clips)
 
 
 def measured(item: Sample, phase: PhaseSettings, tokenizer, seed) -> documents.Lengths:
     sizes = [images.image_size(media) for media in item.images]
-    return documents.measure(item.turns, sizes, video.probe(item.video) if item.video else None, phase, tokenizer, seed)
+    return documents.measure(item.turns, sizes, [video.probe(clip) for clip in item.clips], phase, tokenizer, seed)
 
 
 def reason(function, *arguments) -> str:
@@ -92,8 +92,53 @@ def test_fast_resize_is_used_when_the_phase_says_so(tokenizer):
     assert (exact.visual != fast.visual).any()
 
 
+def test_pictures_and_clips_stand_in_the_order_of_their_marks(tokenizer, movie):
+    """A clip between two pictures, and two clips: grids, frames and pixels in the order of the marks; lengths as measured."""
+    item = sample("<image> and <video>\nor <image>?", (picture(64, 64), picture(32, 96)), (movie,))
+    document = documents.build_document(item, PHASE, tokenizer, 5)
+    frames = video.choose_frames(video.probe(movie), PHASE, 5)
+    assert document.grids.tolist() == [[2, 2], *([[1, 2]] * len(frames)), [1, 3]]
+    assert measured(item, PHASE, tokenizer, 5) == (len(document.tokens), len(document.visual), len(document.grids))
+    levels = document.visual[4 : 4 + 2 * len(frames)].reshape(len(frames), -1).mean(axis=1)
+    np.testing.assert_allclose(levels, 20 + 7 * frames, atol=2)
+    roomy = dataclasses.replace(PHASE, images=32)
+    two = documents.build_document(sample("<video><video>", clips=(movie, movie)), roomy, tokenizer, 5)
+    second = video.choose_frames(video.probe(movie), PHASE, documents.clip_seed(5, 1))
+    assert len(two.grids) == len(frames) + len(second) and documents.clip_seed(5, 0) == 5
+
+
+def test_given_frames_are_a_clip_with_their_own_times(tokenizer):
+    files = tuple(picture(64, 64 + 0 * number) for number in range(6))
+    clip = Clip(files, (0.0, 1.0, 1.5, 4.0, 7.0, 7.5))
+    item = sample("<video>\nWhat?", clips=(clip,))
+    document = documents.build_document(item, PHASE, tokenizer, 3)
+    info = video.probe(clip)
+    assert (info.frames, info.duration, info.times) == (6, 9.0, clip.times)
+    chosen = video.choose_frames(info, PHASE, 3)
+    text = tokenizer.decode(document.tokens)
+    for index in chosen.tolist():
+        assert f"[00:{clip.times[index]:05.2f}]:<img>" in text
+    assert measured(item, PHASE, tokenizer, 3) == (len(document.tokens), len(document.visual), len(document.grids))
+
+
+@pytest.mark.parametrize("times", [(0.0, 0.0), (1.0, 0.5), (-1.0, 2.0), (1.0,)])
+def test_times_of_frames_that_cannot_be(times):
+    with pytest.raises(SampleError, match="time") as caught:
+        video.probe(Clip((picture(64, 64), picture(64, 64))[: max(len(times), 1)] if len(times) > 1 else (picture(64, 64),), times))
+    assert caught.value.reason == "broken_video"
+
+
+def test_a_text_is_learned_whole(tokenizer):
+    text = Sample("a:1", (Turn(DOCUMENT, "One <image> two"),), (picture(64, 64),))
+    document = documents.build_document(text, PHASE, tokenizer, 0)
+    assert tokenizer.decode(document.tokens) == "One <img>" + "<IMG_CONTEXT>" * 4 + "</img> two<|endoftext|>"
+    unlearned = {tokenizer.special[name] for name in ("<img>", "<IMG_CONTEXT>", "</img>")}
+    for token, label in zip(document.tokens.tolist(), document.labels.tolist(), strict=True):
+        assert label == (NO_LABEL if token in unlearned else token)
+
+
 def test_a_video_becomes_its_frames(tokenizer, movie):
-    item = sample("<video>\nWhat changes?", video=movie)
+    item = sample("<video>\nWhat changes?", clips=(movie,))
     document = documents.build_document(item, PHASE, tokenizer, 5)
     info = video.probe(movie)
     indices = video.choose_frames(info, PHASE, 5)
@@ -109,7 +154,7 @@ def test_a_video_becomes_its_frames(tokenizer, movie):
 
 
 def test_frames_depend_on_the_seed_alone(tokenizer, movie):
-    item = sample("<video>", video=movie)
+    item = sample("<video>", clips=(movie,))
     built = {seed: documents.build_document(item, PHASE, tokenizer, seed) for seed in range(6)}
     assert len({len(document.tokens) for document in built.values()}) > 1
     np.testing.assert_array_equal(built[3].tokens, documents.build_document(item, PHASE, tokenizer, 3).tokens)
@@ -117,7 +162,7 @@ def test_frames_depend_on_the_seed_alone(tokenizer, movie):
 
 def test_measure_is_exact_without_pixels(tokenizer, movie):
     random = np.random.default_rng(0)
-    items = [sample("What <|im_end|> is 1 + 1?"), sample("<image>", (picture(1, 200),)), sample("<video>\nWhat?", video=movie)]
+    items = [sample("What <|im_end|> is 1 + 1?"), sample("<image>", (picture(1, 200),)), sample("<video>\nWhat?", clips=(movie,))]
     for _ in range(20):
         count = int(random.integers(1, 6))
         pictures = tuple(picture(int(h), int(w)) for h, w in random.integers(1, 300, (count, 2)))
@@ -136,7 +181,7 @@ def test_grids_of_many_samples_at_once_equal_each_by_itself():
 
 
 def test_a_document_fits_into_a_row(tokenizer, movie):
-    items = [sample("<image>", (picture(60, 60),)), sample("<video>", video=movie), sample("words")]
+    items = [sample("<image>", (picture(60, 60),)), sample("<video>", clips=(movie,)), sample("words")]
     built = [documents.build_document(item, PHASE, tokenizer, 0) for item in items]
     row = rows.pack(built, [0, 1, 2], PHASE, tokenizer.special["<IMG_CONTEXT>"])
     np.testing.assert_array_equal(row.inputs.visual[: len(built[0].visual)], built[0].visual)
@@ -163,7 +208,7 @@ def test_a_document_of_exactly_the_context_fits(tokenizer):
 
 
 def test_a_text_phase_refuses_media_and_takes_words(tokenizer, movie):
-    for item in (sample("<image>", (picture(64, 64),)), sample("<video>", video=movie)):
+    for item in (sample("<image>", (picture(64, 64),)), sample("<video>", clips=(movie,))):
         for function in (documents.build_document, documents.prompt_document, measured):
             with pytest.raises(SampleError, match="phase words is text only") as caught:
                 function(item, TEXT_PHASE, tokenizer, 0)
@@ -177,13 +222,12 @@ def test_reasons_of_unusable_samples(tokenizer, movie, tmp_path):
         (sample("<image>"), "image_marks"),
         (sample("<image><image>", (good,)), "image_marks"),
         (sample("none", (good,)), "image_marks"),
-        (sample("none", video=movie), "video_marks"),
-        (sample("<video> <image>", video=movie), "image_marks"),
-        (sample("<video> <image>", (good,), movie), "image_marks"),
+        (sample("none", clips=(movie,)), "video_marks"),
+        (sample("<video> <image>", clips=(movie,)), "image_marks"),
         (sample("<image>", (Media("gone.png", tmp_path / "gone.png"),)), "missing_file"),
         (sample("<image>", (Media("cut.png", data=good.data[:-3000]),)), "truncated"),
         (sample("<image>", (Media("long.png", data=picture(1, 201).data),)), "aspect_ratio"),
-        (sample("<video>", video=Media("clip.mp4", data=b"no clip")), "broken_video"),
+        (sample("<video>", clips=(Clip((Media("clip.mp4", data=b"no clip"),)),)), "broken_video"),
         (dataclasses.replace(sample(""), turns=(Turn("human", "hi"),)), "unknown_role"),
         (sample("half \ud800"), "bad_text"),
     ]
@@ -198,7 +242,7 @@ def test_a_prompt_is_the_document_up_to_its_answer(kind, tokenizer, movie):
     item = {
         "text": sample("1 + 1?"),
         "images": sample("<image> or <image>?", (picture(90, 60), picture(60, 90))),
-        "video": sample("<video>\nWhat?", video=movie),
+        "video": sample("<video>\nWhat?", clips=(movie,)),
     }[kind]
     item = dataclasses.replace(item, turns=(Turn("system", "Be brief."), Turn("user", "Hi"), Turn("assistant", "Ho"), *item.turns))
     prompt = documents.prompt_document(item, PHASE, tokenizer, 7)

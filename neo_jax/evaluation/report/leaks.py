@@ -84,7 +84,7 @@ def _media(source: Source, stride: int) -> Iterator[tuple[str, Media]]:
             sample = source[number]
         except (SampleError, OSError):
             continue
-        for media in (*sample.images, *((sample.video,) if sample.video else ())):
+        for media in sample.files:
             yield sample.key, media
 
 

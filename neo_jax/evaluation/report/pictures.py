@@ -12,6 +12,7 @@ from data_pipelines.index.lengths import sample_seed
 from data_pipelines.media import images, video
 from data_pipelines.schema import PhaseSettings, Sample, SampleError
 from data_pipelines.sources import Source
+from data_pipelines.text.marks import MARKS, words
 from neo_jax.evaluation.report.data import SampleCard
 from neo_jax.evaluation.report.figures import cut
 from neo_jax.runs.evaluations import AnswerRecord
@@ -73,8 +74,8 @@ def make_cards(
 
 def _card(answer: AnswerRecord, sample: Sample, phase: PhaseSettings, seed: int) -> SampleCard:
     question = next((turn.text for turn in reversed(sample.turns[:-1]) if turn.role == "user"), "")
-    for mark in ("<image>\n", "<video>\n", "<image>", "<video>"):
-        question = question.replace(mark, "")
+    for mark in MARKS:
+        question = question.replace(f"{mark}\n", "").replace(mark, "")
     pictures: list[bytes] = []
     notes = []
     try:
@@ -85,18 +86,22 @@ def _card(answer: AnswerRecord, sample: Sample, phase: PhaseSettings, seed: int)
                 notes.append(f"an image is left out: no thumbnail of it is below {PICTURE_BYTES:,} bytes")
         if (more := len(sample.images) - PICTURES) > 0:
             notes.append(f"{more} more images are not shown")
+        if (more := len(sample.clips) - 1) > 0:
+            notes.append(f"{more} more clips are not shown")
     except Exception as error:  # a decoder may trip over anything, and a picture is no reason to lose the report
         notes.append(f"not shown: {error or type(error).__name__}")
-    return SampleCard(answer.family, tuple(pictures), cut(question), cut(answer.answer), cut(answer.truth), cut("; ".join(notes), NOTE))
+    return SampleCard(
+        answer.family, tuple(pictures), cut(words(question)), cut(answer.answer), cut(answer.truth), cut("; ".join(notes), NOTE)
+    )
 
 
 def _pictures(sample: Sample, phase: PhaseSettings, seed: int) -> Iterator[np.ndarray]:
     """RGB arrays [H, W, 3] uint8 of the first images or frames. Raises SampleError for one that cannot be decoded."""
     for media in sample.images[:PICTURES]:
         yield images.decode(images.read_bytes(media), media.name, media.pictures)
-    if sample.video is not None:
-        info = video.probe(sample.video)
-        yield from video.read_frames(sample.video, info, video.choose_frames(info, phase, seed)[:PICTURES])
+    if sample.clips:
+        info = video.probe(sample.clips[0])
+        yield from video.read_frames(sample.clips[0], info, video.choose_frames(info, phase, seed)[:PICTURES])
 
 
 def small_file(array: np.ndarray) -> bytes | None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps, features
 
 from data_pipelines.media import faithful, images, video
-from data_pipelines.schema import Media
+from data_pipelines.schema import Clip, Media
 
 CASES = pathlib.Path(__file__).parents[1] / "cases"
 RAMP = np.broadcast_to(np.arange(256) * 257, (64, 256))
@@ -148,11 +148,11 @@ def test_an_unknown_policy_is_refused():
         images.decode(b"", "a.png", "pretty")
 
 
-def clip(data: bytes | pathlib.Path, pictures: str = "faithful") -> Media:
-    return Media("clip", data=data if isinstance(data, bytes) else data.read_bytes(), pictures=pictures)
+def clip(data: bytes | pathlib.Path, pictures: str = "faithful") -> Clip:
+    return Clip((Media("clip", data=data if isinstance(data, bytes) else data.read_bytes(), pictures=pictures),))
 
 
-def frames(media: Media, indices) -> tuple[video.VideoInfo, np.ndarray]:
+def frames(media: Clip, indices) -> tuple[video.VideoInfo, np.ndarray]:
     info = video.probe(media)
     pixels = np.stack(list(video.read_frames(media, info, indices)))
     assert pixels.shape == (len(indices), info.height, info.width, 3)

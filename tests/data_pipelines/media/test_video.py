@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.media import sizes, video
-from data_pipelines.schema import Media, PhaseSettings, SampleError
+from data_pipelines.schema import Clip, Media, PhaseSettings, SampleError
 from data_pipelines.text import video as video_text
 
 PROMPTS = json.loads((pathlib.Path(__file__).parents[2] / "golden" / "video" / "prompts.json").read_text())
@@ -40,11 +40,11 @@ def write_clip(frames, rate=25, format="mp4", codec="libx264", times=None, start
     return pathlib.Path(file).read_bytes() if file else target.getvalue()
 
 
-def clip(data: bytes) -> Media:
-    return Media("clip.mp4", data=data)
+def clip(data: bytes) -> Clip:
+    return Clip((Media("clip.mp4", data=data),))
 
 
-def shown(media: Media, indices) -> list[int]:
+def shown(media: Clip, indices) -> list[int]:
     """The number that each read frame shows."""
     numbers = []
     for frame in video.read_frames(media, video.probe(media), indices):
@@ -159,7 +159,7 @@ def test_variable_rate_is_read_by_time():
 def test_path_and_bytes_are_the_same(tmp_path):
     data = write_clip(12, 8)
     (tmp_path / "clip.mp4").write_bytes(data)
-    media = Media("clip.mp4", tmp_path / "clip.mp4")
+    media = Clip((Media("clip.mp4", tmp_path / "clip.mp4"),))
     assert video.probe(media) == video.probe(clip(data))
     assert shown(media, [0, 5, 11]) == [0, 5, 11]
 
@@ -175,14 +175,14 @@ def test_a_playlist_does_not_open_other_files(tmp_path):
     (tmp_path / "secret.ts").write_bytes(write_clip(20, 10, "mpegts"))
     (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{tmp_path}/secret.ts\n#EXT-X-ENDLIST\n")
     with pytest.raises(SampleError) as caught:
-        video.probe(Media("list.m3u8", tmp_path / "list.m3u8"))
+        video.probe(Clip((Media("list.m3u8", tmp_path / "list.m3u8"),)))
     assert caught.value.reason == "broken_video"
 
 
 def test_missing_and_empty_clips(tmp_path):
     for media, reason in ((Media("a", tmp_path / "a.mp4"), "missing_file"), (Media("a", data=b""), "empty_file")):
         with pytest.raises(SampleError) as caught:
-            video.probe(media)
+            video.probe(Clip((media,)))
         assert caught.value.reason == reason
 
 

@@ -13,19 +13,20 @@ from data_pipelines.media.images import image_size
 from data_pipelines.schema import DataError, SampleError, SourceSettings, Turn
 from data_pipelines.sources import open_source
 from data_pipelines.text import chat
+from data_pipelines.text.marks import words
 
 CASES = pathlib.Path(__file__).parents[1] / "cases"
 
 
-def rows_of(path, media_root=None, ignore=()):
+def rows_of(path, media_root=None, **settings):
     """Each row as a sample, or as the error that refuses it; usable samples are measured as the index does."""
     root = media_root or path.parent / "media"
-    source = open_source(SourceSettings("rows", "jsonl", str(path), str(root) if root.is_dir() else "", ignore=ignore))
+    source = open_source(SourceSettings("rows", "jsonl", str(path), str(root) if root.is_dir() else "", **settings))
     rows = []
     for number in range(len(source)):
         try:
             sample = source[number]
-            if not (sample.video and sample.video.name.endswith(("gif", "webp"))):
+            if not any(clip.name.endswith(("gif", "webp")) for clip in sample.clips):
                 inspect(sample, small_corpus.tokenizer())
             rows.append(sample)
         except SampleError as error:
@@ -39,12 +40,13 @@ def case(name, ignore=()):
 
 def kinds(rows):
     """ "text", "image" or "video" for a usable row, else its reason."""
-    return [row.reason if isinstance(row, SampleError) else "video" if row.video else "image" if row.images else "text" for row in rows]
+    return [row.reason if isinstance(row, SampleError) else "video" if row.clips else "image" if row.images else "text" for row in rows]
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
+        ("clip_as_a_list_of_frames", ["bad_record", "video"]),
         ("clip_as_gif", ["video"]),
         ("clip_as_webp", ["video"]),
         ("clip_marked_as_image", ["video", "video_marks"]),
@@ -56,35 +58,41 @@ def kinds(rows):
         ("messages_with_role_and_content", ["image", "text", "image"]),
         ("picture_as_path_and_bytes", ["image", "image"]),
         ("picture_in_the_row", ["image", "web_address"]),
+        ("tool_turns", ["text", "text"]),
+        ("two_clips_in_a_row", ["video", "video"]),
     ],
 )
 def test_what_is_read_and_what_is_refused(name, expected):
     assert kinds(case(name)) == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "messages"),
-    [
-        ("clip_as_a_list_of_frames", ['frames taken before are not read as a clip; write them as "images"'] * 2),
-        ("two_clips_in_a_row", ["several clips in a row are not read; split it", "pictures and a clip in one row are not read: split it"]),
-        ("tool_turns", ["unknown role 'function_call' in \"from\"", "unknown role 'tool' in \"from\""]),
-        (
-            "media_under_another_key",
-            [
-                "rows.jsonl:1: the key 'image_path' can change what is trained, and it is not read; did you mean 'image'?",
-                "the key 'image_url' can change what is trained, and it is not read; did you mean 'image'?",
-                "the key 'videos' can change what is trained, and it is not read; did you mean 'video'?",
-                "the key 'img' can change what is trained, and it is not read; did you mean 'image'?",
-                "the key 'videos' can change what is trained, and it is not read; did you mean 'video'?",
-            ],
-        ),
-    ],
-)
-def test_a_refusal_names_the_fault(name, messages):
-    rows = case(name)
-    assert len(rows) == len(messages)
-    for row, message in zip(rows, messages, strict=True):
-        assert message in str(row)
+def test_media_under_a_key_that_is_not_read_are_refused():
+    rows = case("media_under_another_key")
+    for row, name in ((rows[0], "image_path"), (rows[1], "image_url"), (rows[3], "img")):
+        assert f"the key {name!r} can change what is trained, and it is not read; did you mean 'image'?" in str(row)
+    assert "0 <video> marks for 1 files; write one mark where each file belongs" in str(rows[2])
+    assert kinds(rows)[4] == "video"
+
+
+def test_frames_are_a_clip_where_something_says_when_they_are_shown():
+    refused, clip = case("clip_as_a_list_of_frames")
+    assert 'the clip is given as 3 frames, and nothing says when they are shown: give "fps" or "timestamps" in the row' in str(refused)
+    assert clip.clips[0].times == (0.0, 0.5, 1.0) and [file.name for file in clip.clips[0].files] == ["f0.jpg", "f1.jpg", "f2.jpg"]
+    first, second = rows_of(CASES / "clip_as_a_list_of_frames/rows.jsonl", frame_rate=4.0)
+    assert first.clips[0].times == (0.0, 0.25, 0.5) and second.clips[0].times == (0.0, 0.5, 1.0)
+
+
+def test_several_clips_stand_at_their_marks():
+    two, mixed = case("two_clips_in_a_row")
+    assert [clip.name for clip in two.clips] == ["0.mp4", "1.mp4"] and two.turns[0].text == "<video>\n<video>\nWhich is longer?"
+    assert [image.name for image in mixed.images] == ["0.png"] and [clip.name for clip in mixed.clips] == ["0.mp4"]
+
+
+def test_tools_speak_as_users_and_calls_are_answers():
+    for row in case("tool_turns"):
+        assert [turn.role for turn in row.turns] == ["user", "assistant", "user", "assistant"]
+        assert row.turns[2].text == "<tool_response>\n12:00\n</tool_response>"
+    assert case("tool_turns")[0].turns[1].text == '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
 
 
 def test_a_clip_marked_as_an_image_stands_at_the_mark():
@@ -102,10 +110,13 @@ def test_messages_read_like_conversations():
     assert [image.name for image in third.images] == ["0.png"]
 
 
-def test_a_system_prompt_becomes_the_first_turn_and_tools_are_refused():
+def test_a_system_prompt_and_tools_become_the_first_turn():
     first, second = case("system_prompt_as_a_column")
     assert first.turns[0] == Turn("system", "Answer in one word.") and len(first.turns) == 3
-    assert second.reason == "unknown_key" and "'tools'" in str(second)
+    assert (
+        second.turns[0].text.startswith("Use the tools.\n\n# Tools\n\nYou may call")
+        and '<tools>\n{"name": "clock"}\n</tools>' in second.turns[0].text
+    )
     assert case("system_prompt_as_a_column", ignore=("tools",))[1].turns[0].text == "Use the tools."
 
 
@@ -125,7 +136,7 @@ def text_row(tmp_path, question, answer="Yes.", **more):
 )
 def test_words_that_look_like_marks(tmp_path, question, answer):
     row = text_row(tmp_path, question, answer)
-    assert [turn.text for turn in row.turns] == [question, answer]
+    assert [words(turn.text) for turn in row.turns] == [question, answer]
     assert f"user\n{question}" in small_corpus.tokenizer().decode(chat.encode(row.turns, [], small_corpus.tokenizer())[0])
 
 
@@ -151,7 +162,7 @@ def test_marks_of_other_kits_are_refused(tmp_path, mark):
 @pytest.mark.parametrize("question", ["<video>\nWhat happens?", "What happens?\n<video>", "Look:\n<video>\nWhat?", "What happens? <video>"])
 def test_a_clip_that_is_not_named_is_no_word(tmp_path, question):
     row = text_row(tmp_path, question, video=None)
-    assert row.reason == "video_marks" and 'name the file in "video", or write < video > where the word is meant' in str(row)
+    assert row.reason == "video_marks" and 'name the file in "video", or write \\<video> where the word is meant' in str(row)
 
 
 def test_half_a_surrogate_pair_is_called_so():

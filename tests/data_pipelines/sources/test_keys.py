@@ -93,11 +93,11 @@ def test_keys_that_are_not_read_are_counted_and_named_once(tmp_path, caplog):
 
 def test_a_key_to_ignore_is_passed_over_in_rows_and_turns(tmp_path):
     turns = small_corpus.turns("x")
-    turns[1]["tool_calls"] = [{"name": "clock"}]
+    turns[1]["thinking"] = "Hm."
     rows = [{"thumbnail": "a.png", "conversations": turns}]
     assert "'thumbnail'" in str(refusal(source_of(tmp_path, rows)))
-    assert "turn 1: the key 'tool_calls'" in str(refusal(source_of(tmp_path, rows, ("thumbnail",))))
-    source = source_of(tmp_path, rows, ("thumbnail", "tool_calls"))
+    assert "turn 1: the key 'thinking'" in str(refusal(source_of(tmp_path, rows, ("thumbnail",))))
+    source = source_of(tmp_path, rows, ("thumbnail", "thinking"))
     assert source[0].images == () and source.ignored == {}
 
 
@@ -105,7 +105,6 @@ def test_a_key_to_ignore_is_passed_over_in_rows_and_turns(tmp_path):
     ("key", "value"),
     [
         ("images", ["a.png"]),
-        ("tool_calls", [{}]),
         ("mask", True),
         ("train", False),
         ("reasoning_content", "hm"),

@@ -29,12 +29,12 @@ def test_fields_of_every_kind_of_record(root):
     single, several, pair, clip, text, system = samples[0], samples[6], samples[7], samples[8], samples[10], samples[11]
     assert single.key == "mixed.jsonl:1" and single.family == "what"
     assert single.turns == (Turn("user", "<image>\nWhat is 0 here?"), Turn("assistant", "Yes."))
-    assert [image.name for image in single.images] == ["pictures/0.png"] and single.video is None
+    assert [image.name for image in single.images] == ["pictures/0.png"] and single.clips == ()
     assert single.images[0].path == (root / "media/pictures/0.png").resolve()
     assert [image.name for image in several.images] == ["pictures/0.png", "pictures/1.jpg", "pictures/2.webp"]
     assert [image.name for image in pair.images] == ["pictures/0.png", "pictures/1.jpg"]
-    assert clip.images == () and clip.video.name == "clip.mp4"
-    assert text.images == () and text.video is None and text.family == ""
+    assert clip.images == () and clip.clips[0].name == "clip.mp4"
+    assert text.images == () and text.clips == () and text.family == ""
     assert [turn.role for turn in system.turns] == ["system", "user", "assistant", "user", "assistant"]
     assert [turn.is_input for turn in system.turns] == [False, False, True, False, False]
 
@@ -46,10 +46,10 @@ def test_a_json_list_gives_the_same_samples(root, tmp_path):
     whole, by_line = small_corpus.jsonl(path, media_root=root / "media"), small_corpus.jsonl(root / "mixed.jsonl")
     assert len(whole) == len(by_line) == 12
     for index in range(12):
-        assert (whole[index].turns, whole[index].images, whole[index].video) == (
+        assert (whole[index].turns, whole[index].images, whole[index].clips) == (
             by_line[index].turns,
             by_line[index].images,
-            by_line[index].video,
+            by_line[index].clips,
         )
     assert whole[3].key == whole.key(3) == "mixed.json[3]"
 
@@ -84,7 +84,7 @@ MARKED = small_corpus.turns("<image> What?")
         ('{"conversations": "\xff', "broken_json", "line 2"),
         ("[" * 100_000, "broken_json", "line 2"),
         ("3", "bad_record", "rows.jsonl:2: a record is an object"),
-        ({}, "bad_record", '"conversations" must be'),
+        ({}, "bad_record", "keys are none: nothing to train on"),
         ({"conversations": []}, "bad_record", "at least one turn"),
         ({"conversations": ["Hi"]}, "bad_record", "rows.jsonl:2, turn 0"),
         ({"conversations": [{"from": "gpt", "value": None}]}, "bad_record", "strings"),
@@ -94,14 +94,14 @@ MARKED = small_corpus.turns("<image> What?")
         ({"conversations": [*TURNS, {"from": "robot", "value": "x"}]}, "unknown_role", "turn 2: unknown role 'robot'"),
         ({"conversations": MARKED}, "image_marks", "1 <image> marks for 0 files"),
         ({"conversations": TURNS, "image": "a.png"}, "image_marks", "0 <image> marks for 1 files"),
-        ({"conversations": MARKED, "images": ["a.png", "b.png"]}, "image_marks", "1 <image> marks for 2 files"),
+        ({"conversations": small_corpus.turns("<image><image>"), "images": ["a.png"] * 3}, "image_marks", "2 <image> marks for 3 files"),
         ({"conversations": small_corpus.turns("<image><image>"), "image": "a.png"}, "image_marks", "2 <image> marks for 1 files"),
         ({"conversations": TURNS, "video": "a.mp4"}, "video_marks", "0 <video> marks for 1"),
         ({"conversations": small_corpus.turns("<video><video>"), "video": "a.mp4"}, "video_marks", "2 <video> marks for 1"),
         ({"conversations": small_corpus.turns("<video>")}, "video_marks", "1 <video> marks for 0"),
         ({"conversations": small_corpus.turns("<video><image>"), "video": "a.mp4"}, "image_marks", "1 <image> marks for 0"),
-        ({"conversations": small_corpus.turns("<video>"), "video": ["a.mp4", "b.mp4"]}, "bad_record", "one file"),
-        ({"conversations": MARKED, "image": "a.png", "images": ["a.png"]}, "bad_record", "not several"),
+        ({"conversations": small_corpus.turns("<video>"), "video": ["a.mp4", "b.mp4"]}, "video_marks", "1 <video> marks for 2 files"),
+        ({"conversations": MARKED, "image": "a.png", "images": ["a.png"]}, "bad_record", '"image" and "images": keep one'),
         ({"conversations": MARKED, "image": ""}, "image_marks", 'name the file in "image"'),
         ({"conversations": MARKED, "image": [3]}, "bad_record", '"image" must be'),
         ({"conversations": MARKED, "image": "a\0.png"}, "bad_record", '"image" must be'),
@@ -110,10 +110,15 @@ MARKED = small_corpus.turns("<image> What?")
         ({"conversations": MARKED, "image": "data:image/svg+xml,<svg/>"}, "bad_media", "encode the file as base64"),
         ({"conversations": MARKED, "image": "gs://bucket/a.png"}, "web_address", "gs://bucket/a.png"),
         ({"conversations": TURNS, "messages": TURNS}, "bad_record", '"conversations" and "messages"'),
-        ({"question": "What?", "answer": "A square."}, "bad_record", "its keys are 'question', 'answer'"),
+        ({"problem": "What?", "solution": "A square."}, "bad_record", "the row's keys are 'problem', 'solution'"),
         ({"conversations": TURNS, "system": 3}, "bad_record", '"system" must be a string, not a number'),
         ({"conversations": [{"from": "system", "value": "x"}, *TURNS], "system": "y"}, "bad_record", "a system turn"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}, "bad_record", "a list of parts"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio", "audio": "a"}]}]}, "unknown_key", "turn 0, part 0: the key 'audio'"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "input_file"}]}]},
+            "bad_record",
+            "parts of the type 'input_file' are not read",
+        ),
         ({"conversations": small_corpus.turns("<image>", "<image>\n"), "images": ["a.png"] * 2}, "empty_answer", "turn 1"),
         ({"conversations": small_corpus.turns("What does\n<video>\nshow?")}, "video_marks", 'name the file in "video"'),
         ({"conversations": TURNS, "family": 3}, "bad_record", '"family"'),
@@ -194,8 +199,7 @@ def test_both_formats_give_the_same_samples(root, tmp_path):
     assert len(copy) == len(original) == 12
 
     def content(sample):
-        media = [*sample.images, *([sample.video] if sample.video else [])]
-        return (sample.key, sample.turns, sample.family, sample.video is None, [(item.name, read_bytes(item)) for item in media])
+        return (sample.key, sample.turns, sample.family, len(sample.clips), [(item.name, read_bytes(item)) for item in sample.files])
 
     for index in range(12):
         assert content(copy[index]) == content(original[index])

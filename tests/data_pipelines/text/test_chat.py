@@ -103,12 +103,12 @@ def test_a_prompt_ends_with_a_question(tokenizer):
 def test_a_video_mark_becomes_the_reference_prefix_and_frames(clip, newline):
     info = VideoInfo(clip["frames_in_file"] / clip["fps"], clip["fps"], clip["frames_in_file"], 64, 64)
     turns = [Turn("system", "s"), Turn("user", f"See <video>{newline}What moves?"), Turn("assistant", "A car.", is_input=True)]
-    expanded = chat.expand_video(turns, info, clip["indices"])
+    expanded = chat.expand_clips(turns, [(info, clip["indices"])])
     assert expanded == (turns[0], Turn("user", "See " + clip["prefix"] + "".join(clip["marks"]) + "What moves?"), turns[2])
 
 
 @pytest.mark.parametrize("texts", [["none"], ["<video><video>"], ["<video>", "<video>"]])
 def test_a_video_has_exactly_one_mark(texts):
     with pytest.raises(SampleError, match="<video> marks") as caught:
-        chat.expand_video([Turn("user", text) for text in texts], VideoInfo(1.0, 8.0, 8, 64, 64), [4])
+        chat.expand_clips([Turn("user", text) for text in texts], [(VideoInfo(1.0, 8.0, 8, 64, 64), [4])])
     assert caught.value.reason == "video_marks"

@@ -1,0 +1,94 @@
+"""Which marks of a row stand for its files, and which are words."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+
+from data_pipelines.schema import SampleError, Turn
+from data_pipelines.text.marks import IMAGE_MARK, MARKS, NONCHARACTER, VIDEO_MARK, as_words
+
+# A mark where media stand, at the beginning or the end of a line of a question; within a sentence it is a word.
+_PLACED_VIDEO = re.compile(rf"^\s*{VIDEO_MARK}|{VIDEO_MARK}\s*$", re.MULTILINE)
+_ESCAPED = re.compile(r"\\<(image|video)>")
+# Marks of other kits: left alone, they would be read as words. Some are words in answers (tags of HTML and JSX).
+_OTHER_MARKS = re.compile(
+    r"<\|(?:image|img|video|audio|vision|media)\w*\|>|<(?:image|img|video|audio|frame)[ _-]?\d+>"
+    r"|<(?:image|img|video|audio)_(?:placeholder|pad|token|soft_token|start|end)>|<(?:Image|Video|Audio)Here>"
+)
+_OTHER_MARKS_OF_QUESTIONS = re.compile(r"<(?!image>|video>)(?i:image|video)>|^\s*<audio>|<audio>\s*$", re.MULTILINE)
+_REASONS = {IMAGE_MARK: "image_marks", VIDEO_MARK: "video_marks"}
+
+
+def place_marks(turns: tuple[Turn, ...], images: int, clips: int, key: str) -> tuple[Turn, ...]:
+    r"""The turns with one mark for each file; every other mark is a word.
+
+    Marks in questions must match the files. Those in answers are words, unless only together with them the marks match. `\<image>` is
+    the word `<image>`. One `<image>` may stand for all pictures, or for the one clip of a row without pictures. In a row without files
+    `<video>` within a sentence is a word too.
+
+    Raises SampleError "unknown_mark" for a mark of another kit, "image_marks" or "video_marks" where marks and files do not match.
+    """
+    for turn in turns:
+        _refuse_other_marks(turn, key)
+    escaped = tuple(map(_with_escapes, turns))
+    questions = _only(escaped, lambda turn: turn.role != "assistant")
+    for candidate in (questions, escaped):
+        if (placed := _matched(candidate, images, clips)) is not None:
+            return placed
+    if not images and not clips and not _count(questions, IMAGE_MARK) and not any(_PLACED_VIDEO.search(turn.text) for turn in questions):
+        return _only(questions, lambda turn: False)
+    _refuse(questions if _count(questions, IMAGE_MARK) or _count(questions, VIDEO_MARK) else escaped, images, clips, key)
+    raise AssertionError("marks that do not match are refused")
+
+
+def _matched(turns: tuple[Turn, ...], images: int, clips: int) -> tuple[Turn, ...] | None:
+    """The turns with one mark for each file, None where they cannot be told apart."""
+    marks = {mark: _count(turns, mark) for mark in MARKS}
+    if marks == {IMAGE_MARK: images, VIDEO_MARK: clips}:
+        return turns
+    if clips == 1 and not images and marks == {IMAGE_MARK: 1, VIDEO_MARK: 0}:
+        return _replaced(turns, VIDEO_MARK)
+    if images > 1 and marks == {IMAGE_MARK: 1, VIDEO_MARK: clips}:
+        return _replaced(turns, "\n".join([IMAGE_MARK] * images))
+    return None
+
+
+def _refuse(turns: tuple[Turn, ...], images: int, clips: int, key: str) -> None:
+    for mark, expected, kind in ((IMAGE_MARK, images, "image"), (VIDEO_MARK, clips, "video")):
+        if (found := _count(turns, mark)) != expected:
+            advice = f"write one mark where each file belongs, or where the word is meant \\{mark}"
+            if not expected:
+                advice = f'name the file in "{kind}", or write \\{mark} where the word is meant'
+            raise SampleError(_REASONS[mark], f"{key}: {found} {mark} marks for {expected} files; {advice}")
+
+
+def _refuse_other_marks(turn: Turn, key: str) -> None:
+    other = _OTHER_MARKS.search(turn.text) or (turn.role != "assistant" and _OTHER_MARKS_OF_QUESTIONS.search(turn.text))
+    if other:
+        mark = other[0].strip()
+        raise SampleError(
+            "unknown_mark",
+            f"{key}: the mark {mark} is not read; did you mean {IMAGE_MARK} or {VIDEO_MARK}? Where the word is meant write < {mark[1:-1]} >",
+        )
+
+
+def _with_escapes(turn: Turn) -> Turn:
+    r"""`\<image>` of a question becomes a word. In answers a backslash is left as it is: there marks are words already."""
+    if turn.role == "assistant":
+        return turn
+    return dataclasses.replace(turn, text=_ESCAPED.sub(rf"<{NONCHARACTER}\1>", turn.text))
+
+
+def _only(turns: Iterable[Turn], holds_marks: Callable[[Turn], bool]) -> tuple[Turn, ...]:
+    """The turns with the marks of all others turned into words."""
+    return tuple(turn if holds_marks(turn) else dataclasses.replace(turn, text=as_words(turn.text)) for turn in turns)
+
+
+def _replaced(turns: tuple[Turn, ...], by: str) -> tuple[Turn, ...]:
+    return tuple(dataclasses.replace(turn, text=turn.text.replace(IMAGE_MARK, by)) for turn in turns)
+
+
+def _count(turns: Iterable[Turn], mark: str) -> int:
+    return sum(turn.text.count(mark) for turn in turns)

@@ -1,0 +1,82 @@
+"""Tool calls as text, as Qwen3's chat template writes them (the tokenizer_config.json of its checkpoints): the model's own form.
+
+A call is JSON in `<tool_call>` within the assistant's turn; what a tool says is in `<tool_response>` within a user's turn, several in a
+row in one; the tools are described at the end of the system prompt.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data_pipelines.schema import SampleError, Turn
+from data_pipelines.sources.dialects.values import is_empty, read_text
+
+CALL_ROLES = ("function_call", "tool_call")
+ANSWER_ROLES = ("tool", "function", "observation", "tool_response", "function_response", "ipython")
+
+_BEFORE = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
+)
+_AFTER = (
+    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:\n"
+    '<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
+)
+
+
+def system_text(prompt: str, tools: Any, key: str) -> str:
+    """The system prompt with the tools of a row: a list of objects, or its JSON. Raises SampleError "bad_record"."""
+    if isinstance(tools, str):
+        tools = _parse(tools, '"tools"', key)
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise SampleError("bad_record", f'{key}: "tools" must be a list of objects that describe functions, or its JSON')
+    described = _BEFORE + "".join(f"\n{_dump(tool)}" for tool in tools) + _AFTER
+    return f"{prompt}\n\n{described}" if prompt else described
+
+
+def calls_text(text: str, calls: Any, where: str) -> str:
+    """What an assistant says, and its calls: a list in the form of OpenAI's API, or of {"name", "arguments"}."""
+    calls = _parse(calls, '"tool_calls"', where) if isinstance(calls, str) else calls
+    if not isinstance(calls, list) or not calls:
+        raise SampleError("bad_record", f'{where}: "tool_calls" must be a list of calls')
+    return "\n".join([*([text] if text else []), *(call_text(call, where) for call in calls)])
+
+
+def call_text(call: Any, where: str) -> str:
+    """One call: {"name", "arguments"}, or that under "function", or its JSON. Raises SampleError "bad_record"."""
+    call = _parse(call, "the tool call", where) if isinstance(call, str) else call
+    inner = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(inner, Mapping) or "name" not in inner:
+        raise SampleError("bad_record", f'{where}: a tool call is an object with "name" and "arguments"')
+    arguments = inner.get("arguments", inner.get("parameters"))
+    if isinstance(arguments, str):
+        arguments = _parse(arguments, "the arguments of a tool call", where)
+    name = read_text(inner["name"], "the name of a tool", where)
+    return f"<tool_call>\n{_dump({'name': name, 'arguments': {} if is_empty(arguments) else arguments})}\n</tool_call>"
+
+
+def join_answers(turns: Sequence[tuple[Turn, bool]]) -> tuple[Turn, ...]:
+    """The turns, those that follow each other and are a tool's answers (True) joined to one of the user."""
+    joined: list[Turn] = []
+    open_answer = False
+    for turn, is_answer in turns:
+        text = f"<tool_response>\n{turn.text}\n</tool_response>" if is_answer else turn.text
+        if is_answer and open_answer:
+            joined[-1] = Turn("user", f"{joined[-1].text}\n{text}")
+        else:
+            joined.append(Turn("user", text) if is_answer else turn)
+        open_answer = is_answer
+    return tuple(joined)
+
+
+def _parse(text: str, what: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SampleError("bad_record", f"{where}: {what} is not valid JSON ({error})") from error
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

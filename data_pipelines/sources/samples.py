@@ -1,0 +1,81 @@
+"""A row and its files to a sample: what every container of rows shares."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+from collections import Counter
+from collections.abc import Mapping
+
+from data_pipelines.schema import Clip, Media, Sample, SampleError, SourceSettings
+from data_pipelines.sources.dialects.files import MediaFile, RowClip, is_still
+from data_pipelines.sources.dialects.row import read_row, with_rate
+from data_pipelines.sources.keys import Keys
+from data_pipelines.sources.paths import MediaRoot
+
+
+class SampleReader:
+    """Reads the rows of one source. Safe to share between threads.
+
+    Raises:
+      DataError: media_root is not a folder.
+    """
+
+    def __init__(self, settings: SourceSettings):
+        self._settings = settings
+        self._root = MediaRoot(settings)
+        self._keys = Keys(settings.name, settings.ignore)
+
+    @property
+    def ignored(self) -> Counter[str]:
+        """Keys of rows that are not read, with the number of times each was passed over so far."""
+        return self._keys.ignored
+
+    def read(self, record: object, key: str, held: Mapping[str, bytes] | None = None) -> Sample:
+        """A row as a sample.
+
+        Args:
+          record: what its JSON (or another container) says.
+          key: names it.
+          held: files that the container itself holds, by the names that rows give them.
+
+        Raises SampleError as dialects.row.read_row, and "path_escapes_root", "unreadable_file" for files.
+        """
+        row = read_row(record, key, self._keys, self._settings)
+        files = held or {}
+        images = tuple(self._media(file, key, files) for file in row.images)
+        return Sample(key, row.turns, images, tuple(self._clip(clip, key, files) for clip in row.clips), row.family)
+
+    def _media(self, file: MediaFile, key: str, held: Mapping[str, bytes]) -> Media:
+        data = held.get(file.name) if file.data is None else file.data
+        if data is not None:
+            return Media(file.name, data=data, pictures=self._settings.pictures)
+        return Media(file.name, path=self._root.find(file.name, key), pictures=self._settings.pictures)
+
+    def _clip(self, clip: RowClip, key: str, held: Mapping[str, bytes]) -> Clip:
+        media = tuple(self._media(file, key, held) for file in clip.files)
+        if len(media) == 1 and media[0].path is not None and media[0].path.is_dir():
+            media = self._frames(media[0], media[0].path, key)
+        elif not is_still(clip.files[0].name):
+            if clip.rate or clip.times:
+                raise SampleError(
+                    "unknown_key",
+                    f'{key}: "fps" or "timestamps" beside the file {clip.files[0].name!r}, which has its own times: how many of its frames '
+                    f"are shown is set by the phase (frames_per_second); list the key in `ignore` of source {self._settings.name!r}",
+                )
+            return Clip(media)
+        timed = with_rate(clip._replace(files=tuple(MediaFile(each.name) for each in media)), self._settings.frame_rate, key)
+        return Clip(media, timed.times)
+
+    def _frames(self, folder: Media, path: pathlib.Path, key: str) -> tuple[Media, ...]:
+        """The pictures in a folder of frames, by the numbers in their names."""
+        names = sorted((name for name in os.listdir(path) if is_still(name)), key=_numbered)
+        if not names:
+            raise SampleError("broken_video", f"{key}: the folder {folder.name!r} holds no pictures: it is no clip")
+        return tuple(self._media(MediaFile(f"{folder.name.rstrip('/')}/{name}"), key, {}) for name in names)
+
+
+def _numbered(name: str) -> tuple[tuple[int, str], ...]:
+    """Orders frame_2 before frame_10."""
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name))
