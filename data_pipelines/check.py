@@ -27,7 +27,9 @@ import numpy as np
 from data_pipelines.configuration import Configuration, read_configuration
 from data_pipelines.documents import Lengths, count_labels, measure
 from data_pipelines.failures import FailurePolicy, counts_text
-from data_pipelines.index.lengths import Measured, inspect, sample_seed
+from data_pipelines.index.columns import Measured
+from data_pipelines.index.lengths import sample_seed
+from data_pipelines.index.measures import inspect
 from data_pipelines.media import images, video
 from data_pipelines.progress import progress
 from data_pipelines.schema import DataError, PhaseSettings, Sample, SampleError, SourceSettings

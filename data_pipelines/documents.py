@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.media import images, sizes, video
+from data_pipelines.randomness import spread
 from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, VISUAL_TOKEN_SIDE, Document, PhaseSettings, Sample, SampleError, Turn
 from data_pipelines.text import chat
 from data_pipelines.text.marks import IMAGE_MARK, marks_of
 from data_pipelines.text.tokenizers import Tokenizer
 
-Seed = int | Sequence[int]
 Grids = npt.NDArray[np.int64]
 
 
@@ -49,7 +49,7 @@ def measure(
     clips: Sequence[video.VideoInfo],
     phase: PhaseSettings,
     tokenizer: Tokenizer,
-    seed: Seed,
+    seed: int,
 ) -> Lengths:
     """The lengths of the document that `build_document` makes of the same sample, exactly.
 
@@ -78,7 +78,7 @@ def count_labels(
     clips: Sequence[video.VideoInfo],
     phase: PhaseSettings,
     tokenizer: Tokenizer,
-    seed: Seed,
+    seed: int,
 ) -> int:
     """How many tokens of the document carry a label. Arguments and errors as `measure`."""
     plan = _plan(turns, image_sizes, clips, phase, seed)
@@ -93,7 +93,7 @@ def check_fits(lengths: Lengths, phase: PhaseSettings) -> None:
             raise SampleError("too_long", f"it needs {length} of {name}, phase {phase.name} has {budget}: raise it or split the sample")
 
 
-def build_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, seed: Seed) -> Document:
+def build_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, seed: int) -> Document:
     """Decodes, resizes and tokenizes a sample.
 
     Args:
@@ -113,7 +113,7 @@ def build_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, s
         raise _named(sample, error) from error
 
 
-def prompt_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, seed: Seed) -> Document:
+def prompt_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, seed: int) -> Document:
     """The conversation before its last assistant turn, ending with the opening of that turn; no token carries a label.
 
     Arguments and errors as `build_document`; SampleError "no_question" too, when the last turn is not the assistant's answer to a user,
@@ -131,7 +131,7 @@ def prompt_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, 
 
 
 def _plan(
-    turns: Sequence[Turn], image_sizes: Sequence[tuple[int, int]], clips: Sequence[video.VideoInfo], phase: PhaseSettings, seed: Seed
+    turns: Sequence[Turn], image_sizes: Sequence[tuple[int, int]], clips: Sequence[video.VideoInfo], phase: PhaseSettings, seed: int
 ) -> _Plan:
     if phase.visual_tokens == 0 and (image_sizes or clips):
         raise SampleError("media_in_text_phase", f"phase {phase.name} is text only: take sources with images or videos out of its mixture")
@@ -150,18 +150,18 @@ def _plan(
     return _Plan(expanded, np.concatenate([np.zeros((0, 2), np.int64), *grids]), marks, frames)
 
 
-def clip_seed(seed: Seed, number: int) -> Seed:
+def clip_seed(seed: int, number: int) -> int:
     """What draws the frames of a sample's clip: of the first one the sample's own seed."""
-    return seed if number == 0 else [*(seed if isinstance(seed, Sequence) else [seed]), number]
+    return int(spread(seed, number)[0])
 
 
 def _clip_grids(info: video.VideoInfo, frames: int, phase: PhaseSettings) -> Grids:
     """[frames, 2]"""
-    size = sizes.smart_resize([info.height, info.width], phase.min_pixels, sizes.frame_limit(frames, phase))
+    size = sizes.smart_resize([info.height, info.width], phase.min_pixels, sizes.frame_limits(frames, phase))
     return np.repeat(size // VISUAL_TOKEN_SIDE, frames, axis=0)
 
 
-def _plan_sample(sample: Sample, phase: PhaseSettings, seed: Seed) -> tuple[_Plan, list[video.VideoInfo]]:
+def _plan_sample(sample: Sample, phase: PhaseSettings, seed: int) -> tuple[_Plan, list[video.VideoInfo]]:
     clips = [video.probe(clip) for clip in sample.clips]
     return _plan(sample.turns, [images.image_size(media) for media in sample.images], clips, phase, seed), clips
 

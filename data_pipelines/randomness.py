@@ -26,6 +26,16 @@ def scramble(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
+def uniform(seeds: np.ndarray) -> np.ndarray:
+    """Returns for each seed, uint64 [n], a float64 in [0, 1): a function of the seed alone."""
+    return (scramble(seeds) >> np.uint64(11)) * 2.0**-53
+
+
+def spread(seed: int | np.ndarray, numbers: int | np.ndarray) -> np.ndarray:
+    """Returns seeds for the things that are numbered under one seed, uint64; number 0 has the seed itself."""
+    return np.atleast_1d(np.asarray(seed, np.uint64)) + np.asarray(numbers).astype(np.uint64) * np.uint64(_GOLDEN)
+
+
 def weyl(first: int, count: int) -> np.ndarray:
     """Returns terms first .. first + count - 1 of the golden-ratio sequence as fractions of 2^64, uint64 [count].
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -16,9 +16,12 @@ from data_pipelines.index.lengths import LengthIndex, sample_seed
 from data_pipelines.loading.rows import pack
 from data_pipelines.loading.shards import arrange
 from data_pipelines.planning.planner import BLOCK_ROWS, Draw, InputState, Planner, exceeded
+from data_pipelines.planning.too_long import TooLong
 from data_pipelines.schema import DataError, Document, PhaseSettings, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
+
+LAID_OUT_AT_ONCE = 2_000_000  # samples: a second or less for each phase
 
 
 class _Failure(NamedTuple):
@@ -43,8 +46,8 @@ class RowLoader:
       tokenizer: the one that the indexes were built with.
       seed: of the run: order, frames.
       policy: when samples that cannot be used stop the run.
-      log: file of JSON lines that names every sample that no phase can use, that failed at decoding, or that is too long for a phase. Each
-        process has its own.
+      log: file of JSON lines that names the samples that no phase can use (as far as the indexes' logs name them), that failed at decoding,
+        or that are too long for a phase (too_long.NAMED of each source and phase). Each process has its own.
       threads: that decode rows. Their number does not change the rows.
       block_rows: rows planned together: part of the data's order.
       names_excluded: the log also names what the indexes exclude: of several processes, one does.
@@ -52,11 +55,11 @@ class RowLoader:
     Attributes:
       failures: counts of what failed at decoding in the rows that `batches` delivered: with several processes, in this one's own rows, which
         the policy judges alone.
-      too_long: for each phase in order, what of each source of its mixture is too long for it, by the source's name.
+    With up to LAID_OUT_AT_ONCE samples all phases are looked at here, else each when it begins.
 
     Raises:
-      DataError: sources and indexes do not belong together, a mixture is impossible, no sample of a source fits a phase, or the
-        indexes exclude a larger share of a source than the policy allows.
+      DataError: sources and indexes do not belong together, a mixture is impossible, no sample of a source fits a phase that is looked at,
+        or the indexes exclude a larger share of a source than the policy allows.
     """
 
     def __init__(
@@ -88,9 +91,27 @@ class RowLoader:
             _check_index(index, policy)
             for line in index.log.read_text(encoding="utf-8").splitlines() if names_excluded else ():
                 self.failures.name(**json.loads(line))
-        none_taken = (0,) * len(sources)
-        planners = (self._plan(InputState(number, 0, 0, none_taken)) for number in range(len(phases)))
-        self.too_long = [planner.too_long for planner in planners]
+        self._too_long: dict[int, Mapping[str, TooLong]] = {}
+        samples = sum(map(len, indexes))
+        for number in range(len(phases)):
+            if samples <= LAID_OUT_AT_ONCE:
+                self.too_long(number)
+
+    def too_long(self, phase: int) -> Mapping[str, TooLong]:
+        """What of each source of a phase's mixture is too long for it, by the source's name.
+
+        All samples are looked at when this is asked for the first time, or the phase is read. Raises DataError as `__init__`.
+        """
+        if phase not in self._too_long:
+            self._too_long[phase] = self._plan(InputState(phase, 0, 0, (0,) * len(self._sources))).too_long
+            for index in self._indexes:
+                index.save_pieces()
+        return self._too_long[phase]
+
+    @property
+    def laid_out(self) -> list[int]:
+        """The phases whose samples were looked at."""
+        return sorted(self._too_long)
 
     def start(self) -> InputState:
         """Returns the state before the first row of the first phase."""
@@ -130,6 +151,7 @@ class RowLoader:
             )
         if not local or not all(0 <= offset < rows_per_step for offset in local):
             raise DataError(f"local rows {local} must be among the {rows_per_step} rows of a step, at least one")
+        self.too_long(state.phase)
         return self._batches(self._plan(state), state, rows_per_step, local, context_shards, prepare)
 
     def keys(self, phase: int, row: int) -> list[str]:
@@ -143,7 +165,8 @@ class RowLoader:
         return [f"{self._sources[draw.source].name}/{self._sources[draw.source].key(draw.sample)}" for draw in planner.row(row)]
 
     def _plan(self, state: InputState) -> Planner:
-        return Planner(state.phase, self._phases[state.phase], self._indexes, self._seed, state, self._block_rows)
+        known = self._too_long.get(state.phase)
+        return Planner(state.phase, self._phases[state.phase], self._indexes, self._seed, state, self._block_rows, known)
 
     def _batches(
         self,

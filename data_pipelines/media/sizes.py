@@ -31,10 +31,10 @@ def image_limits(images: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.
     return np.where(count > 1, shared, phase.max_pixels)
 
 
-def frame_limit(frames: int, phase: PhaseSettings) -> int:
-    """Most pixels of each of a sample's `frames` frames: what images share; above FEW_FRAMES frames at most phase.frame_pixels."""
-    shared = int(image_limits(frames, phase))
-    return min(shared, phase.frame_pixels) if frames > FEW_FRAMES else shared
+def frame_limits(frames: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.int64]:
+    """Most pixels of each frame of clips that show `frames` frames: what images share; above FEW_FRAMES frames at most phase.frame_pixels."""
+    shared = image_limits(frames, phase)
+    return np.where(np.asarray(frames) > FEW_FRAMES, np.minimum(shared, phase.frame_pixels), shared)
 
 
 def image_grids(hw: npt.ArrayLike, images_of_sample: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.int64]:
@@ -59,13 +59,18 @@ def smart_resize(hw: npt.ArrayLike, min_pixels: npt.ArrayLike, max_pixels: npt.A
       [n, 2]. Very long images can leave the limits: no side gets shorter than 32.
     """
     side = VISUAL_TOKEN_SIDE
-    size = np.asarray(hw, np.int64).reshape(-1, 2)
-    fewest, most = np.asarray(min_pixels, np.int64), np.asarray(max_pixels, np.int64)
-    rounded = np.maximum(side, np.rint(size / side).astype(np.int64) * side)
-    pixels, rounded_pixels = size.prod(axis=1), rounded.prod(axis=1)
-    shrink = np.sqrt(pixels / most)[:, None]
-    shrunk = np.maximum(side, np.floor(size / shrink / side).astype(np.int64) * side)
-    grow = np.sqrt(fewest / pixels)[:, None]
-    grown = np.ceil(size * grow / side).astype(np.int64) * side
-    too_many, too_few = (rounded_pixels > most)[:, None], (rounded_pixels < fewest)[:, None]
-    return np.where(too_many, shrunk, np.where(too_few, grown, rounded))
+    size = np.asarray(hw).reshape(-1, 2)
+    height, width = size[:, 0].astype(np.float64), size[:, 1].astype(np.float64)  # integers below 2^53: exact
+    pixels = height * width
+    fewest, most = (np.broadcast_to(np.asarray(limit, np.float64), pixels.shape) for limit in (min_pixels, max_pixels))
+    result = np.stack([np.maximum(side, np.rint(each / side) * side) for each in (height, width)], axis=1)
+    rounded_pixels = result[:, 0] * result[:, 1]
+    # Only those that pass a limit are computed again.
+    over = np.flatnonzero(rounded_pixels > most)
+    shrink = np.sqrt(pixels[over] / most[over])
+    under = np.flatnonzero((rounded_pixels < fewest) & (rounded_pixels <= most))
+    grow = np.sqrt(fewest[under] / pixels[under])
+    for column, each in enumerate((height, width)):
+        result[over, column] = np.maximum(side, np.floor(each[over] / shrink / side) * side)
+        result[under, column] = np.ceil(each[under] * grow / side) * side
+    return result.astype(np.int64)

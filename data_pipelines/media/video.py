@@ -16,6 +16,7 @@ import numpy.typing as npt
 from data_pipelines.media import faithful
 from data_pipelines.media.images import decode, header, is_faithful, open_media, read_bytes
 from data_pipelines.media.sizes import check_size
+from data_pipelines.randomness import uniform
 from data_pipelines.schema import Clip, Media, PhaseSettings, SampleError
 
 SEEK_SECONDS = 8.0  # a longer way to the next frame is jumped over rather than decoded
@@ -86,21 +87,41 @@ def _probe_frames(clip: Clip) -> VideoInfo:
     return VideoInfo(times[0] + duration, count / duration, count, height, width, conversions, times)
 
 
-def choose_frames(info: VideoInfo, phase: PhaseSettings, seed: int | Sequence[int]) -> npt.NDArray[np.int64]:
+def choose_frames(info: VideoInfo, phase: PhaseSettings, seed: int) -> npt.NDArray[np.int64]:
     """[n] indices of the frames a sample shows, ascending, at the interior points of an even division: i * frames // (n + 1).
 
-    The sampling rate is drawn from U(low, min(high, the clip's rate)) with a generator of its own, started from `seed`; n is at
-    least 1 and at most phase.frames. Raises SampleError "no_frames" in a phase that takes none.
+    n is that of frame_counts. Raises SampleError "no_frames" in a phase that takes none.
     """
     if phase.frames < 1:
         raise SampleError(
             "no_frames", f"phase {phase.name} takes no video frames (frames = {phase.frames}); take videos out of its mixture"
         )
-    low, high = phase.frames_per_second
-    high = min(high, info.rate)
-    rate = np.random.default_rng(seed).uniform(min(low, high), high)
-    count = max(1, min(int(info.duration * rate), phase.frames, info.frames))
+    duration, rate, frames = np.array([info.duration]), np.array([info.rate]), np.array([info.frames])
+    count = int(frame_counts(duration, rate, frames, phase, np.array([seed], np.uint64))[0])
     return np.arange(1, count + 1) * info.frames // (count + 1)
+
+
+def frame_counts(
+    duration: npt.NDArray[np.float64],
+    rate: npt.NDArray[np.float64],
+    frames: npt.NDArray[np.int64],
+    phase: PhaseSettings,
+    seeds: npt.NDArray[np.uint64],
+) -> npt.NDArray[np.int64]:
+    """[c] how many frames clips show: at least 1 and at most phase.frames, which must be positive.
+
+    The sampling rate is drawn from U(low, min(high, the clip's rate)) of phase.frames_per_second, by the clip's seed alone.
+
+    Args:
+      duration, rate, frames: [c] of each clip, as in VideoInfo.
+      seeds: [c] one for each.
+    """
+    low, high = phase.frames_per_second
+    highest = np.minimum(high, rate)
+    lowest = np.minimum(low, highest)
+    drawn = lowest + (highest - lowest) * uniform(seeds)
+    wanted = np.minimum(duration * drawn, float(phase.frames)).astype(np.int64)
+    return np.maximum(1, np.minimum(wanted, frames))
 
 
 def timestamps(info: VideoInfo, indices: Indices) -> list[float]:

@@ -11,43 +11,20 @@ import dataclasses
 import itertools
 import json
 import threading
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from data_pipelines.planning.packing import OpenRows, fill_rows
+from data_pipelines.planning.too_long import NEVER_FITS, Lookup, SourceLengths, TooLong, find_too_long
 from data_pipelines.randomness import permute, scramble, stable_seed, weyl
 from data_pipelines.schema import DataError, PhaseSettings
 
 BLOCK_ROWS = 1024
 BUDGETS = ("context", "visual_tokens", "images", "segments")  # of a row, by their names in a phase
-NEVER_FITS = np.iinfo(np.int32).max  # the length of a sample that a phase does not take
 _HEAD = 0.99  # of a block's budgets: how much of it is packed together
 _DRAWS = 1024  # samples looked up at a time
-
-
-class SourceLengths(Protocol):
-    """What the planner needs of one source: `LengthIndex` has it."""
-
-    name: str
-    usable: np.ndarray  # [u] int64: the samples that can be read, ascending
-
-    def lengths(self, phase: PhaseSettings, seed: int) -> np.ndarray: ...  # [n, 4] int64
-
-
-class TooLong(NamedTuple):
-    """The samples of a source that fit no row of a phase.
-
-    Attributes:
-      samples: [k] int64, their numbers.
-      lengths: [k, 4] int64, what each needs of the budgets; NEVER_FITS where the phase takes no such sample.
-      usable: samples of the source that can be read.
-    """
-
-    samples: np.ndarray
-    lengths: np.ndarray
-    usable: int
 
 
 class Draw(NamedTuple):
@@ -95,9 +72,9 @@ class InputState:
 @dataclasses.dataclass(frozen=True)
 class _Source:
     name: str
-    usable: np.ndarray  # [u]
-    lengths: np.ndarray  # [n, 4]
-    fits: np.ndarray  # [n] bool
+    usable: Lookup  # [u]
+    lengths: Lookup  # [n, 4]
+    budget: np.ndarray  # [4]
     seed: int
 
 
@@ -139,7 +116,8 @@ class Planner:
       block_rows: rows planned together. Part of the order of the data: the same for the whole run.
 
     Attributes:
-      too_long: for each source of the mixture, by name, the samples that pass a budget of the phase.
+      too_long: for each source of the mixture, by name, the samples that pass a budget of the phase: found by a look at all samples,
+        unless it is given.
 
     Raises:
       DataError: the mixture is empty, names an unknown source, has a weight that is not positive, or a source of which
@@ -154,11 +132,12 @@ class Planner:
         seed: int,
         state: InputState,
         block_rows: int = BLOCK_ROWS,
+        too_long: Mapping[str, TooLong] | None = None,
     ):
         if state.phase != number or len(state.positions) != len(indexes) or state.row >= phase.rows:
             raise DataError(f"{state} is not a state in phase {number} ({phase.name!r}, {phase.rows} rows) of {len(indexes)} sources")
         self.number, self.phase, self.seed, self.block_rows = number, phase, seed, block_rows
-        self.too_long: dict[str, TooLong] = {}
+        self.too_long = dict(too_long or {})
         self._check_mixture([index.name for index in indexes])
         self._sources = {s: self._open(index) for s, index in enumerate(indexes) if index.name in phase.mixture}
         self._numbers = list(self._sources)
@@ -178,22 +157,20 @@ class Planner:
                 raise DataError(f"the mixture of phase {self.phase.name!r} gives {name!r} the weight {weight}: it must be positive")
 
     def _open(self, index: SourceLengths) -> _Source:
-        lengths = index.lengths(self.phase, self.seed)
-        over = lengths > budgets(self.phase)
-        fits = ~over.any(axis=1)
-        if not fits[index.usable].any():
-            counts = ", ".join(f"{count} pass {name}" for name, count in zip(BUDGETS, over[index.usable].sum(axis=0), strict=True))
+        lengths, budget = index.lengths(self.phase, self.seed), budgets(self.phase)
+        if (found := self.too_long.get(index.name)) is None:
+            self.too_long[index.name] = found = find_too_long(lengths, index.usable, budget)
+        if found.total == found.usable:
+            counts = ", ".join(f"{count} pass {name}" for name, count in zip(BUDGETS, found.passed + found.not_taken, strict=True))
             raise DataError(
-                f"no sample of source {index.name!r} fits phase {self.phase.name!r} ({counts}, of {len(index.usable)} usable): "
+                f"no sample of source {index.name!r} fits phase {self.phase.name!r} ({counts}, of {found.usable} usable): "
                 "raise its budgets or take the source out of its mixture"
             )
-        samples = index.usable[~fits[index.usable]]
-        self.too_long[index.name] = TooLong(samples, lengths[samples], len(index.usable))
-        return _Source(index.name, index.usable, lengths, fits, stable_seed("order", self.seed, index.name))
+        return _Source(index.name, index.usable, lengths, budget, stable_seed("order", self.seed, index.name))
 
     def lengths(self, draw: Draw) -> np.ndarray:
         """Returns the [4] lengths that a drawn sample was planned with."""
-        return self._sources[draw.source].lengths[draw.sample]
+        return self._sources[draw.source].lengths[np.array([draw.sample])][0]
 
     def row(self, row: int) -> list[Draw]:
         """Returns the samples of a row, in order. Raises DataError for a row before the first planned block."""
@@ -282,8 +259,9 @@ def _stream(number: int, source: _Source, position: int) -> Iterator[_Drawn]:
         epochs = at // size
         seeds = scramble(epochs.astype(np.uint64) + np.uint64(source.seed))
         samples = source.usable[permute(at % size, size, seeds)]
-        keep = source.fits[samples]
-        columns = (samples[keep].tolist(), epochs[keep].tolist(), (at[keep] + 1).tolist(), source.lengths[samples[keep]].tolist())
+        of_samples = source.lengths[samples]
+        keep = (of_samples <= source.budget).all(axis=1)
+        columns = (samples[keep].tolist(), epochs[keep].tolist(), (at[keep] + 1).tolist(), of_samples[keep].tolist())
         for sample, epoch, after, lengths in zip(*columns, strict=True):
             yield _Drawn(Draw(number, sample, epoch), after, lengths)
         position += _DRAWS

@@ -83,6 +83,25 @@ def expand_clips(turns: Sequence[Turn], clips: Sequence[tuple[video.VideoInfo, v
     return tuple(Turn(turn.role, _with_frames(turn.text, remaining), turn.is_input) for turn in turns)
 
 
+def around_clips(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], list[str]]:
+    """A conversation taken apart at its clips, whose frames are not chosen yet.
+
+    Returns:
+      the turns with one `<image>` mark in place of each clip and what stands behind its last frame; and for each clip the text of the piece
+      that leads to its first frame, without the clip's own prefix. `encode` counts the tokens of the former with those of the latter by
+      themselves; they are to be replaced by the tokens of the latter and the prefix together.
+    """
+    without, before = [], []
+    for turn in turns:
+        text, *others = turn.text.split(VIDEO_MARK)
+        opening = "" if turn.role in ("assistant", DOCUMENT) else f"{turn.role}\n"
+        for part in others:
+            before.append(words((opening + text).split(IMAGE_MARK)[-1]))
+            text += f"{IMAGE_MARK}\n{part.removeprefix('\n')}"
+        without.append(Turn(turn.role, text, turn.is_input))
+    return tuple(without), before
+
+
 def end_of_text(tokenizer: Tokenizer) -> int:
     """The token that ends a document."""
     return tokenizer.special.get("<|endoftext|>", tokenizer.special["<|im_end|>"])

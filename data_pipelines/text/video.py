@@ -1,4 +1,7 @@
-"""The text around a clip's frames: the sentence in front, and each frame's time."""
+"""The text around a clip's frames: the sentence in front, and each frame's time.
+
+Both are written from whole numbers (seconds, frames, tenths, hundredths), so that equal numbers have equal text and count as many tokens.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,36 @@ Indices = Sequence[int] | npt.NDArray[np.int64]
 
 def prefix(info: VideoInfo, indices: Indices) -> str:
     """The sentence in front of a clip's frames; the duration is cut to whole seconds (reference)."""
-    minutes, seconds = divmod(int(info.duration), 60)
+    rate = int(decimals(np.array([len(indices) / info.duration]), 1)[0])
+    return prefix_text(int(info.duration), len(indices), rate)
+
+
+def prefix_text(duration: int, frames: int, rate: int) -> str:
+    """The sentence for a duration in whole seconds and a rate in tenths of frames a second."""
+    minutes, seconds = divmod(duration, 60)
     return (
-        f"The time range of this video is [00:00-{minutes:02d}:{seconds:02d}], and the following is a series of {len(indices)} frames "
-        f"sampled at {len(indices) / info.duration:.1f} FPS.\n"
+        f"The time range of this video is [00:00-{minutes:02d}:{seconds:02d}], and the following is a series of {frames} frames "
+        f"sampled at {rate // 10}.{rate % 10} FPS.\n"
     )
 
 
 def mark(seconds: float) -> str:
     """One frame and its time, as `[mm:ss.xx]:<image>` and a newline."""
-    minutes, rest = divmod(round(seconds, 2), 60)
-    return f"[{int(minutes):02d}:{rest:05.2f}]:<image>\n"
+    return f"{time_text(int(decimals(np.array([seconds]), 2)[0]))}<image>\n"
+
+
+def time_text(hundredths: int) -> str:
+    """A time in hundredths of a second as `[mm:ss.xx]:`."""
+    minutes, rest = divmod(hundredths, 6000)
+    return f"[{minutes:02d}:{rest // 100:02d}.{rest % 100:02d}]:"
+
+
+def decimals(values: npt.NDArray[np.float64], digits: int) -> npt.NDArray[np.int64]:
+    """[n] values times 10^digits as whole numbers, rounded as Python writes the value with so many digits (from its exact binary value)."""
+    scaled = values * 10**digits
+    result = np.rint(scaled).astype(np.int64)
+    # The product is rounded itself: close to a half it may fall on the other side.
+    doubtful = np.abs(np.abs(scaled - np.floor(scaled)) - 0.5) <= np.maximum(1e-9, scaled * 1e-15)
+    for place in np.flatnonzero(doubtful).tolist():
+        result[place] = int(f"{values[place]:.{digits}f}".replace(".", ""))
+    return result

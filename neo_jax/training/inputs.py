@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from data_pipelines.batch import Batch, map_arrays
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.index.lengths import LengthIndex
+from data_pipelines.index.work import Recipe
 from data_pipelines.loading.loader import RowLoader
 from data_pipelines.planning.planner import budgets
+from data_pipelines.planning.too_long import find_too_long
 from data_pipelines.schema import DataError, PhaseSettings, SourceSettings
 from data_pipelines.sources import Source, open_source
 from data_pipelines.text.tokenizers import Tokenizer, load_tokenizer
@@ -56,7 +58,7 @@ class RunData:
         fitting = [
             (source, index)
             for source, index in zip(self.heldout, self.heldout_indexes, strict=True)
-            if (index.lengths(phase, self.settings.run.seed)[index.usable] <= budgets(phase)).all(axis=1).any()
+            if find_too_long(index.lengths(phase, self.settings.run.seed), index.usable, budgets(phase)).total < len(index.usable)
         ]
         if not fitting:
             return [], []
@@ -100,8 +102,8 @@ def open_run_data(settings: config.Config, process: int = 0, stop: Callable[[], 
             "raise model.vocabulary or use another tokenizer"
         )
     folder = pathlib.Path(settings.data.index_folder)
-    sources, indexes = _open(settings.data.sources, tokenizer, folder, settings.data.threads, stop)
-    heldout, heldout_indexes = _open(settings.data.heldout, tokenizer, folder / "heldout", settings.data.threads, stop)
+    sources, indexes = _open(settings.data.sources, tokenizer, folder, settings, stop)
+    heldout, heldout_indexes = _open(settings.data.heldout, tokenizer, folder / "heldout", settings, stop)
     train = RowLoader(
         sources,
         indexes,
@@ -117,10 +119,18 @@ def open_run_data(settings: config.Config, process: int = 0, stop: Callable[[], 
 
 
 def _open(
-    sources: Mapping[str, SourceSettings], tokenizer: Tokenizer, folder: pathlib.Path, threads: int, stop: Callable[[], bool] | None
+    sources: Mapping[str, SourceSettings],
+    tokenizer: Tokenizer,
+    folder: pathlib.Path,
+    settings: config.Config,
+    stop: Callable[[], bool] | None,
 ) -> tuple[list[Source], list[LengthIndex]]:
     opened = [open_source(source) for source in sources.values()]
-    return opened, [LengthIndex.open(source, tokenizer, folder, threads, stop) for source in opened]
+    recipes = [Recipe(source, settings.tokenizer.path, settings.tokenizer.add_special_tokens) for source in sources.values()]
+    threads = settings.data.threads
+    return opened, [
+        LengthIndex.open(source, tokenizer, folder, threads, stop, recipe) for source, recipe in zip(opened, recipes, strict=True)
+    ]
 
 
 def _policy(data: config.Data) -> FailurePolicy:

@@ -6,7 +6,8 @@ import collections
 from collections.abc import Iterator, Mapping, Sequence
 
 from data_pipelines.index.lengths import LengthIndex
-from data_pipelines.planning.planner import BUDGETS, NEVER_FITS, TooLong, budgets
+from data_pipelines.planning.planner import BUDGETS, budgets
+from data_pipelines.planning.too_long import TooLong
 from data_pipelines.sources import Source
 from neo_jax import config
 
@@ -35,21 +36,17 @@ def converted_lines(indexes: Sequence[LengthIndex]) -> Iterator[str]:
             yield f"{index.name}: pictures that are converted by the source's `pictures` policy: {kinds}"
 
 
-def too_long_lines(phases: Sequence[config.Phase], too_long: Sequence[Mapping[str, TooLong]]) -> Iterator[str]:
-    """A line for each phase and source with samples that fit no row: how many, which budget they pass, how long the longest is."""
-    for phase, of_phase in zip(phases, too_long, strict=True):
-        for source, found in of_phase.items():
-            if not len(found.samples):
-                continue
-            settings = phase.input()
-            parts = []
-            for name, lengths, budget in zip(BUDGETS, found.lengths.T, budgets(settings).tolist(), strict=True):
-                over = lengths[(lengths > budget) & (lengths < NEVER_FITS)]
-                if len(over):
-                    parts.append(f"{len(over)} pass {name} {budget}, the longest needs {over.max()}")
-            if never := int((found.lengths == NEVER_FITS).any(axis=1).sum()):
-                parts.append(f"{never} are of a kind that the phase takes none of")
-            yield f"{phase.name}: {share(len(found.samples), found.usable)} samples of {source} do not fit a row ({'; '.join(parts)}): skipped.jsonl"
+def too_long_lines(phase: config.Phase, too_long: Mapping[str, TooLong]) -> Iterator[str]:
+    """A line for each source with samples that fit no row of a phase: how many, which budget they pass, how long the longest is."""
+    for source, found in too_long.items():
+        if not found.total:
+            continue
+        columns = zip(BUDGETS, found.passed.tolist(), budgets(phase.input()).tolist(), found.longest.tolist(), strict=True)
+        parts = [f"{passed} pass {name} {budget}, the longest needs {longest}" for name, passed, budget, longest in columns if passed]
+        if found.not_taken:
+            parts.append(f"{found.not_taken} are of a kind that the phase takes none of")
+        named = "skipped.jsonl" if found.total == len(found.samples) else f"the first {len(found.samples)} in skipped.jsonl"
+        yield f"{phase.name}: {share(found.total, found.usable)} samples of {source} do not fit a row ({'; '.join(parts)}): {named}"
 
 
 class FailureLines:

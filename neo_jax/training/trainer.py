@@ -134,8 +134,12 @@ class Trainer:
         self._tell(ignored_lines([*data.sources, *data.heldout]))
         self._tell(excluded_lines(indexes))
         self._tell(converted_lines(indexes))
-        self._tell(too_long_lines(self.settings.phases, data.train.too_long))
+        for number in data.train.laid_out:
+            self._tell_too_long(number, data)
         return data
+
+    def _tell_too_long(self, phase: int, data: RunData) -> None:
+        self._tell(too_long_lines(self.settings.phases[phase], data.train.too_long(phase)))
 
     def _tell(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -187,6 +191,9 @@ class Trainer:
         computation, sources = Computation.of(phase, self.settings.run.debug), len(self.settings.data.sources)
         step = make_train_step(self.settings.model, computation, self.settings.optimizer, sources)
         tools = self._tools(phase)
+        if position.phase not in self._data.train.laid_out:
+            with self._guard.watching(f"looking at the lengths of phase {phase.name}"):
+                self._tell_too_long(position.phase, self._data)
         pending: _Done | None = None
         with contextlib.closing(self._batches(phase, position, mesh)) as batches:
             for batch, after, waited in batches:

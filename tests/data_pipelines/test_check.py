@@ -154,7 +154,7 @@ def test_what_phases_would_lose_is_what_training_finds_too_long(root, tmp_path, 
     assert status == 0 and "phase others" not in out  # it does not read this source
     index = LengthIndex.open(small_corpus.jsonl(root / "mixed.jsonl"), small_corpus.tokenizer(), tmp_path)
     for phase in check.read_configuration(named.removeprefix("--config=")).phases[:4]:
-        lengths = index.lengths(phase, 0)
+        lengths = index.lengths(phase, 0)[:]
         lost = (lengths > [phase.context, phase.visual_tokens, phase.images, phase.segments]).any(axis=1).sum()
         assert f"  phase {phase.name}: {lost} of 12 usable rows lost (" in out
     assert "phase words: 10 of 12 usable rows lost (10 media_in_text_phase" in out

@@ -228,7 +228,10 @@ def test_samples_too_long_for_a_phase_are_counted_and_named(root, tmp_path):
     small_corpus.write_jsonl(tmp_path / "mixed.jsonl", rows)
     phases = (phase(rows=4, context=128), phase(name="q", rows=4, context=4096))
     reader = open_input(tmp_path, tmp_path / "log.jsonl", phases, ("mixed",))
-    assert [{name: len(found.samples) for name, found in phase.items()} for phase in reader.too_long] == [{"mixed": 1}, {"mixed": 0}]
+    assert [{name: found.total for name, found in reader.too_long(number).items()} for number in reader.laid_out] == [
+        {"mixed": 1},
+        {"mixed": 0},
+    ]
     list(reader.batches(reader.start(), 2))
     (named,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
     assert (named["key"], named["reason"]) == ("mixed.jsonl:5", "too_long")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.demo import get_config
-from data_pipelines.planning.planner import NEVER_FITS, TooLong
+from data_pipelines.planning.too_long import NEVER_FITS, find_too_long
 from neo_jax.config import Config
 from neo_jax.training.losses_of_data import FailureLines, converted_lines, excluded_lines, ignored_lines, share, too_long_lines
 
@@ -43,9 +43,13 @@ def test_what_is_converted():
 
 def test_what_is_too_long_for_a_phase_and_by_which_budget():
     phase = dataclasses.replace(Config.from_config_dict(get_config()).phases[0], context=128)
-    lengths = np.array([[300, 0, 0, 1], [129, 0, 0, 1], [NEVER_FITS, 0, 0, 1]])
-    found = {"text": TooLong(np.arange(3), lengths, 40), "caption": TooLong(np.zeros(0, int), np.zeros((0, 4), int), 7)}
-    assert list(too_long_lines([phase], [found])) == [
+    lengths = np.array([[300, 0, 0, 1], [129, 0, 0, 1], [NEVER_FITS] * 4])
+    budget = np.array([128, 10, 10, 10])
+    found = {
+        "text": find_too_long(np.concatenate([lengths, np.ones((37, 4), int)]), np.arange(40), budget),
+        "caption": find_too_long(np.ones((7, 4), int), np.arange(7), budget),
+    }
+    assert list(too_long_lines(phase, found)) == [
         "text: 3 of 40 (8%) samples of text do not fit a row (2 pass context 128, the longest needs 300; 1 are of a kind that the phase takes "
         "none of): skipped.jsonl"
     ]

@@ -1,0 +1,246 @@
+"""Builds the index of a source: measures the shards that are new, looks again at the others, and puts them together."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import pathlib
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipelines.index import arrays, store, work
+from data_pipelines.index.columns import COLUMNS, ORDER, Columns, Failure, cut, failures_of, unpack
+from data_pipelines.index.locks import FileLock, wait
+from data_pipelines.index.measures import may_change, renew, same_lengths
+from data_pipelines.index.shards import (
+    DamagedShard,
+    Known,
+    Shard,
+    Unfinished,
+    chunks_of,
+    identity_of,
+    read_part,
+    samples_at,
+    shard_may_change,
+    shards_of,
+    verified_columns,
+)
+from data_pipelines.index.store import Damaged, Description, Facts, describe, load
+from data_pipelines.index.work import Chunk, OtherProcesses, OwnProcess, Recipe, Stop, Workers, check_stop
+from data_pipelines.progress import progress
+from data_pipelines.randomness import permute
+from data_pipelines.schema import DataError
+from data_pipelines.sources import Source
+from data_pipelines.text.tokenizers import Tokenizer
+
+LOOKED_AT = 20_000  # media files, and as many samples that could not be used, that are looked at again at an opening, before all are
+
+
+class Built(NamedTuple):
+    """The index of a source, as it is on disk.
+
+    Attributes:
+      description: of the columns of the whole source (ORDER at least).
+      columns: these, mapped into memory.
+      facts: of all samples.
+      failures: why samples cannot be used, by number: of the first ones that were asked for.
+      path: the folder that holds the measures.
+    """
+
+    description: Description
+    columns: Columns
+    facts: Facts
+    failures: Mapping[int, Failure]
+    path: pathlib.Path
+
+
+class Builder:
+    """Builds the index of one source. Processes and hosts that share the folder may do so at once: each shard is built by one of them."""
+
+    def __init__(self, source: Source, tokenizer: Tokenizer, folder: pathlib.Path, recipe: Recipe | None, threads: int, stop: Stop):
+        self._source, self._tokenizer, self._folder, self._recipe = source, tokenizer, folder, recipe
+        self._threads, self._stop = threads, stop
+        self._shards = shards_of(source, tokenizer)
+        self._different = {shard.identity: shard for shard in reversed(self._shards)}  # equal shards are measured once
+        self._whole: set[str] = set()  # measured in this opening from the first sample to the last
+
+    def build(self, named: int) -> Built:
+        """Raises DataError where the index cannot be read or written, Interrupted. `named`: how many failures are read."""
+        is_looked_at = False
+        for _ in range(10):  # what is damaged is found when it is read, and built again
+            try:
+                self._measure([shard for shard in self._different.values() if self._described(shard) is None])
+                if not is_looked_at:
+                    self._look_again()
+                    is_looked_at = True
+                described = {identity: self._described(shard) for identity, shard in self._different.items()}
+                each = [description for shard in self._shards if (description := described[shard.identity])]
+                if len(each) == len(self._shards):
+                    return self._joined(each, named)
+            except DamagedShard as error:
+                print(f"the index {error} is damaged: it is built again (deleting it does the same)", flush=True, file=sys.stderr)
+                (error.folder / "index.json").unlink(missing_ok=True)
+        raise DataError(f"the index {self._folder / 'shards'} is damaged again and again: check the disk, or name another index_folder")
+
+    def _path(self, shard: Shard) -> pathlib.Path:
+        return self._folder / "shards" / shard.identity
+
+    def _described(self, shard: Shard) -> Description | None:
+        return describe(self._path(shard), shard.identity, COLUMNS)
+
+    def _workers(self, samples: int) -> Workers:
+        processes = min(work.cores(), samples // work.CHUNK)
+        if self._recipe is None or processes < 2:
+            return OwnProcess(self._source, self._tokenizer, self._threads)
+        return OtherProcesses(self._recipe, processes, self._threads)
+
+    def _measure(self, shards: Sequence[Shard]) -> None:
+        """Measures shards; those that another process measures are waited for."""
+        while shards:
+            busy: list[Shard] = []
+            total = sum(shard.samples for shard in shards)
+            for _ in progress(self._measured(shards, busy), total, f"indexing {self._source.name}"):
+                pass
+            while busy and not any(FileLock(self._lock(shard)).is_free() for shard in busy):
+                check_stop(self._stop)
+                wait()
+            shards = [shard for shard in busy if self._described(shard) is None]
+
+    def _lock(self, shard: Shard) -> pathlib.Path:
+        return self._folder / "shards" / f"{shard.identity}.lock"
+
+    def _measured(self, shards: Sequence[Shard], busy: list[Shard]) -> Iterator[None]:
+        """Yields for each sample that is measured. Shards that others hold are put into `busy`."""
+        unfinished: dict[str, Unfinished] = {}
+        found = collections.deque[int]()  # samples of parts that were there
+
+        def chunks() -> Iterator[Chunk]:
+            for shard in shards:
+                lock = FileLock(self._lock(shard))
+                if not lock.acquire():
+                    busy.append(shard)
+                    continue
+                unfinished[shard.identity] = piece = Unfinished(shard, self._path(shard), lock)
+                if self._described(shard) is not None:
+                    found.append(shard.samples)
+                    piece.lock.release()
+                    continue
+                new = [chunk for chunk in piece.chunks if arrays.load(pathlib.Path(chunk.part), chunk.identity) is None]
+                found.append(shard.samples - sum(chunk.stop - chunk.start for chunk in new))
+                piece.waiting, piece.is_whole = len(new), len(new) == len(piece.chunks)
+                yield from new
+                if not new:
+                    self._finish(piece)
+
+        try:
+            for chunk, _ in self._workers(sum(shard.samples for shard in shards)).run(chunks(), self._stop):
+                piece = unfinished[chunk.identity]
+                piece.waiting -= 1
+                if not piece.waiting:
+                    self._finish(piece)
+                yield from (None for _ in range(chunk.stop - chunk.start))
+                while found:
+                    yield from (None for _ in range(found.popleft()))
+        finally:
+            for piece in unfinished.values():
+                piece.lock.release()
+
+    def _finish(self, piece: Unfinished) -> None:
+        """Makes a shard of its parts."""
+        store.write(piece.folder, piece.shard.identity, map(read_part, piece.chunks), COLUMNS)
+        shutil.rmtree(piece.folder / "parts", ignore_errors=True)
+        if piece.is_whole:
+            self._whole.add(piece.shard.identity)
+        piece.lock.release()
+
+    def _look_again(self) -> None:
+        """Measures samples again whose media files changed, and those that could not be used for what may have been mended."""
+        known = [Known(shard, description) for shard in self._different.values() if (description := self._described(shard))]
+        known = [each for each in known if shard_may_change(each) and each.shard.identity not in self._whole]
+        files = sum(each.description.columns["files"].rows for each in known)
+        failures = sum(each.description.columns["failure_sample"].rows for each in known)
+        if not known or (max(files, failures) > LOOKED_AT and not self._any_changed(known, files, failures)):
+            return
+        folder = self._folder / "shards" / f".again.{secrets.token_hex(8)}"
+        chunks = [chunk for each in known for chunk in each.chunks(folder)]
+        total = sum(chunk.stop - chunk.start for chunk in chunks)
+        label = f"looking for changed media of {self._source.name}"
+        changed: dict[str, set[int]] = collections.defaultdict(set)
+        try:
+            results = self._workers(total).run(iter(chunks), self._stop)
+            for chunk, is_new in progress((result for result in results for _ in range(result[0].stop - result[0].start)), total, label):
+                if is_new:
+                    changed[chunk.identity].add(chunk.start)
+            for each in known:
+                if each.shard.identity in changed:
+                    self._replace(each, changed[each.shard.identity], folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _any_changed(self, known: Sequence[Known], files: int, failures: int) -> bool:
+        """Whether lengths changed of one of LOOKED_AT random media files, or of one of as many samples that could not be used."""
+        samples: list[tuple[Known, int]] = []
+        for name, total in (("file_sample", files), ("failure_sample", failures)):
+            chosen = min(LOOKED_AT, total)
+            if chosen:
+                samples += samples_at(known, name, np.sort(permute(np.arange(chosen), total, np.zeros(chosen, np.uint64))))
+
+        def is_changed(pair: tuple[Known, int]) -> bool:
+            check_stop(self._stop)
+            entry = unpack(cut(pair[0].columns, pair[1], pair[1] + 1))[0]
+            return may_change(entry) and not same_lengths(renew(self._source, self._tokenizer, pair[0].shard.first + pair[1], entry), entry)
+
+        with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
+            return any(progress(pool.map(is_changed, samples), len(samples), f"looking for changed media of {self._source.name}"))
+
+    def _replace(self, known: Known, changed: set[int], folder: pathlib.Path) -> None:
+        """Writes a shard with the parts that are new."""
+        lock = FileLock(self._lock(known.shard))
+        while not lock.acquire():
+            check_stop(self._stop)
+            wait()
+        try:
+            chunks = chunks_of(known.shard, folder)
+            parts = (read_part(chunk) if chunk.start in changed else cut(known.columns, chunk.start, chunk.stop) for chunk in chunks)
+            store.write(self._path(known.shard), known.shard.identity, parts, COLUMNS)
+        finally:
+            lock.release()
+
+    def _joined(self, each: Sequence[Description], named: int) -> Built:
+        """The columns of the whole source: those of its shard, or of a copy of all in one folder."""
+        facts = Facts.total(description.facts for description in each)
+        if len(each) == 1:
+            columns = verified_columns(each[0])
+            return Built(each[0], columns, facts, failures_of(columns, named), each[0].folder)
+        identity = identity_of(*(description.checksums(ORDER) for description in each))
+        folder = self._folder / "joined" / identity
+        lock = FileLock(folder.with_suffix(".lock"))
+        while True:
+            if (description := describe(folder, identity, ORDER)) is not None:
+                try:
+                    columns = load(description, ORDER)
+                except Damaged as error:
+                    print(f"the index {folder} is damaged ({error}): it is put together again", flush=True, file=sys.stderr)
+                else:
+                    return Built(description, columns, facts, self._failures(each, named), self._folder / "shards")
+            if not lock.acquire():
+                check_stop(self._stop)
+                wait()
+                continue
+            try:
+                store.write(folder, identity, map(verified_columns, each), ORDER, facts)
+            finally:
+                lock.release()
+
+    def _failures(self, each: Sequence[Description], named: int) -> dict[int, Failure]:
+        result: dict[int, Failure] = {}
+        for shard, description in zip(self._shards, each, strict=True):
+            if description.facts.failures and len(result) < named:
+                columns = load(description, [name for name in COLUMNS if name.startswith("failure")], verified=False)
+                result |= {shard.first + sample: failure for sample, failure in failures_of(columns, named - len(result)).items()}
+        return result

@@ -1,0 +1,177 @@
+"""Lengths of samples in a phase, computed from the index's columns when they are asked for, without a loop over samples, clips or frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipelines.index.columns import Columns, Numbers
+from data_pipelines.index.pieces import PieceCounts
+from data_pipelines.media import sizes
+from data_pipelines.media.video import frame_counts
+from data_pipelines.planning.planner import NEVER_FITS
+from data_pipelines.randomness import scramble, spread, stable_seed
+from data_pipelines.schema import VISUAL_TOKEN_SIDE, PhaseSettings
+from data_pipelines.text.video import decimals
+
+_CLIPS = 4096  # laid out at a time: some megabytes for each 100 frames
+
+Rows = slice | Numbers
+
+
+def sample_seeds(seed: int, source: str, samples: Numbers) -> npt.NDArray[np.uint64]:
+    """The seeds of all that is drawn for samples (a video's frames): the same in every epoch, so that lengths hold."""
+    return scramble(spread(stable_seed("sample", seed, source), samples))
+
+
+class PhaseLengths:
+    """Lengths of a source's samples in one phase: an array that is computed where it is looked at.
+
+    `lengths[samples]`, for numbers [k] or a slice with neither step nor negative ends, is [k, 4] int64: tokens, visual tokens, images,
+    segments (1) of each sample's document. Equal to what build_document gives with the sample's seed. Zero where the sample cannot be used;
+    NEVER_FITS where the phase takes no such sample (images in a phase without visual tokens, a video in one without frames).
+    """
+
+    def __init__(self, columns: Columns, phase: PhaseSettings, seed: int, source: str, pieces: PieceCounts):
+        self._columns, self._phase, self._seed, self._source, self._pieces = columns, phase, seed, source, pieces
+
+    def __len__(self) -> int:
+        return len(self._columns["text"])
+
+    def __getitem__(self, samples: Rows) -> Numbers:
+        rows: Rows = slice(*samples.indices(len(self))) if isinstance(samples, slice) else np.asarray(samples, np.int64)
+        text = self._columns["text"][rows].astype(np.int64)
+        images, visual = self._images(rows)
+        result = np.empty((len(text), 4), np.int64)
+        result[:, 0] = text + visual
+        result[:, 1] = visual
+        result[:, 2] = images
+        result[:, 3] = 1
+        self._add_clips(result, rows)
+        if not self._phase.visual_tokens:
+            result[images > 0] = NEVER_FITS
+        result[self._unusable(rows, text)] = 0
+        return result
+
+    def _images(self, rows: Rows) -> tuple[Numbers, Numbers]:
+        """[k] images of each sample, and their visual tokens."""
+        starts, ends = _spans(self._columns["size_ends"], rows)
+        counts = ends - starts
+        if not counts.any() or not self._phase.visual_tokens:
+            return counts, np.zeros_like(counts)
+        hw = self._columns["sizes"]
+        hw = hw[starts[0] : ends[-1]] if isinstance(rows, slice) else hw[_ragged(starts, counts)]
+        of_sample = 1 if (is_single := bool((counts <= 1).all())) else np.repeat(counts, counts)
+        tokens = _tokens(sizes.image_grids(hw, of_sample, self._phase))
+        if is_single:
+            visual = np.zeros_like(counts)
+            visual[counts > 0] = tokens
+            return counts, visual
+        return counts, _sums(tokens, counts)
+
+    def _add_clips(self, result: Numbers, rows: Rows) -> None:
+        owners = self._columns["clip_sample"]
+        if not len(owners):
+            return
+        if isinstance(rows, slice):
+            low, high = np.searchsorted(owners, [rows.start, rows.stop]).tolist()
+            clips = np.arange(low, high)
+            places = owners[low:high] - rows.start
+            numbers = clips - np.searchsorted(owners, owners[low:high])
+        else:
+            starts = np.searchsorted(owners, rows)
+            counts = np.searchsorted(owners, rows, side="right") - starts
+            clips = _ragged(starts, counts)
+            places = np.repeat(np.arange(len(rows)), counts)
+            numbers = clips - starts[places]
+        if not len(clips):
+            return
+        if not self._phase.visual_tokens or self._phase.frames < 1:
+            result[places] = NEVER_FITS
+            return
+        for start in range(0, len(clips), _CLIPS):
+            part = slice(start, start + _CLIPS)
+            text, visual, frames = self._clips(clips[part], numbers[part])
+            np.add.at(result, places[part], np.stack([text + visual, visual, frames, np.zeros_like(frames)], axis=1))
+
+    def _clips(self, clips: Numbers, numbers: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+        """[c] tokens of the text and brackets of clips' frames, their visual tokens, and how many frames they show.
+
+        Args:
+          clips: rows of the clips' columns.
+          numbers: of each clip in its sample.
+        """
+        columns = self._columns
+        seeds = spread(sample_seeds(self._seed, self._source, columns["clip_sample"][clips]), numbers)
+        durations, rates, in_all, heights, widths = columns["clips"][clips].T
+        frames = in_all.astype(np.int64)
+        counts = frame_counts(durations, rates, frames, self._phase, seeds)
+        limits = sizes.frame_limits(counts, self._phase)
+        resized = sizes.smart_resize(np.stack([heights, widths], axis=1), self._phase.min_pixels, limits)
+        visual = _tokens(resized // VISUAL_TOKEN_SIDE) * counts
+        # Frame i of n is number i * frames // (n + 1), i from 1 on.
+        ends = np.cumsum(counts)
+        owner = np.repeat(np.arange(len(clips)), counts)
+        number = np.arange(1, ends[-1] + 1) - (ends - counts)[owner]
+        shown = number * frames[owner] // (counts + 1)[owner]
+        times = decimals(self._seconds(clips, owner, shown, rates), 2)
+        first = times[ends - counts]
+        marks = _sums(self._pieces.marks(times), counts) - self._pieces.marks(first)
+        heads = self._pieces.heads(
+            columns["before_hash"][clips], durations.astype(np.int64), counts, decimals(counts / durations, 1), first,
+            lambda place: self._before(int(clips[place])),
+        )  # fmt: skip
+        text: Numbers = 2 * counts + marks + heads
+        return text, visual, counts
+
+    def _seconds(self, clips: Numbers, owner: Numbers, shown: Numbers, rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """[f] when frames are shown, as media.video.timestamps says."""
+        seconds: npt.NDArray[np.float64] = shown / rates[owner]
+        if len(self._columns["times"]):
+            starts, ends = _spans(self._columns["time_ends"], clips)
+            given = (ends > starts)[owner]
+            seconds[given] = self._columns["times"][starts[owner[given]] + shown[given]]
+        return seconds
+
+    def _before(self, clip: int) -> str:
+        ends = self._columns["before_ends"]
+        return bytes(self._columns["before"][ends[clip - 1] if clip else 0 : ends[clip]]).decode()
+
+    def _unusable(self, rows: Rows, text: Numbers) -> npt.NDArray[Any]:
+        failures = self._columns["failure_sample"]
+        if isinstance(rows, slice):
+            low, high = np.searchsorted(failures, [rows.start, rows.stop]).tolist()
+            places: npt.NDArray[Any] = failures[low:high] - rows.start
+            return places
+        if not len(failures):
+            return np.zeros(0, np.int64)
+        return failures[np.minimum(np.searchsorted(failures, rows), len(failures) - 1)] == rows
+
+
+def _spans(ends: Numbers, rows: Rows) -> tuple[Numbers, Numbers]:
+    """Where the values of rows begin and end, given where those of each row end."""
+    if isinstance(rows, slice):
+        stops = ends[rows]
+        first = int(ends[rows.start - 1]) if rows.start else 0
+        return np.concatenate([[first], stops])[: len(stops)].astype(np.int64), stops
+    return np.where(rows > 0, ends[rows - 1], 0), ends[rows]
+
+
+def _ragged(starts: Numbers, counts: Numbers) -> Numbers:
+    """[counts.sum()] the numbers from each start on, one span after the other."""
+    first = np.cumsum(counts) - counts
+    return np.repeat(starts - first, counts) + np.arange(counts.sum())
+
+
+def _sums(values: npt.NDArray[Any], counts: Numbers) -> Numbers:
+    """[k] sums of spans of values that follow one another."""
+    total = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    ends = np.cumsum(counts)
+    sums: Numbers = total[ends] - total[ends - counts]
+    return sums
+
+
+def _tokens(grids: Numbers) -> Numbers:
+    return grids[:, 0] * grids[:, 1]

@@ -1,0 +1,133 @@
+"""The shards of a source: how they are known, and how their measures are read in chunks."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipelines.index import arrays, work
+from data_pipelines.index.columns import COLUMNS, Columns
+from data_pipelines.index.locks import FileLock
+from data_pipelines.index.measures import LASTING
+from data_pipelines.index.store import Damaged, Description, load
+from data_pipelines.index.work import Chunk
+from data_pipelines.schema import DataError
+from data_pipelines.sources import Source
+from data_pipelines.sources.dialects.row import VERSION as ROW_VERSION
+from data_pipelines.text.tokenizers import Tokenizer
+
+VERSION = 5  # of what is measured: raise it when a length may change
+
+
+class Shard(NamedTuple):
+    """Samples of a source that are measured and kept together.
+
+    Attributes:
+      identity: the same wherever the shard lies: of its content, how it is read, the tokenizer and the method.
+      first: number in the source of its first sample.
+      samples: how many it has.
+    """
+
+    identity: str
+    first: int
+    samples: int
+
+
+def shards_of(source: Source, tokenizer: Tokenizer) -> list[Shard]:
+    """The shards of a source in order. A source that does not say which it has is one, known by its own fingerprint."""
+    if not hasattr(source, "shards") or not hasattr(source, "settings"):
+        return [Shard(identity_of(source.fingerprint(), tokenizer.fingerprint), 0, len(source))]
+    settings = dataclasses.replace(source.settings, name="", path="", media_root="given" if source.settings.media_root else "")
+    result, first = [], 0
+    for shard in source.shards():
+        name = shard.name if settings.prompts else ""  # a row's key chooses among prompts
+        result.append(Shard(identity_of(shard.fingerprint, name, ROW_VERSION, settings, tokenizer.fingerprint), first, shard.samples))
+        first += shard.samples
+    return result
+
+
+def identity_of(*parts: object) -> str:
+    return hashlib.sha256(repr((VERSION, *parts)).encode()).hexdigest()[:32]
+
+
+class DamagedShard(Exception):
+    def __init__(self, folder: pathlib.Path, problem: object):
+        super().__init__(f"{folder} ({problem})")
+        self.folder = folder
+
+
+def verified_columns(description: Description) -> Columns:
+    try:
+        return load(description, COLUMNS)
+    except Damaged as error:
+        raise DamagedShard(description.folder, error) from error
+
+
+class Unfinished:
+    """A shard that this process measures."""
+
+    def __init__(self, shard: Shard, folder: pathlib.Path, lock: FileLock):
+        self.shard, self.folder, self.lock = shard, folder, lock
+        self.chunks = chunks_of(shard, folder / "parts")
+        self.waiting = len(self.chunks)
+        self.is_whole = True
+
+
+class Known:
+    """A shard that was measured before."""
+
+    def __init__(self, shard: Shard, description: Description):
+        self.shard, self.description = shard, description
+        self._columns: dict[str, npt.NDArray[Any]] = {}
+
+    @property
+    def columns(self) -> Columns:
+        if not self._columns:
+            try:
+                self._columns |= load(self.description, COLUMNS, verified=False)
+            except Damaged as error:
+                raise DamagedShard(self.description.folder, error) from error
+        return self._columns
+
+    def chunks(self, folder: pathlib.Path) -> list[Chunk]:
+        """Those with samples that may have changed; their new parts are written to `folder`."""
+        samples = np.concatenate([self.columns["file_sample"], self.columns["failure_sample"]])
+        wanted = set(np.unique(samples // work.CHUNK).tolist())
+        chunks = chunks_of(self.shard, folder)
+        return [chunk._replace(folder=str(self.description.folder)) for number, chunk in enumerate(chunks) if number in wanted]
+
+
+def shard_may_change(known: Known) -> bool:
+    lasting = sum(count for reason, count in known.description.facts.failures.items() if reason in LASTING)
+    return known.description.columns["files"].rows > 0 or known.description.facts.failures.total() > lasting
+
+
+def samples_at(known: Sequence[Known], name: str, rows: npt.NDArray[np.int64]) -> list[tuple[Known, int]]:
+    """The samples that stand in rows of a column, counted over all shards."""
+    found, start = [], 0
+    for each in known:
+        stop = start + each.description.columns[name].rows
+        low, high = np.searchsorted(rows, [start, stop]).tolist()
+        if low < high:
+            found += [(each, sample) for sample in np.unique(each.columns[name][rows[low:high] - start]).tolist()]
+        start = stop
+    return found
+
+
+def chunks_of(shard: Shard, folder: pathlib.Path) -> list[Chunk]:
+    starts = range(0, shard.samples, work.CHUNK)
+    ranges = [(start, min(start + work.CHUNK, shard.samples)) for start in starts]
+    return [Chunk(shard.identity, shard.first, start, stop, str(folder / f"{shard.identity}-{start}-{stop}.npz")) for start, stop in ranges]
+
+
+def read_part(chunk: Chunk) -> Columns:
+    columns = arrays.load(pathlib.Path(chunk.part), chunk.identity)
+    if columns is None:
+        raise DataError(f"the part {chunk.part} of the index was lost while it was read: start again to measure its samples again")
+    return columns

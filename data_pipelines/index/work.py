@@ -1,0 +1,195 @@
+"""Pieces of the work of an index, done in this process or in others."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import data_pipelines
+from data_pipelines.index import arrays
+from data_pipelines.index.columns import COLUMNS, Entry, cut, pack, unpack
+from data_pipelines.index.measures import renew
+from data_pipelines.index.store import describe, load
+from data_pipelines.schema import DataError, Interrupted, SourceSettings
+from data_pipelines.sources import Source
+from data_pipelines.text.tokenizers import Tokenizer
+
+CHUNK = 4096  # samples of a piece of work: what a kill may cost each process
+Stop = Callable[[], bool]
+_NEW = Entry(None, None)
+
+
+class Recipe(NamedTuple):
+    """What another process opens the same source and tokenizer with."""
+
+    source: SourceSettings
+    tokenizer: str
+    add_special_tokens: bool
+
+    def to_json(self) -> str:
+        return json.dumps([dataclasses.asdict(self.source), self.tokenizer, self.add_special_tokens])
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        source, tokenizer, add_special_tokens = json.loads(text)
+        lists = {name: tuple(value) for name, value in source.items() if isinstance(value, list)}
+        return cls(SourceSettings(**(source | lists)), tokenizer, add_special_tokens)
+
+
+class Chunk(NamedTuple):
+    """Samples of a shard that are measured together.
+
+    Attributes:
+      identity: of the shard.
+      first: number in the source of the shard's first sample.
+      start, stop: the samples, counted in the shard.
+      part: the file that their columns are written to, unless they are as before.
+      folder: of the shard's columns, if they are looked at again; "" if they are new.
+    """
+
+    identity: str
+    first: int
+    start: int
+    stop: int
+    part: str
+    folder: str = ""
+
+    def measure(self, source: Source, tokenizer: Tokenizer, threads: concurrent.futures.Executor) -> bool:
+        """Measures the samples; returns whether anything is new. Raises DataError where the part cannot be written."""
+        known = self._known()
+        samples = range(self.first + self.start, self.first + self.stop)
+        entries = list(threads.map(lambda number, entry: renew(source, tokenizer, number, entry), samples, known))
+        if self.folder and entries == known:
+            return False
+        arrays.save(pathlib.Path(self.part), pack(entries), self.identity)
+        return True
+
+    def _known(self) -> list[Entry]:
+        if self.folder and (description := describe(pathlib.Path(self.folder), self.identity, COLUMNS)):
+            return unpack(cut(load(description, COLUMNS, verified=False), self.start, self.stop))
+        return [_NEW] * (self.stop - self.start)
+
+
+class Workers(Protocol):
+    """Does chunks of one source."""
+
+    def run(self, chunks: Iterable[Chunk], stop: Stop) -> Iterator[tuple[Chunk, bool]]:
+        """Yields each chunk when it is done, in any order, and whether it has a new part.
+
+        Raises Interrupted when `stop` says so: what was yielded is on disk; DataError where a part cannot be written.
+        """
+        ...
+
+
+class OwnProcess:
+    """Measures in threads of this process."""
+
+    def __init__(self, source: Source, tokenizer: Tokenizer, threads: int):
+        self._source, self._tokenizer, self._threads = source, tokenizer, threads
+
+    def run(self, chunks: Iterable[Chunk], stop: Stop) -> Iterator[tuple[Chunk, bool]]:
+        pool = concurrent.futures.ThreadPoolExecutor(self._threads)
+        try:
+            for chunk in chunks:
+                check_stop(stop)
+                yield chunk, chunk.measure(self._source, self._tokenizer, pool)
+        finally:
+            pool.shutdown(cancel_futures=True)  # waiting work of an interrupted chunk is dropped
+
+
+class OtherProcesses:
+    """Measures in processes of their own: `python -m data_pipelines.index.worker`, which import what a source needs and no more.
+
+    They end with this process, whatever ends it, after the chunk at hand.
+    """
+
+    def __init__(self, recipe: Recipe, processes: int, threads: int):
+        self._recipe, self._processes, self._threads = recipe, processes, threads
+
+    def run(self, chunks: Iterable[Chunk], stop: Stop) -> Iterator[tuple[Chunk, bool]]:
+        free: list[_Process] = []
+        started: list[_Process] = []
+        running: dict[concurrent.futures.Future[tuple[bool, str]], tuple[Chunk, _Process]] = {}
+        waiting = iter(chunks)
+        pool = concurrent.futures.ThreadPoolExecutor(self._processes)  # each waits for one process
+        try:
+            while True:
+                while len(running) < self._processes and (chunk := next(waiting, None)) is not None:
+                    if not free:
+                        started.append(process := _Process(self._recipe, max(1, self._threads // self._processes)))
+                        free.append(process)
+                    process = free.pop()
+                    running[pool.submit(process.measure, chunk)] = chunk, process
+                if not running:
+                    return
+                done, _ = concurrent.futures.wait(running, timeout=0.2, return_when=concurrent.futures.FIRST_COMPLETED)
+                check_stop(stop)
+                for future in done:
+                    chunk, process = running.pop(future)
+                    free.append(process)
+                    yield chunk, self._result(future, chunk, stop)
+        finally:
+            for process in started:
+                process.kill()
+            pool.shutdown()
+
+    def _result(self, future: concurrent.futures.Future[tuple[bool, str]], chunk: Chunk, stop: Stop) -> bool:
+        is_new, problem = future.result()
+        if problem:
+            check_stop(stop)  # a signal to all processes of a group ends the others first
+            raise DataError(
+                f"indexing {self._recipe.source.name!r}, samples {chunk.first + chunk.start:,} to {chunk.first + chunk.stop:,}: {problem}"
+            )
+        return is_new
+
+
+class _Process:
+    def __init__(self, recipe: Recipe, threads: int):
+        command = [sys.executable, "-m", "data_pipelines.index.worker", str(threads)]
+        paths = [str(pathlib.Path(data_pipelines.__path__[0]).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self._greeting = recipe.to_json()
+
+    def measure(self, chunk: Chunk) -> tuple[bool, str]:
+        """Whether there is a new part, and what went wrong or "". Called by one thread at a time."""
+        assert self._process.stdin and self._process.stdout
+        try:
+            for line in (self._greeting, json.dumps(chunk)):
+                if line:
+                    self._process.stdin.write(line + "\n")
+            self._greeting = ""
+            self._process.stdin.flush()
+            reply: Any = json.loads(self._process.stdout.readline() or "null")
+        except (OSError, ValueError):
+            reply = None
+        if reply is None:
+            code = self._process.wait()
+            return False, f"a process that measures them ended with exit code {code} (-9: killed, mostly for memory); start again to go on"
+        return bool(reply["new"]), str(reply["problem"])
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdin and self._process.stdout
+        self._process.stdout.close()
+        with contextlib.suppress(OSError):  # of what was still to be flushed
+            self._process.stdin.close()
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_stop(stop: Stop) -> None:
+    if stop():
+        raise Interrupted("indexing was stopped; what was measured is kept, and the next start goes on from there")

@@ -1,0 +1,45 @@
+"""A process that measures chunks of a source: `python -m data_pipelines.index.worker THREADS`, started by index/work.py.
+
+Reads lines of JSON from standard input: a work.Recipe, then work.Chunks. Answers each chunk with {"new": bool, "problem": str} on standard
+output. Ends with the input.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import signal
+import sys
+
+from data_pipelines.index.work import Chunk, Recipe
+from data_pipelines.schema import DataError
+from data_pipelines.sources import Source, open_source
+from data_pipelines.text.tokenizers import Tokenizer, load_tokenizer
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group: the process that gives out the work says when it ends
+        signal.signal(number, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    recipe = Recipe.from_json(sys.stdin.readline())
+    source: Source | None = None
+    tokenizer: Tokenizer | None = None
+    with concurrent.futures.ThreadPoolExecutor(int(sys.argv[1])) as threads:
+        for line in sys.stdin:
+            answer = {"new": False, "problem": ""}
+            try:
+                source = source or open_source(recipe.source)
+                tokenizer = tokenizer or load_tokenizer(recipe.tokenizer, recipe.add_special_tokens)
+                answer["new"] = Chunk(*json.loads(line)).measure(source, tokenizer, threads)
+            except DataError as error:
+                answer["problem"] = str(error)
+            try:
+                print(json.dumps(answer), file=answers, flush=True)
+            except BrokenPipeError:
+                os._exit(0)  # nobody waits for the answer; the part is on disk
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Which samples of a source fit no row of a phase: counted over all, a few of them named."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipelines.schema import PhaseSettings
+
+NEVER_FITS = np.iinfo(np.int32).max  # the length of a sample that a phase does not take
+NAMED = 1000  # samples of a source and phase that are named
+_BLOCK = 1 << 15  # samples looked at together: their columns stay in a core's cache
+
+Numbers = npt.NDArray[np.int64]
+
+
+class Lookup(Protocol):
+    """An array, or what is computed where it is looked at, by numbers [k] or a slice."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, numbers: Any, /) -> Numbers: ...
+
+
+class SourceLengths(Protocol):
+    """What the planner needs of one source: `LengthIndex` has it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def usable(self) -> Lookup:
+        """[u]: numbers of the samples that can be read, ascending."""
+        ...
+
+    def lengths(self, phase: PhaseSettings, seed: int) -> Lookup:
+        """[n, 4]: tokens, visual tokens, images, segments of each sample."""
+        ...
+
+
+class TooLong(NamedTuple):
+    """The samples of a source that fit no row of a phase.
+
+    Attributes:
+      samples: [k] int64, the numbers of the first NAMED of them.
+      lengths: [k, 4] int64, what each needs of the budgets; NEVER_FITS where the phase takes no such sample.
+      total: how many there are in all.
+      passed: [4] how many pass each budget, and are of a kind that the phase takes.
+      longest: [4] the most that one of these needs of it; 0 without any.
+      not_taken: how many are of a kind that the phase takes none of.
+      usable: samples of the source that can be read.
+    """
+
+    samples: Numbers
+    lengths: Numbers
+    total: int
+    passed: Numbers
+    longest: Numbers
+    not_taken: int
+    usable: int
+
+
+def find_too_long(lengths: Lookup, usable: Lookup, budget: Numbers) -> TooLong:
+    """Looks at all samples of a source once, on all cores, a block at a time.
+
+    Args:
+      lengths: [n, 4] of each sample.
+      usable: [u] the samples that count.
+      budget: [4] of a row.
+    """
+
+    def over(start: int) -> TooLong:
+        samples = usable[start : start + _BLOCK]
+        first, last = int(samples[0]), int(samples[-1])
+        of_block = lengths[slice(first, last + 1) if last - first == len(samples) - 1 else samples]
+        rows = np.flatnonzero((of_block > budget).any(axis=1))
+        found = of_block[rows]
+        passed = (found > budget) & (found < NEVER_FITS)
+        longest = np.where(passed, found, 0).max(axis=0, initial=0)
+        not_taken = int((found == NEVER_FITS).any(axis=1).sum())
+        return TooLong(samples[rows[:NAMED]], found[:NAMED], len(rows), passed.sum(axis=0), longest, not_taken, len(samples))
+
+    nothing = np.zeros(4, np.int64)
+    total = TooLong(np.zeros(0, np.int64), np.zeros((0, 4), np.int64), 0, nothing, nothing, 0, 0)
+    for block in _mapped(over, range(0, len(usable), _BLOCK)):
+        total = TooLong(
+            np.concatenate([total.samples, block.samples])[:NAMED],
+            np.concatenate([total.lengths, block.lengths])[:NAMED],
+            total.total + block.total,
+            total.passed + block.passed,
+            np.maximum(total.longest, block.longest),
+            total.not_taken + block.not_taken,
+            total.usable + block.usable,
+        )
+    return total
+
+
+def _mapped(function: Any, starts: range) -> Iterator[TooLong]:
+    """The results in order, computed by as many threads as there are cores, a few ahead."""
+    threads = os.cpu_count() or 1
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        ahead = 16 * threads
+        for first in range(0, len(starts), ahead):
+            yield from pool.map(function, starts[first : first + ahead])
