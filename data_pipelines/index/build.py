@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import pathlib
 import secrets
 import shutil
@@ -16,7 +17,7 @@ import numpy as np
 from data_pipelines.index import arrays, store, work
 from data_pipelines.index.columns import COLUMNS, ORDER, Columns, Failure, cut, failures_of, unpack
 from data_pipelines.index.locks import FileLock, wait
-from data_pipelines.index.measures import may_change, renew, same_lengths
+from data_pipelines.index.measures import file_states, may_change, renew, same_lengths
 from data_pipelines.index.shards import (
     DamagedShard,
     Known,
@@ -34,7 +35,7 @@ from data_pipelines.index.store import Damaged, Description, Facts, describe, lo
 from data_pipelines.index.work import Chunk, OtherProcesses, OwnProcess, Recipe, Stop, Workers, check_stop
 from data_pipelines.progress import progress
 from data_pipelines.randomness import permute
-from data_pipelines.schema import DataError
+from data_pipelines.schema import DataError, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
 
@@ -192,8 +193,13 @@ class Builder:
 
         def is_changed(pair: tuple[Known, int]) -> bool:
             check_stop(self._stop)
-            entry = unpack(cut(pair[0].columns, pair[1], pair[1] + 1))[0]
-            return may_change(entry) and not same_lengths(renew(self._source, self._tokenizer, pair[0].shard.first + pair[1], entry), entry)
+            known, sample = pair
+            number = known.shard.first + sample
+            with contextlib.suppress(SampleError):
+                if (states := known.file_states(sample)) and file_states(self._source[number]) == states:
+                    return False
+            entry = unpack(cut(known.columns, sample, sample + 1))[0]
+            return may_change(entry) and not same_lengths(renew(self._source, self._tokenizer, number, entry), entry)
 
         with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
             return any(progress(pool.map(is_changed, samples), len(samples), f"looking for changed media of {self._source.name}"))

@@ -34,15 +34,23 @@ def inspect(sample: Sample, tokenizer: Tokenizer) -> Measured:
     """Measures a sample without decoding pixels. Raises SampleError for one that cannot be used, "no_answer" where nothing has a label."""
     files = file_states(sample)
     headers = [images.header(image) for image in sample.images]
-    if (marks := marks_of(sample.turns).count(VIDEO_MARK)) != len(sample.clips):
-        raise SampleError("video_marks", f"{sample.key}: the conversation has {marks} {VIDEO_MARK} marks for {len(sample.clips)} clips")
-    turns, before = chat.around_clips(sample.turns)
-    tokens, labels = chat.encode(turns, [0] * (len(headers) + len(before)), tokenizer)
-    _check_answer(labels, sample.key)
-    text = len(tokens) - sum(2 + len(tokenizer.encode(each)) for each in before)
+    text, before = count_text(sample, tokenizer)
     clips = [video.probe(clip) for clip in sample.clips]
     conversions = [name for header in headers for name in header.conversions] + [name for clip in clips for name in clip.conversions]
     return Measured(text, [(header.height, header.width) for header in headers], clips, before, files, conversions)
+
+
+def count_text(sample: Sample, tokenizer: Tokenizer) -> tuple[int, list[str]]:
+    """`text` and `before` of Measured. Raises SampleError "video_marks", "no_answer", and as chat.encode."""
+    if (marks := marks_of(sample.turns).count(VIDEO_MARK)) != len(sample.clips):
+        raise SampleError(
+            "video_marks",
+            f"{sample.key}: the conversation has {marks} {VIDEO_MARK} marks for {len(sample.clips)} clips; write one for each",
+        )
+    turns, before = chat.around_clips(sample.turns)
+    tokens, labels = chat.encode(turns, [0] * (len(sample.images) + len(before)), tokenizer)
+    _check_answer(labels, sample.key)
+    return len(tokens) - sum(2 + len(tokenizer.encode(each)) for each in before), before
 
 
 def _check_answer(labels: np.ndarray, key: str) -> None:

@@ -34,33 +34,43 @@ class PieceCounts:
         self._lock = threading.Lock()
         stored = arrays.load(path, tokenizer.fingerprint) or {}
         self._marks: npt.NDArray[np.int32] = stored.get("marks", np.full(6000, _UNKNOWN, np.int32))
-        self._keys: npt.NDArray[np.uint64] = stored.get("head_keys", np.zeros(0, np.uint64))
-        self._heads: npt.NDArray[np.int32] = stored.get("heads", np.zeros(0, np.int32))
+        # Keys, ascending, and counts: replaced together, so that they are read without the lock.
+        self._heads: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32]] = (
+            stored.get("head_keys", np.zeros(0, np.uint64)),
+            stored.get("heads", np.zeros(0, np.int32)),
+        )
         self._is_saved = True
 
     def save(self) -> None:
         """Keeps what was counted for the next start. Another process may have written other pieces: the last one wins."""
         with self._lock, contextlib.suppress(DataError):
             if not self._is_saved:
-                arrays.save(self._path, {"marks": self._marks, "head_keys": self._keys, "heads": self._heads}, self._tokenizer.fingerprint)
+                keys, heads = self._heads
+                arrays.save(self._path, {"marks": self._marks, "head_keys": keys, "heads": heads}, self._tokenizer.fingerprint)
                 self._is_saved = True
 
     def marks(self, hundredths: Numbers) -> Numbers:
         """[f] tokens of the text between two frames, of which the second is shown at a time in hundredths of a second."""
+        far = np.flatnonzero(hundredths >= _TABLE)
+        inside = np.where(hundredths < _TABLE, hundredths, 0) if len(far) else hundredths
+        table = self._marks  # never changed where it is known: read without the lock
+        most = int(inside.max(initial=0))
+        if most >= len(table) or table[inside].min(initial=0) == _UNKNOWN:
+            table = self._with_marks(np.unique(inside), most)
+        counts: Numbers = table[inside].astype(np.int64)
+        for place in far.tolist():
+            counts[place] = self._count_mark(int(hundredths[place]))
+        return counts
+
+    def _with_marks(self, times: Numbers, most: int) -> npt.NDArray[np.int32]:
+        """The table with the counts of some times, the largest of which is `most`."""
         with self._lock:
-            far = np.flatnonzero(hundredths >= _TABLE)
-            inside = np.where(hundredths < _TABLE, hundredths, 0) if len(far) else hundredths
-            if len(inside) and (most := int(inside.max())) >= len(self._marks):
-                self._marks = np.concatenate([self._marks, np.full(most + 6000 - len(self._marks), _UNKNOWN, np.int32)])
-            counts: Numbers = self._marks[inside].astype(np.int64)
-            if (counts == _UNKNOWN).any():
-                for time in np.unique(inside[counts == _UNKNOWN]).tolist():
-                    self._marks[time] = self._count_mark(time)
-                self._is_saved = False
-                counts = self._marks[inside].astype(np.int64)
-            for place in far.tolist():
-                counts[place] = self._count_mark(int(hundredths[place]))
-            return counts
+            table = np.full(max(len(self._marks), most + 1), _UNKNOWN, np.int32)
+            table[: len(self._marks)] = self._marks
+            for time in times[table[times] == _UNKNOWN].tolist():
+                table[time] = self._count_mark(time)
+            self._marks, self._is_saved = table, False
+            return table
 
     def _count_mark(self, time: int) -> int:
         return len(self._tokenizer.encode(f"\n{video.time_text(time)}"))
@@ -85,24 +95,36 @@ class PieceCounts:
         keys = before_hash
         for values in (durations, frames, rates, first):
             keys = scramble(spread(keys, values + 1))
-        with self._lock:
+        known = self._find(keys)
+        if (known == _UNKNOWN).any():
+            with self._lock:
+                self._add_heads(keys, durations, frames, rates, first, before)
             known = self._find(keys)
-            if (known == _UNKNOWN).any():
-                new, places = np.unique(keys[known == _UNKNOWN], return_index=True)
-                places = np.flatnonzero(known == _UNKNOWN)[places]
-                counts = []
-                for place in places.tolist():
-                    prefix = video.prefix_text(int(durations[place]), int(frames[place]), int(rates[place]))
-                    counts.append(len(self._tokenizer.encode(before(place) + prefix + video.time_text(int(first[place])))))
-                order = np.argsort(np.concatenate([self._keys, new]))
-                self._heads = np.concatenate([self._heads, np.array(counts, np.int32)])[order]
-                self._keys = np.concatenate([self._keys, new])[order]
-                self._is_saved = False
-                known = self._find(keys)
-            return known
+        return known
+
+    def _add_heads(
+        self,
+        keys: npt.NDArray[np.uint64],
+        durations: Numbers,
+        frames: Numbers,
+        rates: Numbers,
+        first: Numbers,
+        before: Callable[[int], str],
+    ) -> None:
+        unknown = np.flatnonzero(self._find(keys) == _UNKNOWN)
+        new, places = np.unique(keys[unknown], return_index=True)
+        counts = []
+        for place in unknown[places].tolist():
+            prefix = video.prefix_text(int(durations[place]), int(frames[place]), int(rates[place]))
+            counts.append(len(self._tokenizer.encode(before(place) + prefix + video.time_text(int(first[place])))))
+        all_keys = np.concatenate([self._heads[0], new])
+        order = np.argsort(all_keys)
+        self._heads = all_keys[order], np.concatenate([self._heads[1], np.array(counts, np.int32)])[order]
+        self._is_saved = False
 
     def _find(self, keys: npt.NDArray[np.uint64]) -> Numbers:
-        if not len(self._keys):
+        known, counts = self._heads
+        if not len(known):
             return np.full(len(keys), _UNKNOWN, np.int64)
-        places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        return np.where(self._keys[places] == keys, self._heads[places], _UNKNOWN).astype(np.int64)
+        places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        return np.where(known[places] == keys, counts[places], _UNKNOWN).astype(np.int64)

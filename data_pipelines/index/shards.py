@@ -95,6 +95,19 @@ class Known:
                 raise DamagedShard(self.description.folder, error) from error
         return self._columns
 
+    def file_states(self, sample: int) -> list[tuple[int, int]]:
+        """The states of a sample's media files when it was measured; empty for one that could not be used when it was last looked at."""
+        if self._has(self.columns["failure_sample"], sample):
+            return []
+        owners = self.columns["file_sample"]
+        low, high = np.searchsorted(owners, [sample, sample + 1]).tolist()
+        return [(size, time) for size, time in self.columns["files"][low:high].tolist()]
+
+    @staticmethod
+    def _has(numbers: npt.NDArray[np.int64], sample: int) -> bool:
+        place = int(np.searchsorted(numbers, sample))
+        return place < len(numbers) and int(numbers[place]) == sample
+
     def chunks(self, folder: pathlib.Path) -> list[Chunk]:
         """Those with samples that may have changed; their new parts are written to `folder`."""
         samples = np.concatenate([self.columns["file_sample"], self.columns["failure_sample"]])

@@ -42,11 +42,18 @@ def time_text(hundredths: int) -> str:
 
 
 def decimals(values: npt.NDArray[np.float64], digits: int) -> npt.NDArray[np.int64]:
-    """[n] values times 10^digits as whole numbers, rounded as Python writes the value with so many digits (from its exact binary value)."""
-    scaled = values * 10**digits
-    result = np.rint(scaled).astype(np.int64)
-    # The product is rounded itself: close to a half it may fall on the other side.
-    doubtful = np.abs(np.abs(scaled - np.floor(scaled)) - 0.5) <= np.maximum(1e-9, scaled * 1e-15)
-    for place in np.flatnonzero(doubtful).tolist():
-        result[place] = int(f"{values[place]:.{digits}f}".replace(".", ""))
-    return result
+    """[n] values times 10^digits as whole numbers, rounded as Python writes a value with so many digits: from its exact binary value, halves
+    to even. `digits` is 1 or 2."""
+    factor = float(10**digits)
+    scaled = values * factor
+    result: npt.NDArray[np.float64] = np.rint(scaled)
+    below = np.floor(scaled)
+    # The product is rounded itself: close to a half it may fall on the other side of it.
+    close = np.flatnonzero(np.abs(scaled - below - 0.5) <= 1e-9 + scaled * 1e-15)
+    if len(close):
+        value, product, half = values[close], scaled[close], below[close] + 0.5
+        high = value * 134217729.0  # 2^27 + 1: the value's upper and lower halves (Veltkamp), whose products are exact
+        high -= high - value
+        distance = (product - half) + ((high * factor - product) + (value - high) * factor)
+        result[close] = np.where(distance == 0, np.rint(half), half + np.copysign(0.5, distance))
+    return result.astype(np.int64)
