@@ -6,7 +6,6 @@ import collections
 import concurrent.futures
 import contextlib
 import pathlib
-import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from data_pipelines.index.shards import (
     identity_of,
     read_part,
     samples_at,
+    scratch_folder,
     shard_may_change,
     shards_of,
     verified_columns,
@@ -167,21 +167,21 @@ class Builder:
         failures = sum(each.description.columns["failure_sample"].rows for each in known)
         if not known or (max(files, failures) > LOOKED_AT and not self._any_changed(known, files, failures)):
             return
-        folder = self._folder / "shards" / f".again.{secrets.token_hex(8)}"
+        with scratch_folder(self._folder / "shards") as folder:
+            self._look_at_all(known, folder)
+
+    def _look_at_all(self, known: Sequence[Known], folder: pathlib.Path) -> None:
         chunks = [chunk for each in known for chunk in each.chunks(folder)]
         total = sum(chunk.stop - chunk.start for chunk in chunks)
         label = f"looking for changed media of {self._source.name}"
         changed: dict[str, set[int]] = collections.defaultdict(set)
-        try:
-            results = self._workers(total).run(iter(chunks), self._stop)
-            for chunk, is_new in progress((result for result in results for _ in range(result[0].stop - result[0].start)), total, label):
-                if is_new:
-                    changed[chunk.identity].add(chunk.start)
-            for each in known:
-                if each.shard.identity in changed:
-                    self._replace(each, changed[each.shard.identity], folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        results = self._workers(total).run(iter(chunks), self._stop)
+        for chunk, is_new in progress((result for result in results for _ in range(result[0].stop - result[0].start)), total, label):
+            if is_new:
+                changed[chunk.identity].add(chunk.start)
+        for each in known:
+            if each.shard.identity in changed:
+                self._replace(each, changed[each.shard.identity], folder)
 
     def _any_changed(self, known: Sequence[Known], files: int, failures: int) -> bool:
         """Whether lengths changed of one of LOOKED_AT random media files, or of one of as many samples that could not be used."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Sequence
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,6 +70,25 @@ def verified_columns(description: Description) -> Columns:
         return load(description, COLUMNS)
     except Damaged as error:
         raise DamagedShard(description.folder, error) from error
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder for a while. Those that killed processes left are deleted."""
+    for path in parent.glob(".again.*.lock"):
+        if FileLock(path).is_free():
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            path.unlink(missing_ok=True)
+    folder = parent / f".again.{secrets.token_hex(8)}"
+    path = folder.with_name(f"{folder.name}.lock")
+    lock = FileLock(path)
+    lock.acquire()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 class Unfinished:

@@ -100,6 +100,8 @@ def write(folder: pathlib.Path, identity: str, parts: Iterable[Columns], names: 
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(".*.partial"):  # of a process that was killed
+            path.unlink(missing_ok=True)
         with contextlib.ExitStack() as files:
             writers = {name: files.enter_context(_Writer(folder, name)) for name in names}
             rows: collections.Counter[str] = collections.Counter()

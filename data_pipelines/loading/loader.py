@@ -229,7 +229,8 @@ class RowLoader:
             raise SampleError(
                 "changed",
                 f"{sample.key}: {lengths} tokens, visual tokens, images, segments, but {planned} when the run began: its file has changed; "
-                f"the next start measures it again (to measure every sample again delete the index {self._indexes[draw.source].path})",
+                f"the next start measures it again if it is among the files that are looked at; deleting the index "
+                f"{self._indexes[draw.source].path} has every sample measured again",
             )
         return document
 

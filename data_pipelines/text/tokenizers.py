@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import itertools
@@ -33,6 +34,7 @@ SPECIAL_TOKENS = (
     "<|plugin|>",
     "<|interpreter|>",
 )
+_SHORT, _SHORT_TEXTS = 64, 4096  # characters of a text whose ids are remembered, and how many are
 SPACE_SYMBOL = "\u2581"  # SentencePiece writes a space as this character, so the character itself needs care
 
 
@@ -51,6 +53,8 @@ class Tokenizer:
         self.fingerprint = fingerprint
         self._model = model
         self._special_text = {token: text for text, token in special.items()}
+        # "assistant\n", a line's end, a question that a thousand rows ask: encoded once.
+        self._short = functools.lru_cache(_SHORT_TEXTS)(lambda text: tuple(self._encode(text)))
         self._inside_special = re.compile("|".join(f"(?<={re.escape(text[:1])})(?={re.escape(text[1:])})" for text in sorted(special)))
 
     def encode(self, text: str) -> list[int]:
@@ -60,6 +64,9 @@ class Tokenizer:
         Raises SampleError "bad_text" for text that is not Unicode (half a surrogate pair), or that a tokenizer's own normalisation
         turns into a special token.
         """
+        return list(self._short(text)) if len(text) <= _SHORT else self._encode(text)
+
+    def _encode(self, text: str) -> list[int]:
         try:
             text.encode()
         except UnicodeEncodeError as error:

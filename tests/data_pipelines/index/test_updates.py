@@ -178,10 +178,14 @@ def test_images_that_are_saved_again_after_the_index(tmp_path, inspected):
         return LengthIndex.open(small_corpus.jsonl(path), tokenizer(), tmp_path / "index")
 
     before = index()
+    stale = tmp_path / "index/shards/.again.0"  # of a process that was killed
+    stale.mkdir()
+    stale.with_name(".again.0.lock").touch()
     for number in range(10):
         small_corpus.write_image(tmp_path / f"media/{number}.png", 256, 320, number)
     after = index()
     assert sorted(inspected) == keys_of(range(1, 11))
+    assert not list((tmp_path / "index/shards").glob(".again*"))
     assert (after.lengths(phase(), 0)[:][:10, 1] > before.lengths(phase(), 0)[:][:10, 1]).all()
     assert (after.lengths(phase(), 0)[:][10:] == before.lengths(phase(), 0)[:][10:]).all()
     assert after.digest() != before.digest()

@@ -239,6 +239,21 @@ def test_samples_too_long_for_a_phase_are_counted_and_named(root, tmp_path):
     assert reader.failures.failed == 0
 
 
+def test_many_samples_are_looked_at_when_their_phase_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_pipelines.loading.loader.LAID_OUT_AT_ONCE", 0)
+    rows = [{"conversations": small_corpus.turns("word " * (400 if number == 4 else 3))} for number in range(9)]
+    (tmp_path / "media").mkdir()
+    small_corpus.write_jsonl(tmp_path / "mixed.jsonl", rows)
+    phases = (phase(rows=4, context=4096), phase(name="q", rows=4, context=128))
+    reader = open_input(tmp_path, tmp_path / "log.jsonl", phases, ("mixed",))
+    assert reader.laid_out == []
+    *_, (_, state) = reader.batches(reader.start(), 2)
+    assert reader.laid_out == [0] and state.phase == 1
+    list(reader.batches(state, 2))
+    assert reader.laid_out == [0, 1] and reader.too_long(1)["mixed"].total == 1
+    assert json.loads((tmp_path / "log.jsonl").read_text())["key"] == "mixed.jsonl:5"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
