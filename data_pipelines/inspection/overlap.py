@@ -28,17 +28,17 @@ def overlap_sentences(train: Sequence[Source], heldout: Sequence[Source]) -> lis
 
     Files are compared by path, files that a container holds by their bytes. Of large sources every n-th sample is looked at, which is said.
     """
-    seen = {source.name: _look(source) for source in (*train, *heldout)}
+    trained, held_out = [_look(source) for source in train], [_look(source) for source in heldout]
     sentences = []
-    for name, found in seen.items():
+    names = [source.name for source in train] + [f"{source.name} (held out)" for source in heldout]
+    for name, found in zip(names, [*trained, *held_out], strict=True):
         twice = sum(count - 1 for count in found.samples.values())
         if twice:
             sentences.append(f"{name}: {twice:,} of {found.read:,} samples are equal to another one (text and files)")
         if found.stride > 1:
             sentences.append(f"{name}: 1 in {found.stride} samples was looked at for duplicates and overlap")
-    for held in heldout:
-        for source in train:
-            ours, theirs = seen[source.name], seen[held.name]
+    for held, theirs in zip(heldout, held_out, strict=True):
+        for source, ours in zip(train, trained, strict=True):
             if equal := ours.samples.keys() & theirs.samples.keys():
                 sentences.append(f"{held.name} (held out) and {source.name} (trained on) share {len(equal):,} equal samples")
             if files := ours.files.keys() & theirs.files.keys():

@@ -29,7 +29,7 @@ def configuration(tmp_path):
         "curriculum": ("words", "all"),
         "data": {
             "sources": {name: source | {"path": str(tmp_path / f"{name}.jsonl")} for name in ("text", "mixed")},
-            "heldout": {"held": source | {"path": str(tmp_path / "held.jsonl")}},
+            "heldout": {"text": source | {"path": str(tmp_path / "held.jsonl")}},
             "index_folder": str(tmp_path / "index"),
         },
         "tokenizer": {"path": str(small_corpus.GOLDEN / "tokenizer.json"), "add_special_tokens": True},
@@ -48,7 +48,8 @@ def test_a_page_a_phase(configuration, tmp_path, capsys):
         assert page.count('class="strip"') == page.count('class="mask"') == 2
     assert "1 of 9 do not fit a row (1 pass context)" in words and "keys that are not read: license" in words
     assert "text: 1 of 9 samples are equal to another one" in words
-    assert "held (held out) and mixed (trained on) share 1 files, such as that of held.jsonl:1 and mixed.jsonl:1" in html.unescape(words)
+    assert "text (held out) and mixed (trained on) share 1 files, such as that of held.jsonl:1 and mixed.jsonl:1" in html.unescape(words)
+    assert "equal samples" not in words  # the held-out source is another one of the same name
     assert "data:image/jpeg" not in words and "data:image/jpeg" in everything
     assert "<td>25.0%</td>" in everything and "<td>75.0%</td>" in everything
     assert re.search(r"<mark>&lt;b&gt;&amp;&lt;\|im_end\|&gt;", words)
