@@ -252,7 +252,7 @@ def check(
 def _settings(file: str, options: argparse.Namespace, configuration: Configuration | None) -> SourceSettings:
     """The source that a file is: as the configuration writes it where it names the same file, with what the command line adds."""
     place = os.path.realpath(pathlib.Path(file).expanduser())
-    known = configuration.sources if configuration else ()
+    known = (*configuration.training, *configuration.heldout) if configuration else ()
     settings = next((source for source in known if os.path.realpath(pathlib.Path(source.path).expanduser()) == place), None)
     if settings is None:
         settings = SourceSettings(pathlib.Path(file).stem or file, "tfds" if os.path.isdir(place) else "jsonl", file)

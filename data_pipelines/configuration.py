@@ -30,7 +30,8 @@ class Configuration(NamedTuple):
 
     Attributes:
       phases: in the order in which they are trained.
-      sources: training and held-out sources.
+      training, heldout: the sources.
+      index_folder: of the length indexes.
       tokenizer: its path, or "" where the file names none.
       add_special_tokens: as load_tokenizer takes it.
       seed: of the run.
@@ -38,7 +39,9 @@ class Configuration(NamedTuple):
     """
 
     phases: tuple[PhaseSettings, ...]
-    sources: tuple[SourceSettings, ...]
+    training: tuple[SourceSettings, ...]
+    heldout: tuple[SourceSettings, ...]
+    index_folder: str
     tokenizer: str
     add_special_tokens: bool
     seed: int
@@ -63,7 +66,7 @@ def read_configuration(file: str) -> Configuration:
     root = _Section(file, "", values)
     data, tokenizer, phases = (root.section(key, {}) for key in ("data", "tokenizer", "phases"))
     run = root.section("run", {})
-    sources = [source for key in ("sources", "heldout") for source in _sources(data.section(key, {}))]
+    training, heldout = (tuple(_sources(data.section(key, {}))) for key in ("sources", "heldout"))
     policy = FailurePolicy(
         data.value("max_failure_rate", float, FailurePolicy.max_rate),
         data.value("max_failure_run", int, FailurePolicy.max_run),
@@ -71,7 +74,9 @@ def read_configuration(file: str) -> Configuration:
     )
     return Configuration(
         tuple(_phase(phases.section(str(name)), str(name)) for name in root.value("curriculum", tuple)),
-        tuple(sources),
+        training,
+        heldout,
+        data.value("index_folder", str, ""),
         tokenizer.value("path", str, ""),
         tokenizer.value("add_special_tokens", bool, True),
         run.value("seed", int, 0),

@@ -77,7 +77,9 @@ def main(arguments: Sequence[str], run: Callable[[Config], None] = train, comman
     try:
         run(settings)
         lifetime.finish()
-    except Preempted as error:  # in every process, after the same step
+    except Preempted as error:
+        if not error.agreed:  # the others wait for this process
+            lifetime.leave(_report(error), str(error))
         lifetime.finish()
         return _report(error)
     except Exception as error:

@@ -8,7 +8,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 COMMANDS = {"neo_jax.train", "neo_jax.plan", "neo_jax.parity", "neo_jax.demo", "neo_jax.init"}
-COMMANDS |= {"data_pipelines.check", "data_pipelines.convert", "data_pipelines.scenes.__main__"}
+COMMANDS |= {"data_pipelines.check", "data_pipelines.convert", "data_pipelines.inspect", "data_pipelines.scenes.__main__"}
 # What each room may import, beside itself. Commands stand above everything.
 CONFIG = {"neo_jax.config"}
 LOW = CONFIG | {"neo_jax.chips", "neo_jax.exit_codes", "neo_jax.sharding"}
@@ -51,6 +51,8 @@ DATA_PIPELINES = {
     "data_pipelines.loading": BASE
     | {f"data_pipelines.{room}" for room in ("documents", "failures", "media", "text", "sources", "planning", "index")},
     "data_pipelines.survey": BASE | {f"data_pipelines.{room}" for room in ("documents", "media", "text", "sources", "planning", "index")},
+    "data_pipelines.inspection": BASE
+    | {f"data_pipelines.{room}" for room in ("documents", "failures", "media", "text", "sources", "planning", "index", "loading")},
     "data_pipelines.scenes": BASE | {"data_pipelines.media", "data_pipelines.text"},
 }
 

@@ -15,24 +15,34 @@ from typing import Any
 import jax
 
 from neo_jax import exit_codes
-from neo_jax.processes import lifetime
+from neo_jax.processes import exchange, lifetime
 
 WATCH_SECONDS = 1.0  # between looks at the clock
 
 
 class Preempted(Exception):
-    """SIGTERM or Ctrl-C arrived; everything up to the last step is saved."""
+    """SIGTERM or Ctrl-C arrived; everything up to the last step is saved.
+
+    Attributes:
+      agreed: every process of the run ends so at the same place. False: this one alone has stopped, while others wait for it.
+    """
+
+    def __init__(self, message: str, agreed: bool = True):
+        super().__init__(message)
+        self.agreed = agreed
 
 
 class StopSignal:
-    """Notes SIGTERM and Ctrl-C while it is entered; the run looks at `requested` where stopping loses nothing.
+    """Notes SIGTERM and Ctrl-C while it is entered; the run asks `reached` where stopping loses nothing. A second Ctrl-C interrupts at once.
 
-    In a run of several processes jax listens for SIGTERM itself, and `requested_after` agrees on the step. A second Ctrl-C interrupts at once.
+    In a run of several processes jax listens for SIGTERM itself, and `reached` agrees on one of its calls, counted alike in every process:
+    once any process got the signal, the first call is chosen that none of them has made.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self._alone = jax.process_count() == 1
+        self._calls = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -49,17 +59,22 @@ class StopSignal:
             raise KeyboardInterrupt
         self.requested = True
 
-    def requested_after(self, step: int) -> bool:
-        """Whether to stop after this step, the same answer in every process."""
-        if self._alone:
-            return self.requested
-        from jax.experimental import multihost_utils
+    def reached(self) -> bool:
+        """Whether to stop here: the same answer in every process, if all ask equally often."""
+        self._calls += 1
+        if not self._alone and not self.requested:
+            from jax.experimental import multihost_utils
 
-        return multihost_utils.reached_preemption_sync_point(step)
+            self.requested = multihost_utils.reached_preemption_sync_point(self._calls)
+        return self.requested
+
+    def align(self) -> None:
+        """Called by all processes where some have asked more often than others, so that they count alike from here on."""
+        self._calls = max(exchange.gather(self._calls))
 
     def check(self, doing: str) -> None:
         """Raises Preempted if a stop was requested, naming what was interrupted."""
-        if self.requested:
+        if self.reached():
             raise Preempted(f"stopped while {doing}; nothing is lost: the same command goes on from there")
 
 

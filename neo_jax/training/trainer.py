@@ -111,18 +111,19 @@ class Trainer:
 
         def stop_requested() -> bool:
             self._guard.beat()
-            return self._stop.requested
+            return self._stop.reached()
 
         def opened() -> RunData:
             try:
                 with self._guard.watching("opening the data"):
                     return open_run_data(self.settings, process, stop_requested)
             except Interrupted as error:
-                raise Preempted(f"stopped by a signal before the first step: {error}") from error
+                raise Preempted(f"stopped by a signal before the first step: {error}", agreed=jax.process_count() == 1) from error
 
         data = opened() if process == 0 else None
         exchange.barrier()
         data = data or opened()
+        self._stop.align()
         mine = data.identity | {f"held-out source {index.name}": index.digest() for index in data.heldout_indexes}
         first, *others = exchange.gather(mine)
         for number, other in enumerate(others, 1):
@@ -204,7 +205,7 @@ class Trainer:
                     self._finish(pending, tools)
                 position = Position(position.phase, position.phase_step + 1, position.step + 1, after)
                 pending = _Done((metrics, counts), position, float(rate), waited)
-                stop = self._stop.requested_after(position.step)
+                stop = self._stop.reached()
                 if stop or self._is_boundary(position, phase):
                     self._finish(pending, tools)  # before the state is saved: what is not finite is never written
                     pending = None

@@ -20,7 +20,7 @@ def minimal(**changes):
 def test_what_is_left_out_has_its_default(tmp_path):
     read = read_configuration(write(tmp_path / "c.py", minimal()))
     assert read.phases == (PhaseSettings("p", 12, 128, 0, 0, 8, 0, 0, 0, (1.0, 4.0), 0, {"a": 2.0}),)
-    assert read.sources == (SourceSettings("a", "jsonl", "a.jsonl"),)
+    assert read.training == (SourceSettings("a", "jsonl", "a.jsonl"),)
     assert (read.tokenizer, read.add_special_tokens, read.seed, read.policy) == ("", True, 0, FailurePolicy())
 
 
@@ -29,7 +29,7 @@ def test_sources_and_limits_are_read(tmp_path):
     data = {"sources": {}, "heldout": {"h": source}, "max_failure_rate": 0.5, "minimum_samples": 7}
     config = minimal(data=data, tokenizer={"path": "t.json", "add_special_tokens": False}, run={"seed": 3})
     read = read_configuration(write(tmp_path / "c.py", config))
-    assert read.sources == (SourceSettings("h", "jsonl", "h.jsonl", "m", ignore=("tools",)),)
+    assert read.heldout == (SourceSettings("h", "jsonl", "h.jsonl", "m", ignore=("tools",)),)
     assert (read.tokenizer, read.add_special_tokens, read.seed) == ("t.json", False, 3)
     assert read.policy == FailurePolicy(max_rate=0.5, minimum_samples=7)
 

@@ -175,6 +175,47 @@ def test_one_sigterm_saves_and_ends_all_with_77(corpus, tmp_path):
     assert_same(metrics(directory)[:last], before)
 
 
+WAITS = """
+import pathlib, sys, time
+import jax
+from data_pipelines.schema import Interrupted
+from neo_jax.train import main
+from neo_jax.training import phase_evaluation, trainer
+begun = pathlib.Path(sys.argv.pop())
+def index(settings, process, stop):
+    begun.touch()
+    while not stop():
+        time.sleep(0.01)
+    raise Interrupted("indexing was stopped")
+def read(*arguments):
+    begun.touch()
+    while True:
+        arguments[-1]()
+        time.sleep(0.01)
+if begun.name == "indexing":
+    trainer.open_run_data = index
+else:
+    phase_evaluation.read_questions = read
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("doing", "sentence"),
+    [("indexing", "before the first step: indexing was stopped"), ("answering", "stopped while answering held-out questions")],
+)
+def test_a_sigterm_of_any_process_ends_all_outside_of_steps_too(corpus, tmp_path, doing, sentence):
+    """While process 0 indexes and the others wait for it, and while all answer questions; process 1 alone gets the signal."""
+    file = config(corpus, tmp_path / "run")
+    group = [start(file, *place, str(tmp_path / doing), xla_flags=FAST, program=("-c", WAITS)) for place in places(2, 4)]
+    wait_for(group[0], (tmp_path / doing).exists)
+    group[1].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=TIMEOUT)[1] for process in group]
+    assert [process.returncode for process in group] == [77, 77], errors
+    assert all(sentence in error for error in errors), errors
+    assert not (tmp_path / "run" / "evaluations").exists()
+
+
 def test_another_configuration_in_one_process_is_named(corpus, tmp_path):
     files = [config(corpus, tmp_path / "a"), config(corpus, tmp_path / "b", run__directory=str(tmp_path / "a"), run__seed=5)]
     results = run_group(files, 1)

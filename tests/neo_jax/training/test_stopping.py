@@ -17,9 +17,9 @@ def test_a_signal_is_noted_and_the_handler_before_comes_back(number):
     before = signal.getsignal(number)
     with StopSignal() as stop:
         stop.check("indexing")
-        assert not stop.requested_after(3)
+        assert not stop.reached()
         os.kill(os.getpid(), number)
-        assert stop.requested and stop.requested_after(4)
+        assert stop.requested and stop.reached()
         with pytest.raises(Preempted, match="stopped while indexing; nothing is lost: the same command goes on from there"):
             stop.check("indexing")
     assert signal.getsignal(number) is before
