@@ -15,6 +15,7 @@ import sys
 
 from data_pipelines.configuration import read_configuration
 from data_pipelines.index.lengths import LengthIndex
+from data_pipelines.index.work import Recipe
 from data_pipelines.inspection.gather import gather
 from data_pipelines.inspection.overlap import overlap_sentences
 from data_pipelines.inspection.page import page
@@ -42,7 +43,9 @@ def inspect(config: str, output: pathlib.Path, rows: int) -> list[pathlib.Path]:
         raise DataError("the configuration names no tokenizer: set tokenizer.path")
     tokenizer = load_tokenizer(configuration.tokenizer, configuration.add_special_tokens)
     sources = [open_source(source) for source in configuration.training]
-    indexes = [LengthIndex.open(source, tokenizer, configuration.index_folder) for source in sources]
+    recipes = [Recipe(settings, configuration.tokenizer, configuration.add_special_tokens) for settings in configuration.training]
+    opened = zip(sources, recipes, strict=True)
+    indexes = [LengthIndex.open(source, tokenizer, configuration.index_folder, recipe=recipe) for source, recipe in opened]
     sentences = overlap_sentences(sources, [open_source(source) for source in configuration.heldout])
     numbers = {source.name: number for number, source in enumerate(sources)}
     names = [phase.name for phase in configuration.phases]

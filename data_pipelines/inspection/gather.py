@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -142,13 +141,11 @@ def _source_facts(
         dropped.append(
             f"{sum(index.unusable.values()):,} of {len(index):,} samples cannot be used ({counts_text(index.unusable)}): {index.log}"
         )
-    if len(too_long.samples):
-        over = collections.Counter(
-            name for column, name in enumerate(BUDGETS) for length in too_long.lengths[:, column] if length > getattr(phase, name)
-        )
-        dropped.append(
-            f"{len(too_long.samples):,} of {usable:,} do not fit a row ({', '.join(f'{n:,} pass {name}' for name, n in over.items())})"
-        )
+    if too_long.total:
+        over = [f"{passed:,} pass {name}" for name, passed in zip(BUDGETS, too_long.passed.tolist(), strict=True) if passed]
+        if too_long.not_taken:
+            over.append(f"{too_long.not_taken:,} are of a kind that the phase takes none of")
+        dropped.append(f"{too_long.total:,} of {usable:,} do not fit a row ({', '.join(over)})")
     if index.conversions:
         dropped.append(f"converted pictures: {counts_text(index.conversions)}")
     if source.ignored:
