@@ -110,7 +110,7 @@ def gather(
         planner = Planner(number, phase, indexes, seed, InputState(number, 0, 0, (0,) * len(sources)))
         count = min(planner.block_rows, phase.rows)
         draws = [planner.row(row) for row in range(count)]
-        lengths = np.array([planner.lengths(draw) for row in draws for draw in row])
+        lengths = planner.lengths([draw for row in draws for draw in row])
         rows = np.repeat(np.arange(count), [len(row) for row in draws])
         used = np.stack([np.bincount(rows, lengths[:, column], count) for column in range(len(BUDGETS))], axis=1)
         of_source = np.array([draw.source for row in draws for draw in row])

@@ -208,9 +208,10 @@ class RowLoader:
         documents: list[Document] = []
         numbers: list[int] = []
         failures: list[_Failure | str] = []
-        for draw in planner.row(row):
+        draws = planner.row(row)
+        for draw, planned in zip(draws, planner.lengths(draws).tolist(), strict=True):
             try:
-                documents.append(self._document(planner, draw))
+                documents.append(self._document(draw, planner.phase, planned))
             except SampleError as error:
                 source = self._sources[draw.source]
                 failures.append(_Failure(source.name, source.key(draw.sample), error.reason, str(error)))
@@ -219,12 +220,11 @@ class RowLoader:
                 failures.append(self._sources[draw.source].name)
         return _Decoded(pack(documents, numbers, planner.phase, self._tokenizer.special["<IMG_CONTEXT>"]), failures)
 
-    def _document(self, planner: Planner, draw: Draw) -> Document:
+    def _document(self, draw: Draw, phase: PhaseSettings, planned: list[int]) -> Document:
         source = self._sources[draw.source]
         sample = source[draw.sample]
-        document = build_document(sample, planner.phase, self._tokenizer, sample_seed(self._seed, source.name, draw.sample))
-        lengths = (len(document.tokens), len(document.visual), len(document.grids), 1)
-        planned = tuple(planner.lengths(draw).tolist())
+        document = build_document(sample, phase, self._tokenizer, sample_seed(self._seed, source.name, draw.sample))
+        lengths = [len(document.tokens), len(document.visual), len(document.grids), 1]
         if lengths != planned:
             raise SampleError(
                 "changed",

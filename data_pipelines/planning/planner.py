@@ -168,9 +168,14 @@ class Planner:
             )
         return _Source(index.name, index.usable, lengths, budget, stable_seed("order", self.seed, index.name))
 
-    def lengths(self, draw: Draw) -> np.ndarray:
-        """Returns the [4] lengths that a drawn sample was planned with."""
-        return self._sources[draw.source].lengths[np.array([draw.sample])][0]
+    def lengths(self, draws: Sequence[Draw]) -> np.ndarray:
+        """Returns the [k, 4] lengths that drawn samples were planned with."""
+        sources, samples = (np.array([draw[column] for draw in draws], np.int64) for column in range(2))
+        result = np.zeros((len(draws), 4), np.int64)
+        for number, source in self._sources.items():
+            if len(places := np.flatnonzero(sources == number)):
+                result[places] = source.lengths[samples[places]]
+        return result
 
     def row(self, row: int) -> list[Draw]:
         """Returns the samples of a row, in order. Raises DataError for a row before the first planned block."""
