@@ -10,6 +10,7 @@ of its own. Seconds are of the clock, which other work on a machine lengthens; c
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import importlib.metadata
 import itertools
@@ -36,13 +37,13 @@ from data_pipelines.index.columns import COLUMNS
 from data_pipelines.index.lengths import LengthIndex
 from data_pipelines.index.shards import shards_of
 from data_pipelines.index.store import describe, load
-from data_pipelines.index.work import OtherProcesses, Recipe
+from data_pipelines.index.work import Recipe
 from data_pipelines.loading.loader import RowLoader
 from data_pipelines.planning.planner import InputState, Planner, budgets
 from data_pipelines.planning.too_long import find_too_long
 from data_pipelines.schema import PhaseSettings, Sample, SourceSettings
 from data_pipelines.sources import open_source
-from data_pipelines.text.tokenizers import Tokenizer, load_tokenizer
+from data_pipelines.text.tokenizers import load_tokenizer
 
 RESULT = pathlib.Path("benchmarks/results/index.json")
 TOKENIZER = "tests/golden/tokenizer.json"
@@ -146,43 +147,34 @@ def anonymous_memory() -> int:
 
 
 def measure_real(folder: pathlib.Path) -> dict[str, Any]:
-    """Indexes the real rows in this process, and with one and more processes; then looks at them again."""
+    """Indexes the real rows, five times over, in this process and with others; looks at them again; lays out their clips."""
     settings = write_real(folder / "real")
+    rows = (folder / "real/rows.jsonl").read_text().splitlines()
+    (folder / "real/more.jsonl").write_text("\n".join(rows * 5))
+    settings = dataclasses.replace(settings, path=str(folder / "real/more.jsonl"))
     source, tokenizer = open_source(settings), load_tokenizer(TOKENIZER, True)
-    recipe = Recipe(settings, TOKENIZER, True)
-    work.CHUNK = 250
+    work.CHUNK = 500
     result: dict[str, Any] = {"samples": len(source)}
-    for name, processes in (("own_process", 0), ("processes_1", 1), (f"processes_{work.cores()}", work.cores())):
+    for processes in dict.fromkeys((1, 2, work.cores())):
         shutil.rmtree(folder / "try", ignore_errors=True)
         watch = Watch()
-        _open_with(source, tokenizer, folder / "try", recipe, processes)
-        result[name] = watch.read()
+        LengthIndex.open(source, tokenizer, folder / "try", 1, recipe=Recipe(settings, TOKENIZER, True, processes))
+        result[f"processes_{processes}"] = watch.read() | {"largest_process_bytes": _largest()}
     watch = Watch()
     index = LengthIndex.open(source, tokenizer, folder / "try", 1)
     result["looked_at_again"] = watch.read()
-    clips = np.array([number for number in range(REAL) if 26 <= number % 40 < 29])
+    clips = np.array([number for number in range(len(source)) if 26 <= number % 40 < 29])
     lengths = index.lengths(PHASE, 0)
     for name in ("clips_first", "clips_again"):
         watch = Watch()
-        for _ in range(1 if name == "clips_first" else 20):
-            lengths[clips]
-        result[name] = watch.read() | {"clips": len(clips) * (1 if name == "clips_first" else 20)}
+        lengths[clips]
+        result[name] = watch.read() | {"clips": len(clips)}
     return result
 
 
-def _open_with(source: Any, tokenizer: Tokenizer, folder: pathlib.Path, recipe: Recipe, processes: int) -> None:
-    from data_pipelines.index import build
-
-    if processes:
-        work_cores, work.cores = work.cores, lambda: max(2, processes)
-        others = build.OtherProcesses
-        build.OtherProcesses = lambda recipe, _, threads: OtherProcesses(recipe, processes, processes)  # type: ignore[assignment, misc]
-        try:
-            LengthIndex.open(source, tokenizer, folder, 1, recipe=recipe)
-        finally:
-            work.cores, build.OtherProcesses = work_cores, others  # type: ignore[misc]
-    else:
-        LengthIndex.open(source, tokenizer, folder, 1)
+def _largest() -> int:
+    """Bytes that the largest of this process's children held, that have ended."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
 
 
 def make_index(folder: pathlib.Path, samples: int) -> dict[str, Any]:

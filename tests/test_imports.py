@@ -8,7 +8,13 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 COMMANDS = {"neo_jax.train", "neo_jax.plan", "neo_jax.parity", "neo_jax.demo", "neo_jax.init"}
-COMMANDS |= {"data_pipelines.check", "data_pipelines.convert", "data_pipelines.inspect", "data_pipelines.scenes.__main__"}
+COMMANDS |= {
+    "data_pipelines.check",
+    "data_pipelines.convert",
+    "data_pipelines.inspect",
+    "data_pipelines.scenes.__main__",
+    "data_pipelines.index.__main__",
+}
 # What each room may import, beside itself. Commands stand above everything.
 CONFIG = {"neo_jax.config"}
 LOW = CONFIG | {"neo_jax.chips", "neo_jax.exit_codes", "neo_jax.sharding"}

@@ -95,7 +95,7 @@ class Builder:
         return describe(self._path(shard), shard.identity, COLUMNS)
 
     def _workers(self, samples: int) -> Workers:
-        processes = min(work.cores(), samples // work.CHUNK)
+        processes = min(self._recipe.processes or work.cores(), samples // work.CHUNK) if self._recipe else 0
         if self._recipe is None or processes < 2:
             return OwnProcess(self._source, self._tokenizer, self._threads)
         return OtherProcesses(self._recipe, processes, self._threads)

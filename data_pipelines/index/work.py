@@ -28,20 +28,21 @@ _NEW = Entry(None, None)
 
 
 class Recipe(NamedTuple):
-    """What another process opens the same source and tokenizer with."""
+    """What other processes open the same source and tokenizer with, and how many there are: 0 for one for each core."""
 
     source: SourceSettings
     tokenizer: str
     add_special_tokens: bool
+    processes: int = 0
 
     def to_json(self) -> str:
-        return json.dumps([dataclasses.asdict(self.source), self.tokenizer, self.add_special_tokens])
+        return json.dumps([dataclasses.asdict(self.source), *self[1:]])
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        source, tokenizer, add_special_tokens = json.loads(text)
+        source, *rest = json.loads(text)
         lists = {name: tuple(value) for name, value in source.items() if isinstance(value, list)}
-        return cls(SourceSettings(**(source | lists)), tokenizer, add_special_tokens)
+        return cls(SourceSettings(**(source | lists)), *rest)
 
 
 class Chunk(NamedTuple):

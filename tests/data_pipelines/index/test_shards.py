@@ -201,13 +201,12 @@ def test_failures_of_rows_alone_are_remembered(tmp_path, monkeypatch):
 
 
 def recipe(root):
-    return Recipe(SourceSettings("mixed", "jsonl", str(root / "mixed.jsonl"), str(root / "media")), TOKENIZER, True)
+    return Recipe(SourceSettings("mixed", "jsonl", str(root / "mixed.jsonl"), str(root / "media")), TOKENIZER, True, processes=3)
 
 
 @pytest.fixture
 def three_processes(monkeypatch):
     monkeypatch.setattr(work, "CHUNK", 2)
-    monkeypatch.setattr(work, "cores", lambda: 3)
 
 
 def test_other_processes_build_the_same_bytes(root, tmp_path, inspected, three_processes):
@@ -275,12 +274,12 @@ from data_pipelines.index import measures, work
 from data_pipelines.index.lengths import LengthIndex
 from data_pipelines.schema import SourceSettings
 root, folder, processes = small_corpus.pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-work.CHUNK, work.cores = 2, lambda: processes
+work.CHUNK = 2
 measured = []
 inspect = measures.inspect
 measures.inspect = lambda sample, *rest: measured.append(sample.key) or inspect(sample, *rest)
 settings = SourceSettings("mixed", "jsonl", str(root / "mixed.jsonl"), str(root / "media"))
-recipe = work.Recipe(settings, {TOKENIZER!r}, True)
+recipe = work.Recipe(settings, {TOKENIZER!r}, True, processes)
 index = LengthIndex.open(small_corpus.jsonl(root / "mixed.jsonl"), small_corpus.tokenizer(), folder, recipe=recipe)
 print(index.digest(), len(measured))
 """

@@ -1,0 +1,88 @@
+"""Builds the length indexes of a configuration before training, on any machine that sees its data.
+
+    python -m data_pipelines.index --config FILE[:ARG] [--processes N]
+
+Shards that are measured already are not measured again. SIGTERM and Ctrl-C keep what was measured: the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+from data_pipelines.configuration import read_configuration
+from data_pipelines.failures import counts_text
+from data_pipelines.index.lengths import LengthIndex
+from data_pipelines.index.work import Recipe
+from data_pipelines.schema import DataError, Interrupted, SourceSettings
+from data_pipelines.sources import open_source
+from data_pipelines.text.tokenizers import load_tokenizer
+
+UNUSABLE, STOPPED = 65, 75
+
+
+def build(config: str, processes: int, stop: threading.Event) -> None:
+    """Builds the index of each training and held-out source, and prints what cannot be used.
+
+    Args:
+      config: FILE[:ARG] of the configuration.
+      processes: that measure; 0: one for each core.
+      stop: set from a signal handler, ends the work.
+
+    Raises:
+      DataError: the configuration or its data cannot be used.
+      Interrupted: `stop` was set.
+    """
+    configuration = read_configuration(config)
+    for key, value in (("tokenizer.path", configuration.tokenizer), ("data.index_folder", configuration.index_folder)):
+        if not value:
+            raise DataError(f"the configuration has no {key}: set it")
+    tokenizer = load_tokenizer(configuration.tokenizer, configuration.add_special_tokens)
+    folder = pathlib.Path(configuration.index_folder).expanduser()
+
+    def of(sources: Sequence[SourceSettings], folder: pathlib.Path) -> None:
+        for settings in sources:
+            recipe = Recipe(settings, configuration.tokenizer, configuration.add_special_tokens, processes)
+            index = LengthIndex.open(open_source(settings), tokenizer, folder, stop=stop.is_set, recipe=recipe)
+            unusable = f" ({counts_text(index.unusable)}: {index.log})" if index.unusable else ""
+            print(f"{index.name}: {len(index.usable):,} of {len(index):,} samples can be used{unusable}", flush=True)
+
+    of(configuration.training, folder)
+    of(configuration.heldout, folder / "heldout")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0, 65 for data or a configuration that cannot be used, 75 where a signal stopped the work."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipelines.index",
+        description=__doc__,
+        epilog="exit codes: 0 built, 2 a flag is wrong, 65 the configuration or its data cannot be used, 75 stopped: start again to go on",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="the configuration")
+    parser.add_argument("--processes", type=int, default=0, help="that measure (default: one for each core)")
+    options = parser.parse_args(arguments)
+    if options.processes < 0:
+        parser.error("--processes must be 0 or more")
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        build(options.config, options.processes, stop)
+    except DataError as error:
+        print(f"index: {error}", file=sys.stderr)
+        return UNUSABLE
+    except Interrupted as error:
+        print(f"index: {error}", file=sys.stderr)
+        return STOPPED
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
