@@ -84,9 +84,28 @@ class Builder:
                 if len(each) == len(self._shards):
                     return self._joined(each, named)
             except DamagedShard as error:
-                print(f"the index {error} is damaged: it is built again (deleting it does the same)", flush=True, file=sys.stderr)
-                (error.folder / "index.json").unlink(missing_ok=True)
+                self._discard(error)
         raise DataError(f"the index {self._folder / 'shards'} is damaged again and again: check the disk, or name another index_folder")
+
+    def _discard(self, damaged: DamagedShard) -> None:
+        """Has a shard measured again, unless another process has replaced it since it was found damaged."""
+        shard, description = self._different[damaged.description.folder.name], damaged.description
+        with self._locked(shard):
+            if self._described(shard) == description:
+                print(f"the index {damaged} is damaged: it is built again (deleting it does the same)", flush=True, file=sys.stderr)
+                (description.folder / "index.json").unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _locked(self, shard: Shard) -> Iterator[None]:
+        """Waits for the shard's lock, and holds it. Raises Interrupted."""
+        lock = FileLock(self._lock(shard))
+        while not lock.acquire():
+            check_stop(self._stop)
+            wait()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _path(self, shard: Shard) -> pathlib.Path:
         return self._folder / "shards" / shard.identity
@@ -201,21 +220,18 @@ class Builder:
             entry = unpack(cut(known.columns, sample, sample + 1))[0]
             return may_change(entry) and not same_lengths(renew(self._source, self._tokenizer, number, entry), entry)
 
-        with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
+        pool = concurrent.futures.ThreadPoolExecutor(self._threads)
+        try:
             return any(progress(pool.map(is_changed, samples), len(samples), f"looking for changed media of {self._source.name}"))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _replace(self, known: Known, changed: set[int], folder: pathlib.Path) -> None:
         """Writes a shard with the parts that are new."""
-        lock = FileLock(self._lock(known.shard))
-        while not lock.acquire():
-            check_stop(self._stop)
-            wait()
-        try:
+        with self._locked(known.shard):
             chunks = chunks_of(known.shard, folder)
             parts = (read_part(chunk) if chunk.start in changed else cut(known.columns, chunk.start, chunk.stop) for chunk in chunks)
             store.write(self._path(known.shard), known.shard.identity, parts, COLUMNS)
-        finally:
-            lock.release()
 
     def _joined(self, each: Sequence[Description], named: int) -> Built:
         """The columns of the whole source: those of its shard, or of a copy of all in one folder."""

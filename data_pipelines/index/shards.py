@@ -60,16 +60,18 @@ def identity_of(*parts: object) -> str:
 
 
 class DamagedShard(Exception):
-    def __init__(self, folder: pathlib.Path, problem: object):
-        super().__init__(f"{folder} ({problem})")
-        self.folder = folder
+    """A shard's files are not what was written when `description` was read."""
+
+    def __init__(self, description: Description, problem: object):
+        super().__init__(f"{description.folder} ({problem})")
+        self.description = description
 
 
 def verified_columns(description: Description) -> Columns:
     try:
         return load(description, COLUMNS)
     except Damaged as error:
-        raise DamagedShard(description.folder, error) from error
+        raise DamagedShard(description, error) from error
 
 
 @contextlib.contextmanager
@@ -114,7 +116,7 @@ class Known:
             try:
                 self._columns |= load(self.description, COLUMNS, verified=False)
             except Damaged as error:
-                raise DamagedShard(self.description.folder, error) from error
+                raise DamagedShard(self.description, error) from error
         return self._columns
 
     def file_states(self, sample: int) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ import data_pipelines
 from data_pipelines.index import arrays
 from data_pipelines.index.columns import COLUMNS, Entry, cut, pack, unpack
 from data_pipelines.index.measures import renew
-from data_pipelines.index.store import describe, load
+from data_pipelines.index.store import Damaged, describe, load
 from data_pipelines.schema import DataError, Interrupted, SourceSettings
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
@@ -75,7 +75,8 @@ class Chunk(NamedTuple):
 
     def _known(self) -> list[Entry]:
         if self.folder and (description := describe(pathlib.Path(self.folder), self.identity, COLUMNS)):
-            return unpack(cut(load(description, COLUMNS, verified=False), self.start, self.stop))
+            with contextlib.suppress(Damaged):  # replaced by another process meanwhile: measured anew
+                return unpack(cut(load(description, COLUMNS, verified=False), self.start, self.stop))
         return [_NEW] * (self.stop - self.start)
 
 
