@@ -13,6 +13,8 @@ from typing import Annotated
 
 import numpy as np
 
+from data_pipelines.storage.interface import Stored
+
 VISUAL_TOKEN_SIDE = 32  # pixels: 2 x 2 patches of 16 x 16
 VISUAL_TOKEN_BYTES = VISUAL_TOKEN_SIDE * VISUAL_TOKEN_SIDE * 3
 NO_LABEL = -100
@@ -48,12 +50,11 @@ class Interrupted(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Media:
-    """An image or video file: a path on disk, or bytes that a dataset already holds.
+    """An image or video file: a path on disk, an object or a part of a shard, or bytes that a dataset already holds.
 
     Attributes:
       name: how messages name it (the path as written in the source).
-      path: the file, or None when `data` is given.
-      data: the encoded bytes, or None when `path` is given.
+      path, stored, data: the file, where its bytes are stored, or its encoded bytes; the others are None.
       pictures: how it becomes RGB, as in SourceSettings.
     """
 
@@ -61,6 +62,7 @@ class Media:
     path: pathlib.Path | None = None
     data: bytes | None = None
     pictures: str = "faithful"
+    stored: Stored | None = None
 
 
 @dataclasses.dataclass(frozen=True)

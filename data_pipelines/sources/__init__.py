@@ -5,11 +5,15 @@ Importing this opens nothing and imports no media library, so that a configurati
 
 from __future__ import annotations
 
+import pathlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from data_pipelines.schema import DataError, Sample, SourceSettings
+
+if TYPE_CHECKING:
+    from data_pipelines.sources.containers.shards import Kind
 
 
 class Source(Protocol):
@@ -37,23 +41,49 @@ class Source(Protocol):
         ...
 
 
-def _open_jsonl(settings: SourceSettings) -> Source:
-    from data_pipelines.sources.jsonl import JsonlSource
+def _open_jsonl(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
+    from data_pipelines.sources.containers.lines import Lines
 
-    return JsonlSource(settings)
+    return _open_shards(settings, tables, Lines())
 
 
-def _open_tfds(settings: SourceSettings) -> Source:
+def _open_tar(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
+    from data_pipelines.sources.containers.tar import Tar
+
+    return _open_shards(settings, tables, Tar())
+
+
+def _open_shards(settings: SourceSettings, tables: pathlib.Path | None, kind: Kind) -> Source:
+    from data_pipelines.sources.containers.shards import Shards
+    from data_pipelines.sources.containers.tables import Tables
+    from data_pipelines.sources.source import RecordSource
+
+    return RecordSource(settings, Shards(kind, settings.path, Tables(tables), settings.name))
+
+
+def _open_tfds(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
     from data_pipelines.sources.tfds import TfdsSource  # importing the library takes over a second
 
     return TfdsSource(settings)
 
 
-FORMATS: Mapping[str, Callable[[SourceSettings], Source]] = {"jsonl": _open_jsonl, "tfds": _open_tfds}
+FORMATS: Mapping[str, Callable[[SourceSettings, pathlib.Path | None], Source]] = {
+    "jsonl": _open_jsonl,
+    "tar": _open_tar,
+    "tfds": _open_tfds,
+}
 
 
-def open_source(settings: SourceSettings) -> Source:
-    """Opens a source by its format. Raises DataError when it cannot be used at all."""
+def open_source(settings: SourceSettings, tables: pathlib.Path | None = None) -> Source:
+    """Opens a source by its format.
+
+    Args:
+      settings: of the source.
+      tables: folder for tables of where records lie and for copies that can be read at random; processes share it. None: one that lives as
+        long as the source.
+
+    Raises DataError when it cannot be used at all.
+    """
     if settings.format not in FORMATS:
         raise DataError(f"source {settings.name!r} has the format {settings.format!r}: use {' or '.join(FORMATS)}")
-    return FORMATS[settings.format](settings)
+    return FORMATS[settings.format](settings, tables)
