@@ -53,6 +53,12 @@ def _open_tar(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
     return _open_shards(settings, tables, Tar())
 
 
+def _open_parquet(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
+    from data_pipelines.sources.containers.parquet import Parquet
+
+    return _open_shards(settings, tables, Parquet(settings.ignore))
+
+
 def _open_shards(settings: SourceSettings, tables: pathlib.Path | None, kind: Kind) -> Source:
     from data_pipelines.sources.containers.shards import Shards
     from data_pipelines.sources.containers.tables import Tables
@@ -70,6 +76,7 @@ def _open_tfds(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
 FORMATS: Mapping[str, Callable[[SourceSettings, pathlib.Path | None], Source]] = {
     "jsonl": _open_jsonl,
     "tar": _open_tar,
+    "parquet": _open_parquet,
     "tfds": _open_tfds,
 }
 
