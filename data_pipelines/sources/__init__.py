@@ -67,16 +67,24 @@ def _open_shards(settings: SourceSettings, tables: pathlib.Path | None, kind: Ki
     return RecordSource(settings, Shards(kind, settings.path, Tables(tables), settings.name))
 
 
-def _open_tfds(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
-    from data_pipelines.sources.tfds import TfdsSource  # importing the library takes over a second
+def _open_arrayrecord(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
+    from data_pipelines.sources.containers.arrayrecord import ArrayRecords  # importing the library takes over a second
 
-    return TfdsSource(settings)
+    return _open_shards(settings, tables, ArrayRecords())
+
+
+def _open_tfds(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
+    from data_pipelines.sources.containers.tables import Tables
+    from data_pipelines.sources.tfds import open_tfds  # importing the library takes over a second
+
+    return open_tfds(settings, Tables(tables))
 
 
 FORMATS: Mapping[str, Callable[[SourceSettings, pathlib.Path | None], Source]] = {
     "jsonl": _open_jsonl,
     "tar": _open_tar,
     "parquet": _open_parquet,
+    "arrayrecord": _open_arrayrecord,
     "tfds": _open_tfds,
 }
 
