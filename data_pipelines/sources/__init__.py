@@ -5,6 +5,7 @@ Importing this opens nothing and imports no media library, so that a configurati
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -73,6 +74,15 @@ def _open_arrayrecord(settings: SourceSettings, tables: pathlib.Path | None) -> 
     return _open_shards(settings, tables, ArrayRecords())
 
 
+def _open_folder(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
+    from data_pipelines.sources.containers.folder import open_folder
+    from data_pipelines.sources.containers.tables import Tables
+    from data_pipelines.sources.source import RecordSource
+
+    container = open_folder(settings, Tables(tables))
+    return RecordSource(dataclasses.replace(settings, media_root=settings.media_root or settings.path), container)
+
+
 def _open_tfds(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
     from data_pipelines.sources.containers.tables import Tables
     from data_pipelines.sources.tfds import open_tfds  # importing the library takes over a second
@@ -86,6 +96,7 @@ FORMATS: Mapping[str, Callable[[SourceSettings, pathlib.Path | None], Source]] =
     "parquet": _open_parquet,
     "arrayrecord": _open_arrayrecord,
     "tfds": _open_tfds,
+    "folder": _open_folder,
 }
 
 

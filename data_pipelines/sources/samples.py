@@ -13,7 +13,8 @@ from data_pipelines.sources.dialects.files import MediaFile, RowClip, is_still
 from data_pipelines.sources.dialects.row import read_row, with_rate
 from data_pipelines.sources.keys import Keys
 from data_pipelines.sources.paths import MediaRoot
-from data_pipelines.storage.interface import Stored
+from data_pipelines.storage.files import Whole
+from data_pipelines.storage.interface import Stored, is_remote
 
 
 class SampleReader:
@@ -53,6 +54,8 @@ class SampleReader:
         if file.data is not None:
             return Media(file.name, data=file.data, pictures=pictures)
         found = held.get(file.name) or self._root.find(file.name, key)
+        if isinstance(found, Whole) and not is_remote(found.address):
+            found = pathlib.Path(found.address)
         if isinstance(found, pathlib.Path):
             return Media(file.name, path=found, pictures=pictures)
         return Media(file.name, stored=found, pictures=pictures)

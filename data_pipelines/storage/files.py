@@ -108,6 +108,41 @@ class _PartReader(io.RawIOBase):
         return length
 
 
+class Listed(NamedTuple):
+    """A file of a folder: its name relative to that, its bytes and time of change (nanoseconds)."""
+
+    name: str
+    size: int
+    modified: int
+
+
+def listing(folder: str) -> list[Listed]:
+    """The files of a folder and its subfolders, hidden ones left out, by name. Links to folders are not followed. Raises StorageError."""
+    if is_remote(folder):
+        from data_pipelines.storage.objects import objects_in  # imports pyarrow
+
+        found = [Listed(*each) for each in objects_in(folder)]
+    else:
+        if not os.path.isdir(folder):
+            raise StorageError("missing_file", f"{folder} is not a folder: check the name")
+        found = list(_listed(folder, ""))
+    return sorted(each for each in found if not any(part.startswith(".") for part in each.name.split("/")))
+
+
+def _listed(folder: str, within: str) -> Iterator[Listed]:
+    try:
+        with os.scandir(os.path.join(folder, within)) as entries:
+            for entry in entries:
+                name = f"{within}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _listed(folder, f"{name}/")
+                elif entry.is_file():
+                    status = entry.stat()
+                    yield Listed(name, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise _local_error(os.path.join(folder, within), error) from error
+
+
 def read_many(parts: Sequence[Part]) -> list[bytes]:
     """The bytes of several parts, a bounded number of them read at once. Raises StorageError."""
     if len(parts) < 2:

@@ -83,6 +83,14 @@ def matching(pattern: str) -> list[str]:
     return sorted(f"{scheme}://{name}" for name, info in found.items() if info["type"] == "file")
 
 
+def objects_in(folder: str) -> list[tuple[str, int, int]]:
+    """(name relative to the folder, bytes, nanoseconds of the last change) of the objects in it. Raises StorageError."""
+    store, path = locate(folder.rstrip("/"))
+    infos = attempt(folder, lambda: store.get_file_info(fs.FileSelector(path, recursive=True)))
+    files = [info for info in infos if info.type == fs.FileType.File]
+    return [(info.path.removeprefix(f"{path}/"), info.size, int(info.mtime_ns or 0)) for info in files]
+
+
 def attempt[T](address: str, action: Callable[[], T]) -> T:
     """What an action returns, tried again after growing pauses where the store fails or is slow. Raises StorageError."""
     for number in range(ATTEMPTS):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from data_pipelines.storage.files import Part
+from data_pipelines.storage.interface import Stored
 
 
 class Shard(NamedTuple):
@@ -34,7 +34,7 @@ class RawRecord(NamedTuple):
     """
 
     fields: Any
-    files: Mapping[str, Part] = {}
+    files: Mapping[str, Stored] = {}
 
 
 class Container(Protocol):

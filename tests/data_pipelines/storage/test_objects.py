@@ -104,6 +104,18 @@ def test_sources_and_media_in_a_store(store, tmp_path, format):
     assert local.fingerprint() == source.fingerprint()  # the same data wherever it lies
 
 
+def test_a_folder_in_a_store(store, tmp_path):
+    image = picture(tmp_path)
+    store.upload("folder/x/0.png", image)
+    store.upload("folder/x/0.txt", b"a caption")
+    source = open_source(SourceSettings("rows", "folder", "s3://bucket/folder"), tmp_path / "tables")
+    assert source.key(0) == "folder/x/0" and source[0].turns[1].text == "a caption"
+    assert inspect(source[0], small_corpus.tokenizer()).sizes == [(40, 50)]
+    store.upload("folder/metadata.jsonl", json.dumps({"file_name": "x/0.png", "text": "a row"}).encode())
+    source = open_source(SourceSettings("rows", "folder", "s3://bucket/folder/"), tmp_path / "tables")
+    assert source[0].turns[1].text == "a row" and inspect(source[0], small_corpus.tokenizer()).sizes == [(40, 50)]
+
+
 def test_media_in_a_store_that_are_missing_or_escape(store, tmp_path):
     rows = [{"text": "x", "image": name} for name in ("none.png", "../a.png", "/b.png", "s3://bucket/media/a.png")]
     path = small_corpus.write_jsonl(tmp_path / "rows.jsonl", rows)
