@@ -80,7 +80,7 @@ def _write(source: Source, settings: SourceSettings, folder: pathlib.Path, shard
             tensorflow_datasets.core.SplitInfo(name=tfds.SPLIT, shard_lengths=counts, num_bytes=written, filename_template=template)
         ],
         check_data=False,
-        description=f"Conversations of {pathlib.Path(settings.path).name} with their images and videos, still encoded.",
+        description=f"Conversations of {pathlib.Path(settings.paths[0]).name} with their images and videos, still encoded.",
     )
 
 

@@ -77,10 +77,11 @@ def _open_arrayrecord(settings: SourceSettings, tables: pathlib.Path | None) -> 
 def _open_folder(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
     from data_pipelines.sources.containers.folder import open_folder
     from data_pipelines.sources.containers.tables import Tables
+    from data_pipelines.sources.paths import one_path
     from data_pipelines.sources.source import RecordSource
 
     container = open_folder(settings, Tables(tables))
-    return RecordSource(dataclasses.replace(settings, media_root=settings.media_root or settings.path), container)
+    return RecordSource(dataclasses.replace(settings, media_root=settings.media_root or one_path(settings)), container)
 
 
 def _open_tfds(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
@@ -111,5 +112,5 @@ def open_source(settings: SourceSettings, tables: pathlib.Path | None = None) ->
     Raises DataError when it cannot be used at all.
     """
     if settings.format not in FORMATS:
-        raise DataError(f"source {settings.name!r} has the format {settings.format!r}: use {' or '.join(FORMATS)}")
+        raise DataError(f"source {settings.name!r} has the format {settings.format!r}: use one of {', '.join(FORMATS)}")
     return FORMATS[settings.format](settings, tables)

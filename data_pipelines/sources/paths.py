@@ -23,6 +23,13 @@ def local_path(text: str, setting: str) -> pathlib.Path:
         raise DataError(f"{setting} {text}: {error}; write the folder out") from error
 
 
+def one_path(settings: SourceSettings) -> str:
+    """The path of a source that has one. Raises DataError where it has several."""
+    if len(settings.paths) != 1:
+        raise DataError(f"source {settings.name!r}: path names {len(settings.paths)} folders: make a source of each")
+    return settings.paths[0]
+
+
 class MediaRoot:
     """The folder, on a disk or in an object store, that the media paths of a source are relative to and may not leave.
 

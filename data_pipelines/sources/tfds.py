@@ -19,7 +19,7 @@ from data_pipelines.sources.containers.shards import Shards
 from data_pipelines.sources.containers.tables import Tables
 from data_pipelines.sources.dialects.row import KEYS, VERSION
 from data_pipelines.sources.keys import Keys, can_change_training
-from data_pipelines.sources.paths import local_path
+from data_pipelines.sources.paths import local_path, one_path
 from data_pipelines.sources.source import RecordSource
 
 SPLIT = "train"
@@ -54,9 +54,7 @@ def open_tfds(settings: SourceSettings, tables: Tables) -> TfdsSource | RecordSo
     Raises:
       DataError: there is no such dataset, it lacks the split, is not stored as array_record or is empty.
     """
-    if not isinstance(settings.path, str):
-        raise DataError(f"source {settings.name!r}: path names {len(settings.path)} datasets: make a source of each")
-    folder = local_path(settings.path, f"source {settings.name!r}: path")
+    folder = local_path(one_path(settings), f"source {settings.name!r}: path")
     try:
         builder = _builder(folder)
         paths = [str(path) for path in builder.info.splits[SPLIT].filepaths]

@@ -119,7 +119,7 @@ def open_run_data(settings: config.Config, process: int = 0, stop: Callable[[], 
 def _open(
     sources: Mapping[str, SourceSettings], tokenizer: Tokenizer, folder: pathlib.Path, threads: int, stop: Callable[[], bool] | None
 ) -> tuple[list[Source], list[LengthIndex]]:
-    opened = [open_source(source) for source in sources.values()]
+    opened = [open_source(source, folder / "tables") for source in sources.values()]
     return opened, [LengthIndex.open(source, tokenizer, folder, threads, stop) for source in opened]
 
 

@@ -23,7 +23,7 @@ from data_pipelines.sources.containers.lines import Lines
 from data_pipelines.sources.containers.members import CLIPS, Held, record_of
 from data_pipelines.sources.containers.shards import Shards
 from data_pipelines.sources.containers.tables import Entry, Tables
-from data_pipelines.sources.paths import MediaRoot, local_path
+from data_pipelines.sources.paths import MediaRoot, local_path, one_path
 from data_pipelines.storage.files import Listed, Part, Whole, listing, open_file, read_many
 from data_pipelines.storage.interface import StorageError, is_remote
 
@@ -40,7 +40,7 @@ def open_folder(settings: SourceSettings, tables: Tables) -> Container:
     Raises:
       DataError: the folder cannot be read or holds nothing.
     """
-    source, folder = settings.name, settings.path.rstrip("/")
+    source, folder = settings.name, one_path(settings).rstrip("/")
     if not is_remote(folder):
         folder = str(local_path(folder, f"source {source!r}: path"))
     try:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import NamedTuple
 
 from data_pipelines.schema import DataError
+from data_pipelines.storage.files import open_file
+from data_pipelines.storage.interface import StorageError
+from data_pipelines.storage.patterns import expand
 
 HEAD_BYTES = 1 << 16
 WANTED = {  # by format: what a file should have been
@@ -67,6 +71,24 @@ def refuse_other_formats(head: bytes, address: str, source: str, format: str) ->
 def recognise(head: bytes) -> Found | None:
     """What a file is; None for an empty one."""
     return _binary(head) or _text(head.removeprefix(b"\xef\xbb\xbf").lstrip())
+
+
+def format_of(path: str) -> str:
+    """The format of a file, a pattern or a folder by what it holds; "jsonl" where nothing tells: opening it then says what is wrong."""
+    try:
+        first = expand(path)[0]
+        if os.path.isdir(first):
+            return "tfds" if _is_tfds(first) else "folder"
+        file = open_file(first)
+        found = recognise(file.read(0, min(file.size, HEAD_BYTES)))
+    except StorageError:
+        return "tfds" if os.path.isdir(os.path.expanduser(path.rpartition(":")[0])) else "jsonl"
+    return (found.format if found else "") or "jsonl"
+
+
+def _is_tfds(folder: str) -> bool:
+    """Whether a folder is a dataset's, or holds its versions."""
+    return any(os.path.exists(os.path.join(folder, place, "features.json")) for place in ("", *os.listdir(folder)))
 
 
 def rows_of_one_object(record: object) -> str | None:

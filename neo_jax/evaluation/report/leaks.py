@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 
 from data_pipelines.media.images import open_media, read_bytes
 from data_pipelines.schema import Media, SampleError, SourceSettings
 from data_pipelines.sources import Source
+from data_pipelines.storage.interface import StorageError
+from data_pipelines.storage.patterns import expand
 
 MOST_SAMPLES = 20_000  # of a source that are compared, evenly over it
 MOST_BYTES = 1 << 30  # of media in a dataset that are read with them
@@ -39,7 +42,7 @@ def find_leaks(training: Opened, held_out: Opened) -> list[str]:
         (name, other)
         for name, (settings, _) in held_out.items()
         for other, (trained, _) in training.items()
-        if pathlib.Path(settings.path).resolve() == pathlib.Path(trained.path).resolve()
+        if _files(settings) & _files(trained)
     }
     sentences = [
         f"held-out source {name} reads the file of training source {other}: its samples are trained on" for name, other in sorted(same_file)
@@ -66,6 +69,14 @@ def find_leaks(training: Opened, held_out: Opened) -> list[str]:
                     f"{len(keys):,} of held-out source {other}'s samples show media of training source {name}, such as {key}: {file}"
                 )
     return sentences
+
+
+def _files(settings: SourceSettings) -> set[str]:
+    """The files that a source reads, links followed; its patterns where they name none any more."""
+    try:
+        return set(map(os.path.realpath, expand(settings.paths)))
+    except StorageError:
+        return set(settings.paths)
 
 
 def _stride(name: str, source: Source, sentences: list[str]) -> int:

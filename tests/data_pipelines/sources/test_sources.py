@@ -163,7 +163,7 @@ def test_sources_that_cannot_be_opened_are_refused(tmp_path):
         (SourceSettings("a", "jsonl", str(tmp_path / "none.jsonl")), "source 'a': cannot read"),
         (SourceSettings("a", "jsonl", str(tmp_path / "broken.json")), "line 2"),
         (SourceSettings("a", "jsonl", str(tmp_path / "fine.jsonl"), str(tmp_path / "none")), "is not a folder"),
-        (SourceSettings("a", "excel", "x"), "format 'excel': use jsonl or"),
+        (SourceSettings("a", "excel", "x"), "format 'excel': use one of jsonl, tar"),
         (SourceSettings("a", "tfds", str(tmp_path)), "not a TFDS array_record dataset"),
     ):
         with pytest.raises(DataError, match=message):
