@@ -32,14 +32,14 @@ def record_of(members: Mapping[str, Held], key: str) -> RawRecord:
     """The fields and files of a record.
 
     "json" gives the fields. Beside them stand texts ("txt" as "text", others under their ending), other JSON under its ending, and, where
-    the fields name no media, the pictures as "image" or "images" and the clips as "video" or "videos". Other members stand under their
-    ending with their name, so that nothing passes unseen.
+    the fields name neither media nor one of the files, the pictures as "image" or "images" and the clips as "video" or "videos". Other
+    members stand under their ending with their name, so that nothing passes unseen.
     """
     fields = _json(members["json"], key) if "json" in members else {}
     files = _files(members)
     if not isinstance(fields, dict):
         return RawRecord(fields, files)
-    named = any(fields.get(name) for name in ("image", "images", "video", "videos"))
+    named = any(fields.get(name) for name in ("image", "images", "video", "videos")) or _mentions(fields, files)
     images: list[Held] = []
     clips: list[Held] = []
     for suffix, member in sorted(members.items(), key=lambda item: _order(item[0])):
@@ -61,6 +61,14 @@ def record_of(members: Mapping[str, Held], key: str) -> RawRecord:
             if held:
                 fields[name if len(held) == 1 else f"{name}s"] = held[0].name if len(held) == 1 else [each.name for each in held]
     return RawRecord(fields, files)
+
+
+def _mentions(value: Any, names: Mapping[str, Stored]) -> bool:
+    """Whether a value names one of the files by a name with an ending, at any depth."""
+    if isinstance(value, str):
+        return "." in value and value in names
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(_mentions(each, names) for each in inner)
 
 
 def _files(members: Mapping[str, Held]) -> dict[str, Stored]:
