@@ -76,14 +76,13 @@ class Shards:
             raise DataError(f"source {source!r}: {error}") from error
         self._shards = [Shard(os.path.basename(a), e.fingerprint, e.samples) for a, e in zip(self._addresses, entries, strict=True)]
         self._names = distinct_names(self._addresses)
-        self._all_entries = entries
         kind.check(list(zip(self._names, entries, strict=True)), source)
         self._ends = list(itertools.accumulate(entry.samples for entry in entries))
         if not len(self):
             raise DataError(
                 f"source {source!r}: {_listed(self._addresses)} holds no samples; give it some or take it out of the configuration"
             )
-        self._reader = functools.lru_cache(_OPEN_SHARDS)(self._open)
+        self._reader = functools.lru_cache(_OPEN_SHARDS)(functools.partial(_open_shard, kind, tables, self._addresses, entries))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -112,9 +111,6 @@ class Shards:
         shard = bisect.bisect_right(self._ends, index)
         return shard, index - (self._ends[shard - 1] if shard else 0)
 
-    def _open(self, shard: int) -> Reader:
-        return self._kind.open(open_file(self._addresses[shard]), self._tables, self._all_entries[shard])
-
     def _entries(self) -> list[Entry]:
         """What is known of each shard, after reading those that are new; in an order of its own, so that processes meet new shards apart."""
         order = list(range(len(self._addresses)))
@@ -131,6 +127,10 @@ class Shards:
             with self._tables.locked(file):
                 entry = self._tables.known(file, self._kind.name) or self._kind.scan(file, self._tables, self._source)
         return entry
+
+
+def _open_shard(kind: Kind, tables: Tables, addresses: Sequence[str], entries: Sequence[Entry], shard: int) -> Reader:
+    return kind.open(open_file(addresses[shard]), tables, entries[shard])
 
 
 def distinct_names(addresses: Sequence[str]) -> list[str]:
