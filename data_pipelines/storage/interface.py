@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO, Protocol
+from collections.abc import Callable
+from typing import BinaryIO, NamedTuple, Protocol
 
 SCHEMES = ("s3", "gs")
+CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 30.0  # without a byte
 
 
 def is_remote(address: str) -> bool:
@@ -53,4 +56,31 @@ class Stored(Protocol):
 
     def open(self) -> BinaryIO:
         """A seekable file, whose reads raise StorageError."""
+        ...
+
+
+class Found(NamedTuple):
+    """What a store says of an object: bucket/key, bytes, and a number that changes when it is written again."""
+
+    path: str
+    size: int
+    modified: int
+
+
+class Opened(NamedTuple):
+    """An object that can be read: its bytes, and what reads (start, length) of them."""
+
+    size: int
+    read: Callable[[int, int], bytes]
+
+
+class Store(Protocol):
+    """A bucket, asked once for each request. Paths are bucket/key. Methods raise OSError, FileNotFoundError among them."""
+
+    def open(self, path: str) -> Opened: ...
+
+    def info(self, path: str) -> Found: ...
+
+    def files(self, folder: str, recursive: bool) -> list[Found]:
+        """The objects in a folder; none where there is no such folder."""
         ...

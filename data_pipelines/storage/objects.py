@@ -1,4 +1,4 @@
-"""Objects of S3 and Google Cloud Storage, read with the clients that pyarrow brings: retries, time limits, and errors as sentences.
+"""Objects of stores: retries, and errors as sentences.
 
 Credentials, region and endpoint are those of the clients' own settings: AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL, the
 role of the machine; GOOGLE_APPLICATION_CREDENTIALS, the service account of the machine. A bucket that is public needs none.
@@ -6,29 +6,24 @@ role of the machine; GOOGLE_APPLICATION_CREDENTIALS, the service account of the 
 
 from __future__ import annotations
 
-import datetime
 import functools
-import os
 import random
 import re
 import time
 from collections.abc import Callable
-from typing import Any
+from glob import has_magic
 
-from fsspec.implementations.arrow import ArrowFSWrapper
-from pyarrow import fs
+from fsspec.utils import glob_translate
 
-from data_pipelines.storage.interface import StorageError
+from data_pipelines.storage.interface import Found, Opened, StorageError, Store
 
 ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 0.5  # doubled after each failure
-CONNECT_SECONDS = 10.0
-ANSWER_SECONDS = 30.0  # without a byte
 
 _MISSING = re.compile(r"NOT_FOUND|NO_SUCH_|HTTP status 404|does not exist|Not found", re.IGNORECASE)
 _REFUSED = re.compile(
-    r"ACCESS_DENIED|PERMISSION_DENIED|UNAUTHENTICATED|UNAUTHORIZED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN"
-    r"|MISSING_AUTHENTICATION|HTTP status 40[13]|Permission denied",
+    r"ACCESS_DENIED|UNAUTHORIZED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN|MISSING_AUTHENTICATION"
+    r"|HTTP status 40[13]|Forbidden|RefreshError|DefaultCredentialsError",
     re.IGNORECASE,
 )
 _CREDENTIALS = {
@@ -44,15 +39,16 @@ class ObjectFile:
 
     def __init__(self, address: str):
         self.address = address
-        store, path = locate(address)
-        self._file: Any = attempt(address, lambda: store.open_input_file(path))
-        self.size = self._file.size()
-        self._store, self._path = store, path
+        self._store, self._path = locate(address)
+        self._opened: Opened = attempt(address, lambda: self._store.open(self._path))
+
+    @property
+    def size(self) -> int:
+        return self._opened.size
 
     @functools.cached_property
     def modified(self) -> int:
-        info = attempt(self.address, lambda: self._store.get_file_info(self._path))
-        return int(info.mtime_ns or 0)
+        return attempt(self.address, lambda: self._store.info(self._path)).modified
 
     def read(self, start: int, length: int) -> bytes:
         if start + length > self.size:
@@ -60,7 +56,7 @@ class ObjectFile:
             raise StorageError("unreadable_file", f"{self.address} ends at byte {self.size:,}, {early:,} bytes early: upload it again")
 
         def exactly() -> bytes:
-            data = self._file.read_at(length, start)
+            data = self._opened.read(start, length)
             if len(data) != length:
                 raise OSError(f"{len(data):,} of {length:,} bytes came")
             return data
@@ -68,27 +64,24 @@ class ObjectFile:
         return attempt(self.address, exactly) if length else b""
 
 
-def exists(address: str) -> bool:
-    """Whether there is an object of this name. Raises StorageError where the store does not say."""
-    store, path = locate(address)
-    return bool(attempt(address, lambda: store.get_file_info(path)).type == fs.FileType.File)
-
-
 def matching(pattern: str) -> list[str]:
     """The addresses of the objects that a glob pattern names, sorted. Raises StorageError."""
-    store, path = locate(pattern)
     scheme = pattern.partition("://")[0]
-    wrapped = ArrowFSWrapper(store, skip_instance_cache=True)
-    found = attempt(pattern, lambda: wrapped.glob(path, detail=True))
-    return sorted(f"{scheme}://{name}" for name, info in found.items() if info["type"] == "file")
+    store, path = locate(pattern)
+    parts = path.split("/")
+    first = next(number for number, part in enumerate(parts) if has_magic(part))
+    if first == 0:
+        raise StorageError("missing_file", f"{pattern}: a bucket has no wildcards: name it")
+    recursive = first < len(parts) - 1 or "**" in parts[-1]
+    wanted = re.compile(glob_translate(path))
+    found: list[Found] = attempt(pattern, lambda: store.files("/".join(parts[:first]), recursive))
+    return sorted(f"{scheme}://{each.path}" for each in found if wanted.match(each.path))
 
 
-def objects_in(folder: str) -> list[tuple[str, int, int]]:
-    """(name relative to the folder, bytes, nanoseconds of the last change) of the objects in it. Raises StorageError."""
+def objects_in(folder: str) -> list[Found]:
+    """The objects in a folder, with their names relative to it. Raises StorageError."""
     store, path = locate(folder.rstrip("/"))
-    infos = attempt(folder, lambda: store.get_file_info(fs.FileSelector(path, recursive=True)))
-    files = [info for info in infos if info.type == fs.FileType.File]
-    return [(info.path.removeprefix(f"{path}/"), info.size, int(info.mtime_ns or 0)) for info in files]
+    return [each._replace(path=each.path.removeprefix(f"{path}/")) for each in attempt(folder, lambda: store.files(path, True))]
 
 
 def attempt[T](address: str, action: Callable[[], T]) -> T:
@@ -99,7 +92,7 @@ def attempt[T](address: str, action: Callable[[], T]) -> T:
         try:
             return action()
         except OSError as error:
-            text = " ".join(str(error).split())
+            text = _short(str(error) or type(error).__name__)
             if isinstance(error, FileNotFoundError) or _MISSING.search(text):
                 raise StorageError("missing_file", f"{address}: the store has no such object; check bucket and name") from error
             if _REFUSED.search(text):
@@ -113,8 +106,12 @@ def attempt[T](address: str, action: Callable[[], T]) -> T:
     ) from cause
 
 
-def locate(address: str) -> tuple[Any, str]:
-    """The client of an address's bucket, and the path that it takes: bucket/key. Raises StorageError."""
+def _short(text: str) -> str:
+    return " ".join(text.split())[:300]
+
+
+def locate(address: str) -> tuple[Store, str]:
+    """The bucket of an address, and the path that it takes: bucket/key. Raises StorageError."""
     scheme, _, path = address.partition("://")
     bucket = path.partition("/")[0]
     if not bucket:
@@ -123,18 +120,16 @@ def locate(address: str) -> tuple[Any, str]:
 
 
 @functools.lru_cache(64)
-def client(scheme: str, bucket: str) -> Any:
-    """A client that tries each request once: `attempt` repeats it."""
-    if scheme == "gs":
-        return fs.GcsFileSystem(retry_time_limit=datetime.timedelta(seconds=ANSWER_SECONDS))
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if region is None and endpoint is None:
-        region = attempt(f"s3://{bucket}", lambda: fs.resolve_s3_region(bucket))
-    return fs.S3FileSystem(
-        endpoint_override=endpoint,
-        region=region,
-        connect_timeout=CONNECT_SECONDS,
-        request_timeout=ANSWER_SECONDS,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
-    )
+def client(scheme: str, bucket: str) -> Store:
+    """Raises StorageError."""
+    if scheme == "s3":
+        from data_pipelines.storage.s3 import S3
+
+        return attempt(f"s3://{bucket}", lambda: S3(bucket))
+    try:
+        from data_pipelines.storage.gcs import GCS
+    except ImportError as error:
+        raise StorageError(
+            "unreadable_file", f"gs://{bucket} is read with gcsfs, which is not installed ({error}): pip install -r requirements-cloud.txt"
+        ) from error
+    return attempt(f"gs://{bucket}", lambda: GCS(bucket))

@@ -22,7 +22,6 @@ from data_pipelines.sources.containers.sampled import sampled_digest
 from data_pipelines.sources.containers.tables import Entry, Tables
 from data_pipelines.storage.interface import File, is_remote
 
-tfds_features = tensorflow_datasets.features
 Decode = Callable[[bytes], Any]  # bytes of a record -> fields. Raises ValueError
 
 
@@ -90,39 +89,37 @@ def _decoder_beside(path: str) -> Decode:
     folder = os.path.dirname(path)
     if not os.path.exists(os.path.join(folder, "features.json")):
         return json.loads
-    return example_decoder(tfds_features.FeatureConnector.from_config(folder))
+    return example_decoder(tensorflow_datasets.features.FeatureConnector.from_config(folder))
 
 
 def example_decoder(features: Any) -> Decode:
     """Reads examples as JSON would give them: texts as str, images and other media still encoded, a sequence of dicts as a list of dicts."""
     stored = _stored(features)
-    return lambda data: _plain(stored, stored.deserialize_example_np(data))
-
-
-class _Encoded(tensorflow_datasets.features.Text):  # type: ignore[misc]
-    """Media as their encoded bytes."""
+    return lambda data: _plain(features, stored.deserialize_example_np(data))
 
 
 def _stored(feature: Any) -> Any:
     """The feature with media as the bytes that they are stored as."""
-    if isinstance(feature, tfds_features.FeaturesDict):
-        return tfds_features.FeaturesDict({name: _stored(inner) for name, inner in feature.items()})
-    if isinstance(feature, tfds_features.Sequence):
-        return tfds_features.Sequence(_stored(feature.feature), length=feature._length)
-    if isinstance(feature, tfds_features.Image | tfds_features.Audio):
-        return _Encoded()
+    kinds = tensorflow_datasets.features
+    if isinstance(feature, kinds.FeaturesDict):
+        return kinds.FeaturesDict({name: _stored(inner) for name, inner in feature.items()})
+    if isinstance(feature, kinds.Sequence):
+        return kinds.Sequence(_stored(feature.feature), length=feature._length)
+    if isinstance(feature, kinds.Image | kinds.Audio):
+        return kinds.Text()
     return feature
 
 
 def _plain(feature: Any, value: Any) -> Any:
-    if isinstance(feature, tfds_features.FeaturesDict):
+    kinds = tensorflow_datasets.features
+    if isinstance(feature, kinds.FeaturesDict):
         return {name: _plain(inner, value[name]) for name, inner in feature.items()}
-    if isinstance(feature, tfds_features.Sequence):
-        if isinstance(feature.feature, tfds_features.FeaturesDict):
-            columns = {name: _plain(tfds_features.Sequence(inner), value[name]) for name, inner in feature.feature.items()}
+    if isinstance(feature, kinds.Sequence):
+        if isinstance(feature.feature, kinds.FeaturesDict):
+            columns = {name: _plain(kinds.Sequence(inner), value[name]) for name, inner in feature.feature.items()}
             return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return [_plain(feature.feature, each) for each in value]
-    if isinstance(value, bytes) and not isinstance(feature, _Encoded):
+    if isinstance(value, bytes) and not isinstance(feature, kinds.Image | kinds.Audio):
         try:
             return value.decode()
         except UnicodeDecodeError:

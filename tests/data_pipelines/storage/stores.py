@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import logging
 import threading
+import urllib.parse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import boto3
 from moto.server import ThreadedMotoServer
@@ -45,14 +47,14 @@ def s3_server() -> Iterator[Store]:
 
 
 class Misbehaving:
-    """A server whose answers follow the key: KIND/NAME, where NAME counts apart.
+    """A server of S3's and Google's protocols whose answers follow the key in the bucket `bucket`: KIND/NAME, where NAME counts apart.
 
-    Kinds: a status code for every request; "getSTATUS" for requests of content alone; "onceSTATUS" for the first one alone; "half" (the
+    Kinds: a status code for every request; "getSTATUS" for requests of content alone; "onceSTATUS" for the first of these alone; "half" (the
     connection closes after half of the content), "oncehalf", "slow" (no content until `release` is set).
     """
 
     def __init__(self) -> None:
-        self.requests: Counter[tuple[str, str]] = Counter()  # by key and method
+        self.requests: Counter[tuple[str, str]] = Counter()  # by key, and "about" or "content"
         self.release = threading.Event()
         self.content = bytes(range(250)) * 4
         store = self
@@ -64,10 +66,10 @@ class Misbehaving:
                 pass
 
             def do_HEAD(self) -> None:
-                store.answer(self, True)
+                store.answer(self)
 
             def do_GET(self) -> None:
-                store.answer(self, False)
+                store.answer(self)
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -81,40 +83,64 @@ class Misbehaving:
         self._server.server_close()
         self._thread.join()
 
-    def answer(self, request: http.server.BaseHTTPRequestHandler, head: bool) -> None:
-        key = request.path.partition("?")[0].removeprefix("/bucket/")
+    def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        url = urllib.parse.urlparse(request.path)
+        query = urllib.parse.parse_qs(url.query)
+        google = "/storage/v1/" in url.path
+        key = urllib.parse.unquote(url.path.partition("/b/bucket/o/" if google else "/bucket/")[2])
+        key = key or query.get("prefix", [""])[0]
+        about = request.command == "HEAD" or (google and "alt" not in query)
+        self.requests[key, "about" if about else "content"] += 1
+        status, kind = self._kind(key, about)
+        if status:
+            _send(request, status, b"")
+        elif google and about:
+            entry = {"kind": "storage#object", "bucket": "bucket", "name": key, "size": str(len(self.content)), "generation": "7"}
+            _send(request, 200, json.dumps(entry if "prefix" not in query else {"items": [entry | {"name": f"{key}0"}]}).encode())
+        else:
+            if kind == "slow" and not about:
+                self.release.wait()
+            self._send_content(request, about, kind == "half")
+
+    def _kind(self, key: str, about: bool) -> tuple[int, str]:
+        """The status of a request that fails, else 0; and how its content is sent."""
         kind = key.partition("/")[0]
-        self.requests[key, request.command] += 1
-        first = self.requests[key, "GET"] == 1
         if kind.startswith("once"):
-            kind = kind.replace("once", "get") if first and kind != "oncehalf" else "half" if first and not head else "fine"
-        status = kind.removeprefix("get") if kind.startswith("get") and not head else kind
-        if status.isdigit():
-            request.send_response(int(status))
-            request.send_header("Content-Length", "0")
-            request.end_headers()
-            return
-        if kind == "slow" and not head:
-            self.release.wait()
+            kind = kind.removeprefix("once") if not about and self.requests[key, "content"] == 1 else "fine"
+        elif kind.startswith("get"):
+            kind = "fine" if about else kind.removeprefix("get")
+        return (int(kind), "") if kind.isdigit() else (0, kind)
+
+    def _send_content(self, request: http.server.BaseHTTPRequestHandler, head: bool, half: bool) -> None:
         start, end = 0, len(self.content) - 1
         if wanted := request.headers.get("Range"):
             start, end = (int(number) for number in wanted.removeprefix("bytes=").split("-"))
-        body = self.content[start : end + 1]
-        request.send_response(206 if wanted else 200)
-        request.send_header("Content-Length", str(len(body)))
-        request.send_header("Content-Range", f"bytes {start}-{end}/{len(self.content)}")
-        request.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
-        request.end_headers()
-        if not head:
-            with contextlib.suppress(ConnectionError):
-                request.wfile.write(body[: len(body) // 2] if kind == "half" else body)
-            request.close_connection = kind == "half"
+        more = {"Content-Range": f"bytes {start}-{end}/{len(self.content)}", "Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
+        _send(request, 206 if wanted else 200, self.content[start : end + 1], head, half, more)
+
+
+def _send(
+    request: http.server.BaseHTTPRequestHandler,
+    status: int,
+    body: bytes,
+    head: bool = False,
+    half: bool = False,
+    more: Mapping[str, str] | None = None,
+) -> None:
+    request.send_response(status)
+    for name, value in ({"Content-Length": str(len(body)), "Content-Type": "application/json"} | dict(more or {})).items():
+        request.send_header(name, value)
+    request.end_headers()
+    if not head:
+        with contextlib.suppress(ConnectionError):
+            request.wfile.write(body[: len(body) // 2] if half else body)
+        request.close_connection = half
 
 
 @contextlib.contextmanager
 def client_of(endpoint: str, monkeypatch) -> Iterator[None]:
-    """Addresses s3:// lead to a server; pauses between attempts take no time."""
-    for name, value in (KEYS | {"AWS_ENDPOINT_URL": endpoint}).items():
+    """Addresses of stores lead to a server; pauses between attempts take no time."""
+    for name, value in (KEYS | {"AWS_ENDPOINT_URL": endpoint, "STORAGE_EMULATOR_HOST": endpoint}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(objects, "pause", lambda seconds: None)
     objects.client.cache_clear()
