@@ -56,8 +56,10 @@ def _open_tar(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
 
 def _open_parquet(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
     from data_pipelines.sources.containers.parquet import Parquet
+    from data_pipelines.sources.dialects.texts import columns_of
 
-    return _open_shards(settings, tables, Parquet(settings.ignore))
+    used = columns_of(settings.prompts) | set(settings.columns.values())
+    return _open_shards(settings, tables, Parquet([name for name in settings.ignore if name not in used]))
 
 
 def _open_shards(settings: SourceSettings, tables: pathlib.Path | None, kind: Kind) -> Source:

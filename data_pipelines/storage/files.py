@@ -12,6 +12,7 @@ from data_pipelines.storage.interface import File, StorageError, is_remote
 
 _PARALLEL_READS = 16
 _BUFFER_BYTES = 1 << 16
+_REMOTE_BUFFER_BYTES = 1 << 20  # a request of a store costs as long as that
 
 
 def open_file(address: str) -> File:
@@ -70,7 +71,7 @@ class Part(NamedTuple):
         return self.file.read(self.start, self.size)
 
     def open(self) -> BinaryIO:
-        return io.BufferedReader(_PartReader(self), _BUFFER_BYTES)
+        return io.BufferedReader(_PartReader(self), _REMOTE_BUFFER_BYTES if is_remote(self.file.address) else _BUFFER_BYTES)
 
 
 class Whole(NamedTuple):
@@ -99,6 +100,12 @@ class _PartReader(io.RawIOBase):
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._part.size}[whence]
         self._at = max(0, base + offset)
         return self._at
+
+    def readall(self) -> bytes:
+        """The rest, in one read."""
+        data = self._part.file.read(self._part.start + self._at, max(0, self._part.size - self._at))
+        self._at += len(data)
+        return data
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         length = max(0, min(len(buffer), self._part.size - self._at))

@@ -95,7 +95,7 @@ class Shards:
         try:
             return self._reader(shard).record(row, self.key(index))
         except StorageError as error:
-            raise SampleError(error.reason, f"{self._source}: record {row} of {error}") from error
+            raise SampleError(error.reason, f"{self.key(index)}: {error}") from error
 
     def key(self, index: int) -> str:
         shard, row = self._find(index)

@@ -87,8 +87,12 @@ class Tables:
     def locked(self, file: File) -> Iterator[None]:
         """Held by one process of a host at a time for a file; a process that is killed lets go of it."""
         number = int(hashlib.sha256(file.address.encode()).hexdigest()[:8], 16) % _LOCKS
-        with (self.folder / "locks" / str(number)).open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            try:
+                lock = stack.enter_context((self.folder / "locks" / str(number)).open("wb"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:  # some network file systems have no locks
+                raise _unwritable(self.folder, error) from error
             yield
 
     @contextlib.contextmanager

@@ -14,7 +14,8 @@ import stores
 from pyarrow import parquet
 
 from data_pipelines.index.lengths import inspect
-from data_pipelines.schema import DataError, SampleError, SourceSettings
+from data_pipelines.media.images import read_bytes
+from data_pipelines.schema import DataError, Media, SampleError, SourceSettings
 from data_pipelines.sources import open_source
 from data_pipelines.storage import gcs, objects, s3
 from data_pipelines.storage.files import Part, Whole, blocks, open_file, read_many
@@ -87,7 +88,7 @@ def shard(format, image):
         table = pyarrow.BufferOutputStream()
         parquet.write_table(pyarrow.Table.from_pylist([row | {"image": {"bytes": image, "path": "a.png"}}]), table)
         return table.getvalue().to_pybytes()
-    return gzip.compress(json.dumps(row | {"image": "a.png"}).encode())
+    return gzip.compress(json.dumps(row | {"image": "a.png"}).encode(), mtime=0)
 
 
 @pytest.mark.parametrize("format", ["jsonl", "tar", "parquet"])
@@ -222,10 +223,24 @@ def test_a_source_in_a_store_that_refuses_is_one_sentence(bad, tmp_path):
 
 def test_media_of_a_store_that_fails_are_skipped_by_name(bad, tmp_path):
     path = small_corpus.write_jsonl(tmp_path / "rows.jsonl", [{"text": "x", "image": name} for name in ("get500", "half", "404")])
+    rows = [{"text": "x", "video": f"{kind}/x.mp4"} for kind in ("half", "get403")]
+    path.write_text(path.read_text() + "".join(json.dumps(row) + "\n" for row in rows))
     source = open_source(SourceSettings("rows", "jsonl", str(path), "s3://bucket/"))
     found = []
-    for number in range(3):
+    for number in range(5):
         with pytest.raises(SampleError) as caught:
             inspect(source[number], small_corpus.tokenizer())
         found.append((caught.value.reason, str(caught.value).split(":")[0]))
-    assert found == [("unreadable_file", "get500"), ("unreadable_file", "half"), ("missing_file", "404")]
+    assert found == [
+        ("unreadable_file", "get500"),
+        ("unreadable_file", "half"),
+        ("missing_file", "404"),
+        ("unreadable_file", "half/x.mp4"),
+        ("unreadable_file", "get403/x.mp4"),
+    ]
+
+
+@SCHEMES
+def test_a_file_of_a_store_is_read_in_one_request(bad, scheme):
+    assert read_bytes(Media("x", stored=Whole(f"{scheme}://bucket/fine/x"))) == bad.content
+    assert bad.requests["fine/x", "content"] == 1
