@@ -235,7 +235,8 @@ def check(
     Returns None if training would go on with the source, else a sentence that says why not.
     Raises DataError for a source that cannot be used at all.
     """
-    source = open_source(settings)
+    tables = pathlib.Path(configuration.index_folder) / "tables" if configuration and configuration.index_folder else None
+    source = open_source(settings, tables)
     phases, seed, policy = (configuration.phases, configuration.seed, configuration.policy) if configuration else ((), 0, FailurePolicy())
     mixed = tuple(phase for phase in phases if settings.name in phase.mixture)
     checker = Checker(source, tokenizer, mixed or phases, seed, decode)

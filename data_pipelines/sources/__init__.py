@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from data_pipelines.schema import DataError, Sample, SourceSettings
 
 if TYPE_CHECKING:
+    from data_pipelines.sources.containers import Shard
     from data_pipelines.sources.containers.shards import Kind
 
 
@@ -37,8 +38,12 @@ class Source(Protocol):
         """Names a sample, usable or not, in messages and logs."""
         ...
 
+    def shards(self) -> Sequence[Shard]:
+        """Its files in order: the samples of shard k follow those of shard k - 1."""
+        ...
+
     def fingerprint(self) -> str:
-        """Changes when the source's own files or its settings change."""
+        """Changes when the content of the source's own files or its settings change; not with their place or time."""
         ...
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 
 from data_pipelines.schema import Sample, SampleError, SourceSettings
-from data_pipelines.sources.containers import Container
+from data_pipelines.sources.containers import Container, Shard
 from data_pipelines.sources.dialects.row import VERSION
 from data_pipelines.sources.samples import SampleReader
 from data_pipelines.storage.interface import StorageError
@@ -48,6 +49,10 @@ class RecordSource:
     def key(self, index: int) -> str:
         """Names a sample, usable or not."""
         return self.container.key(index)
+
+    def shards(self) -> Sequence[Shard]:
+        """Its files in order: the samples of shard k follow those of shard k - 1."""
+        return self.container.shards()
 
     def fingerprint(self) -> str:
         """Changes when the content of a shard, its name, the order of shards or a setting changes; not with a path, a time or a media file."""

@@ -9,11 +9,13 @@ import itertools
 import json
 import pathlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow_datasets
 
 from data_pipelines.schema import DOCUMENT, ROLES, Clip, DataError, Media, Sample, SampleError, SourceSettings, Turn
+from data_pipelines.sources.containers import Shard
 from data_pipelines.sources.containers.arrayrecord import ArrayRecords, example_decoder
 from data_pipelines.sources.containers.shards import Shards
 from data_pipelines.sources.containers.tables import Tables
@@ -148,6 +150,10 @@ class TfdsSource:
 
     def _record(self, index: int) -> dict[str, Any]:
         return self._container.record(index).fields
+
+    def shards(self) -> Sequence[Shard]:
+        """Its files in order: the samples of shard k follow those of shard k - 1."""
+        return self._container.shards()
 
     def fingerprint(self) -> str:
         """Changes when the content of a shard or a setting changes; not with a path or a time."""

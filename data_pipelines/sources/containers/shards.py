@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
+from data_pipelines.progress import progress
 from data_pipelines.schema import DataError, SampleError
 from data_pipelines.sources.containers import RawRecord, Shard
 from data_pipelines.sources.containers.tables import Entry, Tables
@@ -117,7 +118,8 @@ class Shards:
         random.Random(os.getpid()).shuffle(order)
         remote = any(map(is_remote, self._addresses))
         with concurrent.futures.ThreadPoolExecutor(_PARALLEL_OPENS if remote else 1) as pool:
-            entries = dict(zip(order, pool.map(self._entry, [self._addresses[number] for number in order]), strict=True))
+            found = pool.map(self._entry, [self._addresses[number] for number in order])
+            entries = dict(zip(order, progress(found, len(order), f"opening {self._source}"), strict=True))
         return [entries[number] for number in range(len(order))]
 
     def _entry(self, address: str) -> Entry:

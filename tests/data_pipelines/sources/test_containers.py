@@ -101,3 +101,21 @@ def test_the_format_that_a_file_has_is_told(tmp_path, root):
     pack_tar(tmp_path / "rows.x", root)
     with pytest.raises(DataError, match='is a tar archive, not JSON lines nor a JSON list: set the source\'s format to "tar"'):
         open_source(SourceSettings("rows", "jsonl", str(tmp_path / "rows.x")))
+
+
+def test_a_source_tells_its_shards(tmp_path, root):
+    pack_tar(tmp_path / "rows.tar", root)
+    small_corpus.write_jsonl(tmp_path / "a.jsonl", [{"text": "x"}] * 3)
+    for format, path, samples in (("tar", "rows.tar", 12), ("jsonl", "a.jsonl", 3)):
+        (shard,) = open_source(SourceSettings("rows", format, str(tmp_path / path))).shards()
+        assert (shard.name, shard.samples, len(shard.fingerprint)) == (path, samples, 64)
+
+
+def test_columns_that_prompts_use_are_read_though_they_are_ignored(tmp_path):
+    rows = [{"question": "Why?", "answer": "So.", "hint_image_count": 2, "url": "x"}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    prompts = ("{question} ({hint_image_count})",)
+    source = open_source(
+        SourceSettings("rows", "parquet", str(tmp_path / "a.parquet"), ignore=("hint_image_count", "url"), prompts=prompts)
+    )
+    assert source[0].turns[0].text == "Why? (2)" and set(source.container.record(0).fields) == {"question", "answer", "hint_image_count"}
