@@ -43,7 +43,7 @@ lint: $(ENVIRONMENT)/complete
 clean:
 	rm -rf .venv .venv-gpu .venv-torch .venv-jax-* .cache
 
-$(ENVIRONMENT)/complete: requirements.txt requirements-dev.txt scripts/make_environment.sh scripts/find_python.sh
+$(ENVIRONMENT)/complete: requirements.txt requirements-dev.txt requirements-cloud.txt scripts/make_environment.sh scripts/find_python.sh
 	scripts/make_environment.sh $(ENVIRONMENT) $(PYTHON_JAX)
 
 $(LIBTPU_FOLDER)/complete: $(ENVIRONMENT)/complete
@@ -51,7 +51,7 @@ $(LIBTPU_FOLDER)/complete: $(ENVIRONMENT)/complete
 	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --target $(LIBTPU_FOLDER) libtpu==$(LIBTPU)
 	touch $@
 
-.venv-gpu/complete: requirements.txt requirements-dev.txt requirements-gpu.txt scripts/make_environment.sh scripts/find_python.sh
+.venv-gpu/complete: requirements.txt requirements-dev.txt requirements-cloud.txt requirements-gpu.txt scripts/make_environment.sh scripts/find_python.sh
 	scripts/make_environment.sh .venv-gpu $(GPU_JAX) requirements-gpu.txt
 
 .venv-torch/complete: requirements-torch.txt scripts/make_torch_environment.sh scripts/find_python.sh

@@ -158,7 +158,7 @@ def measure_real(folder: pathlib.Path) -> dict[str, Any]:
     for processes in dict.fromkeys((1, 2, work.cores())):
         shutil.rmtree(folder / "try", ignore_errors=True)
         watch = Watch()
-        LengthIndex.open(source, tokenizer, folder / "try", 1, recipe=Recipe(settings, TOKENIZER, True, processes))
+        LengthIndex.open(source, tokenizer, folder / "try", 1, recipe=Recipe(settings, str(folder / "tables"), TOKENIZER, True, processes))
         result[f"processes_{processes}"] = watch.read() | {"largest_process_bytes": _largest()}
     watch = Watch()
     index = LengthIndex.open(source, tokenizer, folder / "try", 1)

@@ -34,6 +34,8 @@ from data_pipelines.media import images, video
 from data_pipelines.progress import progress
 from data_pipelines.schema import DataError, PhaseSettings, Sample, SampleError, SourceSettings
 from data_pipelines.sources import FORMATS, Source, open_source
+from data_pipelines.sources.containers.recognise import format_of
+from data_pipelines.storage.interface import is_remote
 from data_pipelines.text.tokenizers import SPECIAL_TOKENS, Tokenizer, load_tokenizer
 
 UNUSABLE = 65
@@ -235,11 +237,12 @@ def check(
     Returns None if training would go on with the source, else a sentence that says why not.
     Raises DataError for a source that cannot be used at all.
     """
-    source = open_source(settings)
+    tables = pathlib.Path(configuration.index_folder) / "tables" if configuration and configuration.index_folder else None
+    source = open_source(settings, tables)
     phases, seed, policy = (configuration.phases, configuration.seed, configuration.policy) if configuration else ((), 0, FailurePolicy())
     mixed = tuple(phase for phase in phases if settings.name in phase.mixture)
     checker = Checker(source, tokenizer, mixed or phases, seed, decode)
-    summary = Summary(settings.path, checker.phases)
+    summary = Summary(", ".join(settings.paths), checker.phases)
     for row in checker.rows():
         summary.add(row)
         if as_json:
@@ -251,11 +254,10 @@ def check(
 
 def _settings(file: str, options: argparse.Namespace, configuration: Configuration | None) -> SourceSettings:
     """The source that a file is: as the configuration writes it where it names the same file, with what the command line adds."""
-    place = os.path.realpath(pathlib.Path(file).expanduser())
     known = (*configuration.training, *configuration.heldout) if configuration else ()
-    settings = next((source for source in known if os.path.realpath(pathlib.Path(source.path).expanduser()) == place), None)
+    settings = next((source for source in known if _place(file) in map(_place, source.paths)), None)
     if settings is None:
-        settings = SourceSettings(pathlib.Path(file).stem or file, "tfds" if os.path.isdir(place) else "jsonl", file)
+        settings = SourceSettings(pathlib.Path(file).stem or file, options.format or format_of(file), file)
     return dataclasses.replace(
         settings,
         path=file,
@@ -263,6 +265,11 @@ def _settings(file: str, options: argparse.Namespace, configuration: Configurati
         media_root=options.media_root or settings.media_root,
         ignore=(*settings.ignore, *options.ignore),
     )
+
+
+def _place(path: str) -> str:
+    """What a path or pattern is the same as."""
+    return path if is_remote(path) else os.path.realpath(pathlib.Path(path).expanduser())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -275,9 +282,9 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 65 for data that cannot be used."""
     parser = _Parser(prog="python -m data_pipelines.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", metavar="FILE", help="a .json or .jsonl file, or the folder of a TFDS dataset")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a file, a pattern of files or a folder")
     parser.add_argument("--media-root", default="", metavar="DIR", help="folder that media paths are relative to")
-    parser.add_argument("--format", choices=sorted(FORMATS), help="of the files (default: tfds for a folder, else jsonl)")
+    parser.add_argument("--format", choices=sorted(FORMATS), help="of the files (default: what the first file is)")
     parser.add_argument("--ignore", action="append", default=[], metavar="KEY", help="a key of rows or turns to pass over; may be repeated")
     parser.add_argument("--tokenizer", default="", metavar="FILE", help="counts tokens (default: the configuration's)")
     parser.add_argument("--config", default="", metavar="FILE[:ARG]", help="the configuration whose phases and failure limit hold")

@@ -123,11 +123,18 @@ def _phase(section: _Section, name: str) -> PhaseSettings:
     return PhaseSettings(name=name, rows=section.value("steps", int) * section.value("rows_per_step", int), mixture=mixture, **fields)
 
 
+def _path(section: _Section) -> str | tuple[str, ...]:
+    """One path or several."""
+    if isinstance(section.values.get("path"), list | tuple):
+        return tuple(map(str, section.value("path", tuple)))
+    return str(section.value("path", str))
+
+
 def _sources(sections: _Section) -> list[SourceSettings]:
     read = []
     for name in sections.values:
         section = sections.section(name)
-        without_path = SourceSettings(name, section.value("format", str), section.value("path", str))
+        without_path = SourceSettings(name, section.value("format", str), _path(section))
         optional = [field.name for field in dataclasses.fields(SourceSettings)[3:]]
         fields = {key: section.value(key, type(getattr(without_path, key)), getattr(without_path, key)) for key in optional}
         read.append(dataclasses.replace(without_path, **fields))

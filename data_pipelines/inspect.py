@@ -42,11 +42,13 @@ def inspect(config: str, output: pathlib.Path, rows: int) -> list[pathlib.Path]:
     if not configuration.tokenizer:
         raise DataError("the configuration names no tokenizer: set tokenizer.path")
     tokenizer = load_tokenizer(configuration.tokenizer, configuration.add_special_tokens)
-    sources = [open_source(source) for source in configuration.training]
-    recipes = [Recipe(settings, configuration.tokenizer, configuration.add_special_tokens) for settings in configuration.training]
+    folder = pathlib.Path(configuration.index_folder)
+    sources = [open_source(source, folder / "tables") for source in configuration.training]
+    add_special_tokens = configuration.add_special_tokens
+    recipes = [Recipe(source, str(folder / "tables"), configuration.tokenizer, add_special_tokens) for source in configuration.training]
     opened = zip(sources, recipes, strict=True)
-    indexes = [LengthIndex.open(source, tokenizer, configuration.index_folder, recipe=recipe) for source, recipe in opened]
-    sentences = overlap_sentences(sources, [open_source(source) for source in configuration.heldout])
+    indexes = [LengthIndex.open(source, tokenizer, folder, recipe=recipe) for source, recipe in opened]
+    sentences = overlap_sentences(sources, [open_source(source, folder / "heldout" / "tables") for source in configuration.heldout])
     numbers = {source.name: number for number, source in enumerate(sources)}
     names = [phase.name for phase in configuration.phases]
     output.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,8 @@ from typing import Annotated
 
 import numpy as np
 
+from data_pipelines.storage.interface import Stored
+
 VISUAL_TOKEN_SIDE = 32  # pixels: 2 x 2 patches of 16 x 16
 VISUAL_TOKEN_BYTES = VISUAL_TOKEN_SIDE * VISUAL_TOKEN_SIDE * 3
 NO_LABEL = -100
@@ -48,12 +50,11 @@ class Interrupted(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Media:
-    """An image or video file: a path on disk, or bytes that a dataset already holds.
+    """An image or video file: a path on disk, an object or a part of a shard, or bytes that a dataset already holds.
 
     Attributes:
       name: how messages name it (the path as written in the source).
-      path: the file, or None when `data` is given.
-      data: the encoded bytes, or None when `path` is given.
+      path, stored, data: the file, where its bytes are stored, or its encoded bytes; the others are None.
       pictures: how it becomes RGB, as in SourceSettings.
     """
 
@@ -61,6 +62,7 @@ class Media:
     path: pathlib.Path | None = None
     data: bytes | None = None
     pictures: str = "faithful"
+    stored: Stored | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +147,12 @@ class SourceSettings:
 
     Attributes:
       name: its name in mixtures and logs.
-      format: "jsonl" (LLaVA-style JSON or JSONL) or "tfds" (an array_record dataset read with tfds.data_source).
-      path: the .json/.jsonl file, or the TFDS dataset's version folder.
-      media_root: folder that media paths are relative to and may not leave (jsonl only).
+      format: what the files are: "jsonl" (JSON lines or a JSON list, plain, .gz or .zst), "tar" (WebDataset), "parquet", "arrayrecord",
+        "tfds" (a dataset's folder, DATA_DIR/NAME or DATA_DIR/NAME:VERSION) or "folder" (media with texts of the same name, or with
+        metadata.jsonl).
+      path: the file, or a pattern of files: {000..127}, {a,b}, * ? [] and **; or several of these. Local, or s3://BUCKET/KEY, gs://BUCKET/KEY.
+      media_root: folder, local or in a store, that media paths are relative to and may not leave. Files that a shard itself holds are
+        found first.
       pictures: how a file becomes 8-bit RGB. "faithful": as a viewer shows it (16-bit, 32-bit and float greys scaled to 8 bits,
         transparency over white, EXIF orientation, clip rotation and pixel aspect ratio applied). "reference": NEO's preprocessing, pixel
         for pixel (greys above 255 become white, transparency is dropped, orientation, rotation and pixel aspect ratio are ignored).
@@ -160,13 +165,18 @@ class SourceSettings:
 
     name: str
     format: str
-    path: FilePath
+    path: FilePath | tuple[FilePath, ...]
     media_root: FilePath = ""
     pictures: str = "faithful"
     ignore: tuple[str, ...] = ()
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prompts: tuple[str, ...] = ()
     frame_rate: float = 0.0
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The patterns of `path`."""
+        return (self.path,) if isinstance(self.path, str) else tuple(self.path)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields (key, sentence) for each setting that cannot be used."""

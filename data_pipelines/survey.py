@@ -10,7 +10,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
-import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -25,6 +24,7 @@ from data_pipelines.planning.planner import NEVER_FITS
 from data_pipelines.progress import progress
 from data_pipelines.schema import NO_LABEL, DataError, Media, PhaseSettings, Sample, SampleError
 from data_pipelines.sources import Source
+from data_pipelines.sources.containers.lines import raw_rows
 from data_pipelines.text import chat
 from data_pipelines.text.marks import words
 from data_pipelines.text.tokenizers import Tokenizer
@@ -213,7 +213,7 @@ def _groups(rows: Sequence[Row]) -> list[list[int]]:
 
 
 def _identity(media: Media) -> object:
-    return media.path or hashlib.sha256(media.data or b"").digest()
+    return media.path or hashlib.sha256(images.read_bytes(media)).digest()
 
 
 def write_rows(path: pathlib.Path, outputs: Sequence[tuple[pathlib.Path, set[int]]]) -> None:
@@ -224,23 +224,10 @@ def write_rows(path: pathlib.Path, outputs: Sequence[tuple[pathlib.Path, set[int
     """
     files = [(output.open("wb"), numbers) for output, numbers in outputs]
     try:
-        for number, row in enumerate(_raw_rows(path)):
+        for number, row in enumerate(raw_rows(str(path), path.name)):
             for file, numbers in files:
                 if number in numbers:
                     file.write(row + b"\n")
     finally:
         for file, _ in files:
             file.close()
-
-
-def _raw_rows(path: pathlib.Path) -> Iterator[bytes]:
-    """The rows of a file in the source's order: the filled lines of a JSONL file, the elements of a JSON list."""
-    with path.open("rb") as file:
-        start = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
-        file.seek(0)
-        if start[:1] == b"[":
-            yield from (json.dumps(record).encode() for record in json.load(file))
-            return
-        for number, line in enumerate(file):
-            if row := (line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line).strip():
-                yield row

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# make_environment.sh FOLDER [JAX_VERSION [REQUIREMENTS]]: a fresh virtual environment with the pinned requirements, with another jax where one is
-# named, and with a further file of requirements. FOLDER/complete is written last: without it an environment was interrupted and is made anew.
+# make_environment.sh FOLDER [JAX_VERSION [REQUIREMENTS]]: a fresh virtual environment with the pinned requirements, those of tests and object stores
+# among them, with another jax where one is named, and with a further file of requirements. FOLDER/complete is written last: without it an
+# environment was interrupted and is made anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$1
@@ -12,7 +13,7 @@ echo "Making $folder with $python ($("$python" --version)); this takes a minute 
 "$python" -m venv --clear "$folder"
 
 requirements=$folder/requirements.txt
-cat requirements.txt requirements-dev.txt ${further:+"$further"} >"$requirements"
+cat requirements.txt requirements-dev.txt requirements-cloud.txt ${further:+"$further"} >"$requirements"
 if [ -n "$jax" ]; then
     sed -i.as_pinned -E "s/^(jax|jaxlib)==.*/\1==$jax/" "$requirements"
 fi

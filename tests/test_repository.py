@@ -116,7 +116,7 @@ def test_arrays_are_never_loaded_with_pickle() -> None:
 
 
 def test_requirements_are_pinned_and_name_no_place() -> None:
-    for file in ("requirements.txt", "requirements-dev.txt"):
+    for file in ("requirements.txt", "requirements-dev.txt", "requirements-cloud.txt"):
         for line in (ROOT / file).read_text().splitlines():
             assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*", line), line
     for path in [*ROOT.glob("requirements*.txt"), ROOT / "Makefile", *(ROOT / "scripts").iterdir(), ROOT / "pyproject.toml"]:
@@ -125,25 +125,30 @@ def test_requirements_are_pinned_and_name_no_place() -> None:
 
 def test_requirements_hold_no_tensorflow() -> None:
     heavy = {"tensorflow", "tensorflow-cpu", "tf-keras", "keras", "tensorboard", "torch"}
-    assert not heavy & (pins("requirements.txt").keys() | pins("requirements-dev.txt").keys())
+    assert not heavy & (pins("requirements.txt").keys() | pins("requirements-dev.txt").keys() | pins("requirements-cloud.txt").keys())
 
 
 def test_requirements_are_complete_and_without_surplus() -> None:
     runtime = needed_by(project()["dependencies"])
     assert pins("requirements.txt").keys() == runtime
-    assert pins("requirements-dev.txt").keys() == needed_by(project()["optional-dependencies"]["dev"]) - runtime
+    extras = project()["optional-dependencies"]
+    dev, cloud = pins("requirements-dev.txt"), pins("requirements-cloud.txt")
+    assert dev.keys() == needed_by(extras["dev"]) - runtime
+    assert cloud.keys() == needed_by(extras["cloud"]) - runtime
+    assert {name: version for name, version in cloud.items() if dev.get(name, version) != version} == {}  # one environment holds both
 
 
 def test_the_pins_lie_within_the_ranges_of_the_package() -> None:
-    versions = pins("requirements.txt") | pins("requirements-dev.txt")
-    for text in project()["dependencies"] + project()["optional-dependencies"]["dev"]:
+    versions = pins("requirements.txt") | pins("requirements-dev.txt") | pins("requirements-cloud.txt")
+    extras = project()["optional-dependencies"]
+    for text in project()["dependencies"] + extras["dev"] + extras["cloud"]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(versions[normalised(requirement.name)]), text
 
 
 def test_every_import_is_a_dependency() -> None:
     provided = importlib.metadata.packages_distributions()
-    declared = {normalised(Requirement(text).name) for text in project()["dependencies"]}
+    declared = {normalised(Requirement(text).name) for text in project()["dependencies"] + project()["optional-dependencies"]["cloud"]}
     used = set().union(*(imports(path) for path in source_files())) - set(sys.stdlib_module_names) - set(PACKAGES)
     assert {name for name in used if not declared & {normalised(distribution) for distribution in provided.get(name, [])}} == set()
 
@@ -151,7 +156,7 @@ def test_every_import_is_a_dependency() -> None:
 def test_the_package_allows_the_older_jax_and_has_its_extras() -> None:
     (jax,) = [Requirement(text) for text in project()["dependencies"] if Requirement(text).name == "jax"]
     assert jax.specifier.contains("0.11.2") and not jax.specifier.contains("0.11.1")
-    assert project()["optional-dependencies"].keys() == {"tpu", "cuda", "tensorboard", "dev"}
+    assert project()["optional-dependencies"].keys() == {"tpu", "cuda", "cloud", "tensorboard", "dev"}
     assert project()["requires-python"] == ">=3.12"
 
 
@@ -186,7 +191,14 @@ def test_linters_pass_over_configurations_of_ones_own(tmp_path: pathlib.Path) ->
         subprocess.run(command, cwd=tmp_path, check=True)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "mine.py").write_text("x=1")
-    for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "scripts/make_environment.sh", "scripts/find_python.sh"):
+    for name in (
+        "Makefile",
+        "requirements.txt",
+        "requirements-dev.txt",
+        "requirements-cloud.txt",
+        "scripts/make_environment.sh",
+        "scripts/find_python.sh",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}

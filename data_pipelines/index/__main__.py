@@ -46,8 +46,9 @@ def build(config: str, processes: int, stop: threading.Event) -> None:
 
     def of(sources: Sequence[SourceSettings], folder: pathlib.Path) -> None:
         for settings in sources:
-            recipe = Recipe(settings, configuration.tokenizer, configuration.add_special_tokens, processes)
-            index = LengthIndex.open(open_source(settings), tokenizer, folder, stop=stop.is_set, recipe=recipe)
+            tables = folder / "tables"
+            recipe = Recipe(settings, str(tables), configuration.tokenizer, configuration.add_special_tokens, processes)
+            index = LengthIndex.open(open_source(settings, tables), tokenizer, folder, stop=stop.is_set, recipe=recipe)
             unusable = f" ({counts_text(index.unusable)}: {index.log})" if index.unusable else ""
             print(f"{index.name}: {len(index.usable):,} of {len(index):,} samples can be used{unusable}", flush=True)
 

@@ -43,9 +43,7 @@ class Shard(NamedTuple):
 
 
 def shards_of(source: Source, tokenizer: Tokenizer) -> list[Shard]:
-    """The shards of a source in order. A source that does not say which it has is one, known by its own fingerprint."""
-    if not hasattr(source, "shards") or not hasattr(source, "settings"):
-        return [Shard(identity_of(source.fingerprint(), tokenizer.fingerprint), 0, len(source))]
+    """The shards of a source in order."""
     settings = dataclasses.replace(source.settings, name="", path="", media_root="given" if source.settings.media_root else "")
     result, first = [], 0
     for shard in source.shards():

@@ -31,6 +31,7 @@ class Recipe(NamedTuple):
     """What other processes open the same source and tokenizer with, and how many there are: 0 for one for each core."""
 
     source: SourceSettings
+    tables: str
     tokenizer: str
     add_special_tokens: bool
     processes: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import pathlib
 import signal
 import sys
 
@@ -30,7 +31,7 @@ def main() -> None:
         for line in sys.stdin:
             answer = {"new": False, "problem": ""}
             try:
-                source = source or open_source(recipe.source)
+                source = source or open_source(recipe.source, pathlib.Path(recipe.tables))
                 tokenizer = tokenizer or load_tokenizer(recipe.tokenizer, recipe.add_special_tokens)
                 answer["new"] = Chunk(*json.loads(line)).measure(source, tokenizer, threads)
             except DataError as error:

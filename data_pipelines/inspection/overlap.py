@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from data_pipelines.media.images import read_bytes
 from data_pipelines.progress import progress
 from data_pipelines.schema import Media, Sample, SampleError
 from data_pipelines.sources import Source
@@ -73,4 +74,9 @@ def _samples(source: Source, stride: int) -> Iterator[Sample]:
 
 
 def _identity(media: Media) -> object:
-    return str(media.path) if media.path is not None else hashlib.sha256(media.data or b"").hexdigest()
+    if media.path is not None:
+        return str(media.path)
+    try:
+        return hashlib.sha256(read_bytes(media)).hexdigest()
+    except SampleError:  # a store that does not answer
+        return media.name

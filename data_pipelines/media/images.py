@@ -16,6 +16,7 @@ from PIL import Image, PngImagePlugin, features
 from data_pipelines.media import faithful
 from data_pipelines.media.sizes import check_size
 from data_pipelines.schema import PICTURES, VISUAL_TOKEN_BYTES, VISUAL_TOKEN_SIDE, Media, SampleError
+from data_pipelines.storage.interface import StorageError
 
 # Named, because Pillow's other readers start programs (EPS) or are little tested against hostile files. JPEG includes MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
@@ -47,10 +48,16 @@ def open_media(media: Media) -> BinaryIO:
     try:
         if media.data is not None:
             file, size = io.BytesIO(media.data), len(media.data)
+        elif media.stored is not None:
+            file = media.stored.open()
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
         else:
-            assert media.path is not None, f"{media.name}: a Media has a path or data"
+            assert media.path is not None, f"{media.name}: a Media has a path, a place in a store or data"
             file = media.path.open("rb")
             size = os.fstat(file.fileno()).st_size
+    except StorageError as error:
+        raise SampleError(error.reason, f"{media.name}: {error}") from error
     except FileNotFoundError as error:
         raise SampleError("missing_file", f"{media.name}: no such file ({media.path})") from error
     except OSError as error:
@@ -166,6 +173,8 @@ def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
     """Header read, size checked, pixels not decoded."""
     try:
         image = Image.open(file, formats=FORMATS)
+    except StorageError as error:
+        raise SampleError(error.reason, f"{name}: {error}") from error
     except Exception as error:  # header parsers raise SyntaxError, struct.error, ValueError and more on foreign bytes
         _refuse_much_text(error, name)
         raise SampleError("not_an_image", f"{name}: {_not_an_image(file, error)}") from error

@@ -18,6 +18,7 @@ from data_pipelines.media.images import decode, header, is_faithful, open_media,
 from data_pipelines.media.sizes import check_size
 from data_pipelines.randomness import uniform
 from data_pipelines.schema import Clip, Media, PhaseSettings, SampleError
+from data_pipelines.storage.interface import StorageError
 
 SEEK_SECONDS = 8.0  # a longer way to the next frame is jumped over rather than decoded
 _STILL = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
@@ -288,6 +289,8 @@ def _opened(media: Media) -> Iterator[tuple[Any, Any]]:
                 if not clips:
                     raise SampleError("broken_video", f"{media.name}: the file has no video stream (a cover picture is none)")
                 yield container, clips[0]
+        except StorageError as error:
+            raise SampleError(error.reason, f"{media.name}: {error}") from error
         except av.FFmpegError as error:
             advice = "the formats are MP4, MOV, Matroska, WebM, AVI, MPEG, FLV, ASF, Ogg, GIF and animated WebP"
             raise SampleError("broken_video", f"{media.name}: not a clip that can be decoded ({error}); {advice}") from error

@@ -5,17 +5,24 @@ Importing this opens nothing and imports no media library, so that a configurati
 
 from __future__ import annotations
 
+import dataclasses
+import pathlib
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from data_pipelines.schema import DataError, Sample, SourceSettings
+
+if TYPE_CHECKING:
+    from data_pipelines.sources.containers import Shard
+    from data_pipelines.sources.containers.shards import Kind
 
 
 class Source(Protocol):
     """Samples by number, media still encoded. Safe to share between threads."""
 
     name: str
+    settings: SourceSettings
 
     @property
     def ignored(self) -> Counter[str]:
@@ -32,28 +39,86 @@ class Source(Protocol):
         """Names a sample, usable or not, in messages and logs."""
         ...
 
+    def shards(self) -> Sequence[Shard]:
+        """Its files in order: the samples of shard k follow those of shard k - 1."""
+        ...
+
     def fingerprint(self) -> str:
-        """Changes when the source's own files or its settings change."""
+        """Changes when the content of the source's own files or its settings change; not with their place or time."""
         ...
 
 
-def _open_jsonl(settings: SourceSettings) -> Source:
-    from data_pipelines.sources.jsonl import JsonlSource
+def _open_jsonl(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
+    from data_pipelines.sources.containers.lines import Lines
 
-    return JsonlSource(settings)
-
-
-def _open_tfds(settings: SourceSettings) -> Source:
-    from data_pipelines.sources.tfds import TfdsSource  # importing the library takes over a second
-
-    return TfdsSource(settings)
+    return _open_shards(settings, tables, Lines())
 
 
-FORMATS: Mapping[str, Callable[[SourceSettings], Source]] = {"jsonl": _open_jsonl, "tfds": _open_tfds}
+def _open_tar(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
+    from data_pipelines.sources.containers.tar import Tar
+
+    return _open_shards(settings, tables, Tar())
 
 
-def open_source(settings: SourceSettings) -> Source:
-    """Opens a source by its format. Raises DataError when it cannot be used at all."""
+def _open_parquet(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
+    from data_pipelines.sources.containers.parquet import Parquet
+    from data_pipelines.sources.dialects.texts import columns_of
+
+    used = columns_of(settings.prompts) | set(settings.columns.values())
+    return _open_shards(settings, tables, Parquet([name for name in settings.ignore if name not in used]))
+
+
+def _open_shards(settings: SourceSettings, tables: pathlib.Path | None, kind: Kind) -> Source:
+    from data_pipelines.sources.containers.shards import Shards
+    from data_pipelines.sources.containers.tables import Tables
+    from data_pipelines.sources.source import RecordSource
+
+    return RecordSource(settings, Shards(kind, settings.path, Tables(tables), settings.name))
+
+
+def _open_arrayrecord(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
+    from data_pipelines.sources.containers.arrayrecord import ArrayRecords  # importing the library takes over a second
+
+    return _open_shards(settings, tables, ArrayRecords())
+
+
+def _open_folder(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
+    from data_pipelines.sources.containers.folder import open_folder
+    from data_pipelines.sources.containers.tables import Tables
+    from data_pipelines.sources.paths import one_path
+    from data_pipelines.sources.source import RecordSource
+
+    container = open_folder(settings, Tables(tables))
+    return RecordSource(dataclasses.replace(settings, media_root=settings.media_root or one_path(settings)), container)
+
+
+def _open_tfds(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
+    from data_pipelines.sources.containers.tables import Tables
+    from data_pipelines.sources.tfds import open_tfds  # importing the library takes over a second
+
+    return open_tfds(settings, Tables(tables))
+
+
+FORMATS: Mapping[str, Callable[[SourceSettings, pathlib.Path | None], Source]] = {
+    "jsonl": _open_jsonl,
+    "tar": _open_tar,
+    "parquet": _open_parquet,
+    "arrayrecord": _open_arrayrecord,
+    "tfds": _open_tfds,
+    "folder": _open_folder,
+}
+
+
+def open_source(settings: SourceSettings, tables: pathlib.Path | None = None) -> Source:
+    """Opens a source by its format.
+
+    Args:
+      settings: of the source.
+      tables: folder for tables of where records lie and for copies that can be read at random; processes share it. None: one that lives as
+        long as the source.
+
+    Raises DataError when it cannot be used at all.
+    """
     if settings.format not in FORMATS:
-        raise DataError(f"source {settings.name!r} has the format {settings.format!r}: use {' or '.join(FORMATS)}")
-    return FORMATS[settings.format](settings)
+        raise DataError(f"source {settings.name!r} has the format {settings.format!r}: use one of {', '.join(FORMATS)}")
+    return FORMATS[settings.format](settings, tables)

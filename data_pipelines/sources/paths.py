@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import pathlib
+import posixpath
 import unicodedata
 
 from data_pipelines.schema import DataError, SampleError, SourceSettings
+from data_pipelines.storage.files import Whole
+from data_pipelines.storage.interface import is_remote
 
 
 def local_path(text: str, setting: str) -> pathlib.Path:
@@ -20,8 +23,15 @@ def local_path(text: str, setting: str) -> pathlib.Path:
         raise DataError(f"{setting} {text}: {error}; write the folder out") from error
 
 
+def one_path(settings: SourceSettings) -> str:
+    """The path of a source that has one. Raises DataError where it has several."""
+    if len(settings.paths) != 1:
+        raise DataError(f"source {settings.name!r}: path names {len(settings.paths)} folders: make a source of each")
+    return settings.paths[0]
+
+
 class MediaRoot:
-    """The folder that the media paths of a source are relative to and may not leave.
+    """The folder, on a disk or in an object store, that the media paths of a source are relative to and may not leave.
 
     Links may lead to other places in it and, where it is a snapshot in the cache of a hub client, to the `blobs` of the same download.
 
@@ -33,7 +43,8 @@ class MediaRoot:
         self._source = settings.name
         self._given = settings.media_root
         self._root: pathlib.Path | None = None
-        if not settings.media_root:
+        self._store = settings.media_root.rstrip("/") if is_remote(settings.media_root) else ""
+        if not settings.media_root or self._store:
             return
         root = local_path(settings.media_root, f"source {settings.name!r}: media_root")
         if not root.is_dir():
@@ -41,18 +52,28 @@ class MediaRoot:
         self._root = root.resolve()
         self._allowed = [self._root, *_blobs(self._root)]
 
-    def find(self, name: str, key: str) -> pathlib.Path:
-        """The file that a row names, relative to the root or as an absolute path inside of it; it need not exist.
+    def find(self, name: str, key: str) -> pathlib.Path | Whole:
+        """The file or object that a row names, relative to the root or as an absolute path inside of it; it need not exist.
 
         A name that differs from the file's in Unicode composition alone (archives made on macOS) finds the file.
         Raises SampleError "bad_record" where the source has no media_root, "path_escapes_root" for a file outside.
         """
+        if self._store:
+            return self._find_object(name, key)
         if self._root is None:
             raise SampleError("bad_record", f"{key}: names the file {name!r}, but source {self._source!r} has no media_root; set it")
         path = self._resolve(self._root / name, name, key)
         if not name.isascii() and not os.path.exists(path) and (composed := _other_composition(self._root, name)) is not None:
             return self._resolve(composed, name, key)
         return path
+
+    def _find_object(self, name: str, key: str) -> Whole:
+        path = posixpath.normpath(name)
+        if path.startswith(("/", "../")) or path == "..":
+            raise SampleError(
+                "path_escapes_root", f"{key}: the file {name!r} lies outside of media_root {self._given}: name it relative to that"
+            )
+        return Whole(f"{self._store}/{path}")
 
     def _resolve(self, path: pathlib.Path, name: str, key: str) -> pathlib.Path:
         try:

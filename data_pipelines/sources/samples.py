@@ -13,6 +13,8 @@ from data_pipelines.sources.dialects.files import MediaFile, RowClip, is_still
 from data_pipelines.sources.dialects.row import read_row, with_rate
 from data_pipelines.sources.keys import Keys
 from data_pipelines.sources.paths import MediaRoot
+from data_pipelines.storage.files import Whole
+from data_pipelines.storage.interface import Stored, is_remote
 
 
 class SampleReader:
@@ -32,7 +34,7 @@ class SampleReader:
         """Keys of rows that are not read, with the number of times each was passed over so far."""
         return self._keys.ignored
 
-    def read(self, record: object, key: str, held: Mapping[str, bytes] | None = None) -> Sample:
+    def read(self, record: object, key: str, held: Mapping[str, Stored] | None = None) -> Sample:
         """A row as a sample.
 
         Args:
@@ -40,20 +42,25 @@ class SampleReader:
           key: names it.
           held: files that the container itself holds, by the names that rows give them.
 
-        Raises SampleError as dialects.row.read_row, and "path_escapes_root", "unreadable_file" for files.
+        Raises StorageError where a store does not answer; SampleError as dialects.row.read_row, and "path_escapes_root", "unreadable_file" for files.
         """
         row = read_row(record, key, self._keys, self._settings)
         files = held or {}
         images = tuple(self._media(file, key, files) for file in row.images)
         return Sample(key, row.turns, images, tuple(self._clip(clip, key, files) for clip in row.clips), row.family)
 
-    def _media(self, file: MediaFile, key: str, held: Mapping[str, bytes]) -> Media:
-        data = held.get(file.name) if file.data is None else file.data
-        if data is not None:
-            return Media(file.name, data=data, pictures=self._settings.pictures)
-        return Media(file.name, path=self._root.find(file.name, key), pictures=self._settings.pictures)
+    def _media(self, file: MediaFile, key: str, held: Mapping[str, Stored]) -> Media:
+        pictures = self._settings.pictures
+        if file.data is not None:
+            return Media(file.name, data=file.data, pictures=pictures)
+        found = held.get(file.name) or self._root.find(file.name, key)
+        if isinstance(found, Whole) and not is_remote(found.address):
+            found = pathlib.Path(found.address)
+        if isinstance(found, pathlib.Path):
+            return Media(file.name, path=found, pictures=pictures)
+        return Media(file.name, stored=found, pictures=pictures)
 
-    def _clip(self, clip: RowClip, key: str, held: Mapping[str, bytes]) -> Clip:
+    def _clip(self, clip: RowClip, key: str, held: Mapping[str, Stored]) -> Clip:
         media = tuple(self._media(file, key, held) for file in clip.files)
         if len(media) == 1 and media[0].path is not None and media[0].path.is_dir():
             media = self._frames(media[0], media[0].path, key)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import itertools
 import json
 import pathlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow_datasets
 
 from data_pipelines.schema import DOCUMENT, ROLES, Clip, DataError, Media, Sample, SampleError, SourceSettings, Turn
+from data_pipelines.sources.containers import Shard
+from data_pipelines.sources.containers.arrayrecord import ArrayRecords, example_decoder
+from data_pipelines.sources.containers.shards import Shards
+from data_pipelines.sources.containers.tables import Tables
 from data_pipelines.sources.dialects.row import KEYS, VERSION
 from data_pipelines.sources.keys import Keys, can_change_training
-from data_pipelines.sources.paths import local_path
+from data_pipelines.sources.paths import local_path, one_path
+from data_pipelines.sources.source import RecordSource
 
 SPLIT = "train"
+_ADVICE = "write one with `python -m data_pipelines.convert`"
 
 
 def features() -> tensorflow_datasets.features.FeaturesDict:
@@ -39,32 +48,53 @@ def features() -> tensorflow_datasets.features.FeaturesDict:
     )
 
 
-class TfdsSource:
-    """The split "train" of a dataset folder, as `python -m data_pipelines.convert` writes it.
+def open_tfds(settings: SourceSettings, tables: Tables) -> TfdsSource | RecordSource:
+    """The split "train" of a dataset: as `python -m data_pipelines.convert` writes it, or of any other features, whose examples are rows.
+
+    The path is the dataset's version folder, or DATA_DIR/NAME or DATA_DIR/NAME:VERSION, where NAME may be NAME/CONFIG.
 
     Raises:
-      DataError: the folder is no such dataset, lacks the split, is not stored as array_record or is empty.
+      DataError: there is no such dataset, it lacks the split, is not stored as array_record or is empty.
+    """
+    folder = local_path(one_path(settings), f"source {settings.name!r}: path")
+    try:
+        builder = _builder(folder)
+        paths = [str(path) for path in builder.info.splits[SPLIT].filepaths]
+        held = builder.info.features
+    except Exception as error:  # the library raises its own and others' errors for folders it cannot use
+        reason = str(error).strip().split("\n")[0]
+        raise DataError(f"source {settings.name!r}: {folder} is not a TFDS array_record dataset ({reason}); {_ADVICE}") from error
+    converted = set(features()) <= set(held)
+    kind = ArrayRecords(held.deserialize_example_np if converted else example_decoder(held))
+    container = Shards(kind, paths, tables, settings.name)
+    return TfdsSource(settings, container, str(builder.data_path), set(held)) if converted else RecordSource(settings, container)
+
+
+def _builder(folder: pathlib.Path) -> Any:
+    if (folder / "features.json").exists():
+        return tensorflow_datasets.builder_from_directory(folder)
+    name, _, version = str(folder).partition(":")
+    for data_dir in pathlib.Path(name).parents[:2]:  # of NAME, or of NAME/CONFIG
+        dataset = f"{pathlib.Path(name).relative_to(data_dir)}{f':{version}' if version else ''}"
+        with contextlib.suppress(tensorflow_datasets.core.DatasetNotFoundError):
+            return tensorflow_datasets.core.read_only_builder.builder_from_files(dataset, data_dir=data_dir)
+    raise DataError("no such dataset")
+
+
+class TfdsSource:
+    """A dataset as `python -m data_pipelines.convert` writes it: samples, not rows.
+
+    Args:
+      container: its records.
+      folder: stands in messages.
+      held: the names of its features.
     """
 
-    def __init__(self, settings: SourceSettings):
+    def __init__(self, settings: SourceSettings, container: Shards, folder: str, held: set[str]):
         self.name = settings.name
-        self._settings = settings
-        self._folder = local_path(settings.path, f"source {self.name!r}: path")
+        self.settings, self._container, self._folder = settings, container, folder
         self._keys = Keys(self.name, settings.ignore)
-        advice = "write one with `python -m data_pipelines.convert`"
-        try:
-            builder = tensorflow_datasets.builder_from_directory(self._folder)
-            self._shards = [pathlib.Path(path) for path in builder.info.splits[SPLIT].filepaths]
-            self._data = builder.as_data_source(split=SPLIT)
-        except Exception as error:  # the library raises its own and others' errors for folders it cannot use
-            reason = str(error).strip().split("\n")[0]
-            raise DataError(f"source {self.name!r}: {self._folder} is not a TFDS array_record dataset ({reason}); {advice}") from error
-        missing = set(features()) - set(builder.info.features)
-        if missing:
-            raise DataError(f"source {self.name!r}: {self._folder} lacks the features {', '.join(sorted(missing))}; {advice}")
-        self._check_others(set(builder.info.features) - set(features()) - set(settings.ignore))
-        if not len(self):
-            raise DataError(f"source {self.name!r}: {self._folder} holds no samples; {advice} from a file that does")
+        self._check_others(held - set(features()) - set(settings.ignore))
 
     def _check_others(self, others: set[str]) -> None:
         """Raises DataError for a feature that is not read and can change what is trained; counts the others."""
@@ -83,7 +113,7 @@ class TfdsSource:
         return self._keys.ignored
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self._container)
 
     def __getitem__(self, index: int) -> Sample:
         """Raises SampleError for a record that cannot be used."""
@@ -104,34 +134,29 @@ class TfdsSource:
             raise SampleError(
                 "bad_record", f"{where}: {len(names)} names for {len(data)} media, of which clips have {len(data) - pictures}"
             )
-        media = tuple(
-            Media(_text(name), data=bytes(item), pictures=self._settings.pictures) for name, item in zip(names, data, strict=True)
-        )
+        media = tuple(Media(_text(name), data=bytes(item), pictures=self.settings.pictures) for name, item in zip(names, data, strict=True))
         rest = iter(media[pictures:])
         made = tuple(Clip(tuple(itertools.islice(rest, files)), times) for files, times in clips)
         return Sample(key, turns, media[:pictures], made, _text(record["family"]))
 
     def key(self, index: int) -> str:
-        """The key that a sample was converted with; "NAME[index]" where its record cannot be read."""
+        """The key that a sample was converted with; "SHARD[row]" where its record cannot be read."""
         try:
             return _text(self._record(index)["key"])
         except SampleError:
-            return f"{self.name}[{index}]"
+            return self._container.key(index)
 
     def _record(self, index: int) -> dict[str, Any]:
-        try:
-            return self._data[index]
-        except Exception as error:  # what the reader raises for damaged files is not documented
-            reason = str(error).strip().split("\n")[0]
-            raise SampleError(
-                "broken_record", f"{self.name}[{index}]: record {index} of {self._folder} cannot be read ({reason})"
-            ) from error
+        return self._container.record(index).fields
+
+    def shards(self) -> Sequence[Shard]:
+        """Its files in order: the samples of shard k follow those of shard k - 1."""
+        return self._container.shards()
 
     def fingerprint(self) -> str:
-        """Changes when a file of the dataset (by size and time of change) or the settings change."""
-        files = [self._folder / "dataset_info.json", self._folder / "features.json", *self._shards]
-        states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return hashlib.sha256(repr(("tfds", VERSION, states, self._settings)).encode()).hexdigest()
+        """Changes when the content of a shard or a setting changes; not with a path or a time."""
+        settings = dataclasses.replace(self.settings, path="", media_root="")
+        return hashlib.sha256(repr(("tfds", VERSION, list(map(tuple, self._container.shards())), settings)).encode()).hexdigest()
 
 
 def encode(sample: Sample, media: list[bytes]) -> dict[str, Any]:

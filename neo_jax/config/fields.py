@@ -1,7 +1,8 @@
 """Reading frozen dataclasses from nested dictionaries: every key, type and range is checked, and all problems are collected.
 
 A field's type says what it may hold: int, float, bool, str, tuple, a dataclass, Mapping[str, ...] of these, or Annotated[type, rule] with
-the rules below; Annotated[str, pathlib.Path] is a path, in which ~ stands for the home folder. A dataclass may define `problems()`, which
+the rules below; Annotated[str, pathlib.Path] is a path, in which ~ stands for the home folder; X | tuple[X, ...] is one X or several. A
+dataclass may define `problems()`, which
 yields (key, sentence) for what depends on several of its fields.
 """
 
@@ -13,6 +14,7 @@ import difflib
 import math
 import os
 import pathlib
+import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
@@ -150,6 +152,8 @@ def read_fields(kind: type, values: Any, path: str, problems: list[str]) -> dict
 def parse_text(hint: Any, text: str) -> Any:
     """A value as it is written on a command line, for a field of this type: text for a text, else a Python literal. Text that is no literal
     stays as it is, and read_value says what was wanted. A tuple of texts may be written a,b."""
+    if _is_one_or_several(hint):
+        hint = typing.get_args(hint)[text.startswith(("(", "["))]
     if typing.get_origin(hint) is Annotated:
         hint = typing.get_args(hint)[0]
     if hint is str:
@@ -164,6 +168,8 @@ def parse_text(hint: Any, text: str) -> Any:
 
 def read_value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
     """Reads the value of a field; returns INVALID where it does not fit the field's type or rules, and appends to `problems`."""
+    if _is_one_or_several(hint):
+        hint = typing.get_args(hint)[isinstance(value, list | tuple)]
     rules: list[Any] = []
     if typing.get_origin(hint) is Annotated:
         hint, *rules = typing.get_args(hint)
@@ -182,6 +188,10 @@ def read_value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
             problems.append(f"{path}: {wrong}")
             return INVALID
     return os.path.expanduser(str(value)) if pathlib.Path in rules else hint(value)
+
+
+def _is_one_or_several(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
 def _home_folder_problem(value: str) -> str | None:

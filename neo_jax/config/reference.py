@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import pathlib
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
@@ -108,6 +109,8 @@ def _type(kind: Any) -> str:
             return "path"
         said = [str(rule) for rule in rules if hasattr(rule, "problem")]
         return " ".join([_type(inner), *said]) if inner is not str else f"{', '.join(said) or WORDS[str]}"
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return " or ".join(map(_type, typing.get_args(kind)))
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)
         return f"tuple of {_type(inner[0])}" if inner[-1] is Ellipsis else f"({', '.join(map(_type, inner))})"

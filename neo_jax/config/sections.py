@@ -169,7 +169,7 @@ class Data:
         for section in ("sources", "heldout"):
             for name, source in getattr(self, section).items():
                 if source.format not in FORMATS:
-                    yield f"{section}.{name}.format", f"is {source.format!r}, must be {' or '.join(FORMATS)}"
+                    yield f"{section}.{name}.format", f"is {source.format!r}, must be one of {', '.join(FORMATS)}"
                 if not source.path:
                     yield f"{section}.{name}.path", "is empty: set it"
 

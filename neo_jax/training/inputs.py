@@ -125,8 +125,9 @@ def _open(
     settings: config.Config,
     stop: Callable[[], bool] | None,
 ) -> tuple[list[Source], list[LengthIndex]]:
-    opened = [open_source(source) for source in sources.values()]
-    recipes = [Recipe(source, settings.tokenizer.path, settings.tokenizer.add_special_tokens) for source in sources.values()]
+    tables, tokenizer_settings = folder / "tables", settings.tokenizer
+    opened = [open_source(source, tables) for source in sources.values()]
+    recipes = [Recipe(source, str(tables), tokenizer_settings.path, tokenizer_settings.add_special_tokens) for source in sources.values()]
     threads = settings.data.threads
     return opened, [
         LengthIndex.open(source, tokenizer, folder, threads, stop, recipe) for source, recipe in zip(opened, recipes, strict=True)

@@ -34,6 +34,12 @@ def test_sources_and_limits_are_read(tmp_path):
     assert read.policy == FailurePolicy(max_rate=0.5, minimum_samples=7)
 
 
+def test_a_source_may_have_several_paths(tmp_path):
+    sources = {"a": {"format": "tar", "path": ["a-{0..9}.tar", "b.tar"]}}
+    (read,) = read_configuration(write(tmp_path / "c.py", minimal(data={"sources": sources}))).training
+    assert read.path == read.paths == ("a-{0..9}.tar", "b.tar")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

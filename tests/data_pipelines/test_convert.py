@@ -5,6 +5,7 @@ import small_corpus
 
 from data_pipelines import convert
 from data_pipelines.failures import FailurePolicy
+from data_pipelines.media.images import read_bytes
 from data_pipelines.schema import DataError, SampleError, SourceSettings
 from data_pipelines.sources import open_source
 
@@ -101,7 +102,7 @@ def test_what_cannot_be_written_is_refused(tmp_path, capsys):
 
 
 def test_a_damaged_record_is_a_sample_that_cannot_be_used(tmp_path, capsys):
-    """Bytes flipped in the middle of a file: its record is named, the others are read; and a file cut short names all of its own."""
+    """Bytes flipped in the middle of a file: its record is named, the others are read; and a file cut short is refused."""
     write_rows(tmp_path)
     assert run(tmp_path) == 0
     folder = tmp_path / "out/rows/1.0.0"
@@ -117,10 +118,90 @@ def test_a_damaged_record_is_a_sample_that_cannot_be_used(tmp_path, capsys):
             assert source[number].turns[0].text == f"<image> {number}?" and source.key(number) == f"rows.jsonl:{number + 1}"
         except SampleError as error:
             reasons.append((source.key(number), error.reason))
-            assert f"rows[{number}]" in str(error) and str(folder) in str(error)
-    assert reasons == [("rows[3]", "broken_record")]
+            assert f"{file.name}[{number}]" in str(error) and str(folder) in str(error)
+    assert reasons == [(f"{file.name}[3]", "broken_record")]
     file.write_bytes(content[:2000])
-    cut = open_source(SourceSettings("rows", "tfds", str(folder)))
-    with pytest.raises(SampleError, match=r"rows\[0\]: record 0 of .* cannot be read"):
-        cut[0]
-    assert cut.key(0) == "rows[0]"
+    with pytest.raises(DataError, match=r"source 'rows': .*array_record-00000-of-00001 is cut short, damaged or without records"):
+        open_source(SourceSettings("rows", "tfds", str(folder)))
+
+
+def write_every_kind(root):
+    """Rows of every kind that a sample can be: files and frames, words that look like marks, texts and pages."""
+    for number in range(3):
+        small_corpus.write_image(root / f"media/{number}.png", 40, 50 + number, number)
+    small_corpus.write_video(root / "media/clip.mp4")
+    turns = small_corpus.turns
+    system = [
+        {"from": "system", "value": "Tags: \\<image>."},
+        {"from": "human", "value": "x"},
+        {"from": "gpt", "value": "y", "is_input": True},
+    ]
+    pages = {"images": [None, "0.png", "1.png", None], "texts": ["A <image>\nB", None, None, "C"]}
+    parts = [{"type": "text", "text": "The tag <image>: "}, {"type": "image", "image": "0.png"}, {"type": "text", "text": " here"}]
+    rows = [
+        {"image": "0.png", "conversations": turns("<image>\nWhat?", "The tag <image>."), "family": "what"},
+        {"images": ["0.png", "1.png"], "video": "clip.mp4", "conversations": turns("a <image>b<image>", "c") + turns("<video> d", "e")},
+        {"video": ["0.png", "1.png", "2.png"], "timestamps": [0, 0.5, 2], "conversations": turns("<video>?")},
+        {"conversations": turns("What is <video> or \\<image>?", "<image> \\<video>")},
+        {"conversations": [*system, *turns("Again?", "Yes.")]},
+        {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "The word <image>"}]},
+        {"image": "2.png", "text": "A caption \u4e16"},
+        {"text": "A plain text with <image> and\n\nlines.\n"},
+        pages,
+    ]
+    return small_corpus.write_jsonl(root / "rows.jsonl", rows)
+
+
+def content(source):
+    samples = [source[number] for number in range(len(source))]
+    return [
+        (sample.turns, sample.family, [clip.times for clip in sample.clips], len(sample.images), list(map(read_bytes, sample.files)))
+        for sample in samples
+    ]
+
+
+def opened(target, folder, name):
+    path = {"tfds": folder / "1.0.0"}.get(target, folder / f"{name}-*")
+    return open_source(SourceSettings(name, target, str(path), str(folder / "media") if target == "jsonl" else ""))
+
+
+@pytest.mark.parametrize("target", convert.TARGETS)
+def test_every_target_holds_the_same_samples_and_can_be_converted_on(tmp_path, target):
+    path = write_every_kind(tmp_path)
+    settings = SourceSettings("rows", "jsonl", str(path), str(tmp_path / "media"))
+    expected = content(open_source(settings))
+    assert len(expected) == 9
+    folder, failures = convert.convert(settings, tmp_path / "out", 3000, FailurePolicy(), target)
+    written = opened(target, tmp_path / "out/rows", "rows")
+    assert failures.failed == 0 and content(written) == expected
+    assert [sample.turns for sample in map(written.__getitem__, range(9))] == [turns for turns, *_ in expected]
+    shards = [path for path in folder.iterdir() if path.is_file() and "rows-" in path.name]
+    assert len(shards) > 2 and sorted(shards)[0].name.endswith(f"-00000-of-{len(shards):05d}{'' if target == 'tfds' else f'.{target}'}")
+    again = SourceSettings("again", target, str(tmp_path / "out/rows" / ("1.0.0" if target == "tfds" else "rows-*")), str(folder / "media"))
+    other = "tar" if target != "tar" else "parquet"
+    if target != "jsonl":
+        again = SourceSettings("again", target, again.path)
+    convert.convert(again, tmp_path / "out", 1 << 30, FailurePolicy(), other)
+    assert content(opened(other, tmp_path / "out/again", "again")) == expected
+
+
+def test_the_command_converts_what_it_recognises(tmp_path, capsys):
+    write_rows(tmp_path)
+    assert run(tmp_path, "--format", "tar") == 0
+    assert (
+        convert.main(["--input", str(tmp_path / "out/rows/*.tar"), "--output", str(tmp_path / "out"), "--name", "b", "--format", "parquet"])
+        == 0
+    )
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "out/rows"), str(tmp_path / "out/b")]
+    assert len(open_source(SourceSettings("b", "parquet", str(tmp_path / "out/b/*.parquet")))) == 8
+
+
+def test_a_shard_that_is_cut_is_left_out_by_name(tmp_path, capsys):
+    write_rows(tmp_path)
+    assert run(tmp_path, "--format", "tar") == 0
+    (shard,) = (tmp_path / "out/rows").glob("*.tar")
+    shard.write_bytes(shard.read_bytes()[:-20_000])
+    capsys.readouterr()
+    assert convert.main(["--input", str(shard), "--output", str(tmp_path / "out"), "--name", "b", "--max-failure-rate=0.5"]) == 0
+    (entry,) = [json.loads(line) for line in (tmp_path / "out/b.skipped.jsonl").read_text().splitlines()]
+    assert entry["reason"] == "broken_record" and f"{shard.name}/" in entry["message"] and "fetch the file again" in entry["message"]

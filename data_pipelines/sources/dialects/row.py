@@ -73,7 +73,7 @@ def read_row(record: object, key: str, keys: Keys, settings: SourceSettings) -> 
 def _dialect(fields: Mapping[str, Any], record: Mapping[str, Any], prompts: Sequence[str]) -> tuple[tuple[str, ...], Reader | None]:
     """The keys that a row's dialect reads, and what reads it; None for a row in none of them."""
     has = fields.keys().__contains__
-    if any(name in record for name in TURNS_KEYS):
+    if any(map(has, TURNS_KEYS)):
         return CONVERSATION_KEYS, read_conversation
     if has("question") or has("answer"):
         known = (*QUESTION_KEYS, *texts.columns_of(prompts))
@@ -85,6 +85,8 @@ def _dialect(fields: Mapping[str, Any], record: Mapping[str, Any], prompts: Sequ
         return known, lambda fields, record, key, keys: texts.read_caption(fields, record, key, prompts)
     if has("text"):
         return DOCUMENT_KEYS, lambda fields, record, key, keys: texts.read_document(fields, key)
+    if any(name in record for name in TURNS_KEYS):  # empty: it says so
+        return CONVERSATION_KEYS, read_conversation
     return KEYS, None
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from data_pipelines.media.images import read_bytes
+from data_pipelines.media.images import open_media, read_bytes
 from data_pipelines.schema import Media, SampleError, SourceSettings
 from data_pipelines.sources import Source
+from data_pipelines.storage.interface import StorageError
+from data_pipelines.storage.patterns import expand
 
 MOST_SAMPLES = 20_000  # of a source that are compared, evenly over it
 MOST_BYTES = 1 << 30  # of media in a dataset that are read with them
@@ -38,7 +42,7 @@ def find_leaks(training: Opened, held_out: Opened) -> list[str]:
         (name, other)
         for name, (settings, _) in held_out.items()
         for other, (trained, _) in training.items()
-        if pathlib.Path(settings.path).resolve() == pathlib.Path(trained.path).resolve()
+        if _files(settings) & _files(trained)
     }
     sentences = [
         f"held-out source {name} reads the file of training source {other}: its samples are trained on" for name, other in sorted(same_file)
@@ -47,7 +51,7 @@ def find_leaks(training: Opened, held_out: Opened) -> list[str]:
     by_path: dict[pathlib.Path, list[_Shown]] = {}
     for name, (_, source) in held_out.items():
         for key, media in _media(source, _stride(f"held-out source {name}", source, sentences)):
-            shown = _Shown(name, key, dataclasses.replace(media, data=None), _digest(media) if media.data is not None else "")
+            shown = _Shown(name, key, dataclasses.replace(media, data=None, stored=None), _digest(media) if media.path is None else "")
             by_name.setdefault(media.name, []).append(shown)
             if media.path is not None:
                 by_path.setdefault(media.path.resolve(), []).append(shown)
@@ -67,10 +71,18 @@ def find_leaks(training: Opened, held_out: Opened) -> list[str]:
     return sentences
 
 
+def _files(settings: SourceSettings) -> set[str]:
+    """The files that a source reads, links followed; its patterns where they name none any more."""
+    try:
+        return set(map(os.path.realpath, expand(settings.paths)))
+    except StorageError:
+        return set(settings.paths)
+
+
 def _stride(name: str, source: Source, sentences: list[str]) -> int:
     """Every how many samples one is compared, so that neither their number nor the bytes that a dataset holds of them pass the limits."""
     probe = -(-len(source) // PROBED)
-    size = sum(len(media.data) for _, media in _media(source, probe) if media.data is not None) * probe
+    size = sum(_size(media) for _, media in _media(source, probe) if media.path is None) * probe
     stride = max(-(-len(source) // MOST_SAMPLES), -(-size // MOST_BYTES), 1)
     if stride > 1:
         sentences.append(f"of {name} only 1 in {stride} samples was looked at for media that are held out and trained on")
@@ -86,6 +98,15 @@ def _media(source: Source, stride: int) -> Iterator[tuple[str, Media]]:
             continue
         for media in sample.files:
             yield sample.key, media
+
+
+def _size(media: Media) -> int:
+    """Bytes of an encoded file; 0 where it cannot be read."""
+    try:
+        with open_media(media) as file:
+            return file.seek(0, io.SEEK_END)
+    except SampleError:
+        return 0
 
 
 def _equal_bytes(trained: Media, shown: _Shown) -> bool:

@@ -201,7 +201,9 @@ def test_failures_of_rows_alone_are_remembered(tmp_path, monkeypatch):
 
 
 def recipe(root):
-    return Recipe(SourceSettings("mixed", "jsonl", str(root / "mixed.jsonl"), str(root / "media")), TOKENIZER, True, processes=3)
+    return Recipe(
+        SourceSettings("mixed", "jsonl", str(root / "mixed.jsonl"), str(root / "media")), str(root / "tables"), TOKENIZER, True, 3
+    )
 
 
 @pytest.fixture
@@ -279,7 +281,7 @@ measured = []
 inspect = measures.inspect
 measures.inspect = lambda sample, *rest: measured.append(sample.key) or inspect(sample, *rest)
 settings = SourceSettings("mixed", "jsonl", str(root / "mixed.jsonl"), str(root / "media"))
-recipe = work.Recipe(settings, {TOKENIZER!r}, True, processes)
+recipe = work.Recipe(settings, str(root / "tables"), {TOKENIZER!r}, True, processes)
 index = LengthIndex.open(small_corpus.jsonl(root / "mixed.jsonl"), small_corpus.tokenizer(), folder, recipe=recipe)
 print(index.digest(), len(measured))
 """

@@ -249,9 +249,9 @@ def test_other_containers_are_recognised(name, message):
     ("content", "message"),
     [
         (b"PK\x03\x04....", "a zip archive"),
-        (b"\x1f\x8b\x08....", "compressed with gzip"),
+        (b"\x1f\x8b\x08....", "is cut short or damaged .*, and no row is left"),
+        (b"BZh....", "compressed with bzip2"),
         (b"x" * 257 + b"ustar  ", "a tar archive"),
-        ('{"a": 1}\n'.encode("utf-16"), "text in UTF-16"),
         ('{"a": 1}\n'.encode("utf-16-le"), "text in UTF-16"),
         (b"\n <!DOCTYPE html>\n<html>", "HTML or XML"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "Git LFS pointer"),

@@ -65,14 +65,6 @@ def test_lines_are_found_in_any_order_past_empty_lines_and_windows_line_ends(tmp
     assert [source.key(index) for index in range(4)] == ["rows.jsonl:1", "rows.jsonl:4", "rows.jsonl:5", "rows.jsonl:6"]
 
 
-def test_offsets_survive_the_end_of_a_scanned_block(tmp_path, monkeypatch):
-    from data_pipelines.sources import jsonl
-
-    monkeypatch.setattr(jsonl, "_SCAN_BYTES", 7)
-    source = source_of(tmp_path, [{"conversations": small_corpus.turns("x" * count)} for count in range(30)])
-    assert [len(source[index].turns[0].text) for index in range(30)] == list(range(30))
-
-
 TURNS = small_corpus.turns("What?")
 MARKED = small_corpus.turns("<image> What?")
 
@@ -171,22 +163,24 @@ def test_sources_that_cannot_be_opened_are_refused(tmp_path):
         (SourceSettings("a", "jsonl", str(tmp_path / "none.jsonl")), "source 'a': cannot read"),
         (SourceSettings("a", "jsonl", str(tmp_path / "broken.json")), "line 2"),
         (SourceSettings("a", "jsonl", str(tmp_path / "fine.jsonl"), str(tmp_path / "none")), "is not a folder"),
-        (SourceSettings("a", "parquet", "x"), "format 'parquet': use jsonl or tfds"),
+        (SourceSettings("a", "excel", "x"), "format 'excel': use one of jsonl, tar"),
         (SourceSettings("a", "tfds", str(tmp_path)), "not a TFDS array_record dataset"),
     ):
         with pytest.raises(DataError, match=message):
             open_source(settings)
 
 
-def test_the_fingerprint_follows_file_and_settings(tmp_path):
+def test_the_fingerprint_follows_content_and_settings_and_not_place_or_time(tmp_path):
     records = [{"conversations": TURNS}]
-    source = source_of(tmp_path, records)
-    before = source.fingerprint()
-    assert source_of(tmp_path, records).fingerprint() != before  # written again: another time
+    first = source_of(tmp_path, records).fingerprint()
     os.utime(tmp_path / "rows.jsonl", ns=(1, 1))
-    same = [small_corpus.jsonl(tmp_path / "rows.jsonl").fingerprint() for _ in range(2)]
-    assert same[0] == same[1] != before
-    assert small_corpus.jsonl(tmp_path / "rows.jsonl", media_root=tmp_path).fingerprint() != same[0]
+    (tmp_path / "mount").mkdir()
+    copy = small_corpus.write_jsonl(tmp_path / "mount/rows.jsonl", records)
+    for path in (tmp_path / "rows.jsonl", copy):
+        assert small_corpus.jsonl(path, media_root=tmp_path).fingerprint() == first
+    assert open_source(SourceSettings("mixed", "jsonl", str(copy), ignore=("x",))).fingerprint() != first
+    assert source_of(tmp_path, records, "other.jsonl").fingerprint() != first  # keys name the file, and prompts are drawn by keys
+    assert source_of(tmp_path, [*records, *records]).fingerprint() != first
 
 
 def test_both_formats_give_the_same_samples(root, tmp_path):

@@ -139,7 +139,7 @@ def test_settings_are_frozen() -> None:
         ("run.directory", 3, "run.directory: is 3, must be a text"),
         ("run.seed", -1, "run.seed: is -1, must be at least 0"),
         ("data.sources", {}, "data.sources: is empty: name at least one source"),
-        ("data.sources.image.format", "tfrecord", "data.sources.image.format: is 'tfrecord', must be jsonl or tfds"),
+        ("data.sources.image.format", "tfrecord", "data.sources.image.format: is 'tfrecord', must be one of jsonl, tar, parquet"),
         ("data.heldout.text.path", "", "data.heldout.text.path: is empty: set it"),
         ("data.max_failure_rate", 1.5, "data.max_failure_rate: is 1.5, must be at least 0 and at most 1"),
         ("phases.sft.trains", "frozen", "phases.sft.trains: is 'frozen', must be one of all, new"),
@@ -526,3 +526,9 @@ def test_an_unknown_picture_policy_is_named():
     configuration.data.sources.text.pictures = "exact"
     with pytest.raises(ConfigError, match=r"data\.sources\.text\.pictures: is 'exact', must be one of faithful, reference"):
         Config.from_config_dict(configuration)
+
+
+def test_a_source_may_have_one_path_or_several() -> None:
+    assert problems({"data.sources.text.path": ("a.jsonl", "b-{000..127}.jsonl")}) == []
+    found = problems({"data.sources.text.path": ("a.jsonl", 3)})
+    assert any(problem.startswith("data.sources.text.path[1]: is 3, must be a text") for problem in found), found

@@ -23,7 +23,9 @@ def test_it_has_type_range_default_meaning_and_whether_a_run_may_change_it() -> 
     assert any(
         line.startswith("| `phases.NAME.mesh.fsdp` | whole number at least 1 | `1` |") and line.endswith("| yes |") for line in lines
     )
-    assert any(line.startswith("| `data.heldout.NAME.path` | path | required |") and line.endswith("| yes |") for line in lines)
+    assert any(
+        line.startswith("| `data.heldout.NAME.path` | path or tuple of path | required |") and line.endswith("| yes |") for line in lines
+    )
 
 
 def test_descriptions_of_fields() -> None:

@@ -1,0 +1,151 @@
+"""Many shards of one kind as one sequence of records."""
+
+from __future__ import annotations
+
+import bisect
+import concurrent.futures
+import functools
+import itertools
+import os
+import pathlib
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+from data_pipelines.progress import progress
+from data_pipelines.schema import DataError, SampleError
+from data_pipelines.sources.containers import RawRecord, Shard
+from data_pipelines.sources.containers.tables import Entry, Tables
+from data_pipelines.storage.files import open_file
+from data_pipelines.storage.interface import File, StorageError, is_remote
+from data_pipelines.storage.patterns import expand
+
+_PARALLEL_OPENS = 16  # of objects: each waits for its store
+_OPEN_SHARDS = 128  # their files and mapped tables are kept open
+
+
+class Reader(Protocol):
+    """The records of one shard."""
+
+    def record(self, row: int, key: str) -> RawRecord:
+        """Raises SampleError; StorageError where the shard cannot be read."""
+        ...
+
+    def label(self, row: int) -> str:
+        """What follows the shard's name in a key: ":17", "/000123", "[17]"."""
+        ...
+
+
+class Kind(Protocol):
+    """How shards of one format are read.
+
+    Attributes:
+      name: of the tables; it changes with their layout.
+      folders: whether a shard is a folder, not a file.
+    """
+
+    name: str
+
+    def scan(self, file: File, tables: Tables, source: str) -> Entry:
+        """Reads a shard once, and writes its tables. Raises DataError for one that cannot be used at all, StorageError."""
+        ...
+
+    def open(self, file: File, tables: Tables, entry: Entry) -> Reader: ...
+
+    def check(self, shards: Sequence[tuple[str, Entry]], source: str) -> None:
+        """Raises DataError where shards (name, entry) do not belong together."""
+        ...
+
+
+class Shards:
+    """The records of the shards that patterns name, in their order.
+
+    Tables that are missing are made; processes that open the same shards at once share the work. Resident are the tables of up to 128
+    shards as far as they are used (8 bytes a record at most, in the page cache) and about 200 bytes a shard.
+
+    Raises:
+      DataError: no file matches, one cannot be read or is of another kind, or all are empty.
+    """
+
+    def __init__(self, kind: Kind, patterns: str | Sequence[str], tables: Tables, source: str):
+        self._kind, self._tables, self._source = kind, tables, source
+        try:
+            self._addresses = expand(patterns)
+            entries = self._entries()
+        except StorageError as error:
+            raise DataError(f"source {source!r}: {error}") from error
+        self._shards = [Shard(os.path.basename(a), e.fingerprint, e.samples) for a, e in zip(self._addresses, entries, strict=True)]
+        self._names = distinct_names(self._addresses)
+        kind.check(list(zip(self._names, entries, strict=True)), source)
+        self._ends = list(itertools.accumulate(entry.samples for entry in entries))
+        if not len(self):
+            raise DataError(
+                f"source {source!r}: {_listed(self._addresses)} holds no samples; give it some or take it out of the configuration"
+            )
+        self._reader = functools.lru_cache(_OPEN_SHARDS)(functools.partial(_open_shard, kind, tables, self._addresses, entries))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def shards(self) -> Sequence[Shard]:
+        return self._shards
+
+    def record(self, index: int) -> RawRecord:
+        shard, row = self._find(index)
+        try:
+            return self._reader(shard).record(row, self.key(index))
+        except StorageError as error:
+            raise SampleError(error.reason, f"{self.key(index)}: {error}") from error
+
+    def key(self, index: int) -> str:
+        shard, row = self._find(index)
+        try:
+            return self._names[shard] + self._reader(shard).label(row)
+        except StorageError:
+            return f"{self._names[shard]}[{row}]"
+
+    def _find(self, index: int) -> tuple[int, int]:
+        """(shard, row in it)"""
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        shard = bisect.bisect_right(self._ends, index)
+        return shard, index - (self._ends[shard - 1] if shard else 0)
+
+    def _entries(self) -> list[Entry]:
+        """What is known of each shard, after reading those that are new; in an order of its own, so that processes meet new shards apart."""
+        order = list(range(len(self._addresses)))
+        random.Random(os.getpid()).shuffle(order)
+        remote = any(map(is_remote, self._addresses))
+        with concurrent.futures.ThreadPoolExecutor(_PARALLEL_OPENS if remote else 1) as pool:
+            found = pool.map(self._entry, [self._addresses[number] for number in order])
+            entries = dict(zip(order, progress(found, len(order), f"opening {self._source}"), strict=True))
+        return [entries[number] for number in range(len(order))]
+
+    def _entry(self, address: str) -> Entry:
+        file = open_file(address)
+        entry = self._tables.known(file, self._kind.name)
+        if entry is None:
+            with self._tables.locked(file):
+                entry = self._tables.known(file, self._kind.name) or self._kind.scan(file, self._tables, self._source)
+        return entry
+
+
+def _open_shard(kind: Kind, tables: Tables, addresses: Sequence[str], entries: Sequence[Entry], shard: int) -> Reader:
+    return kind.open(open_file(addresses[shard]), tables, entries[shard])
+
+
+def distinct_names(addresses: Sequence[str]) -> list[str]:
+    """The names of files without their folders; where several have one name, with as much of the folder as tells them apart."""
+    parts = [pathlib.PurePath(address).parts for address in addresses]
+    names = ["/".join(each[-1:]) for each in parts]
+    for depth in range(2, max(map(len, parts), default=1) + 1):
+        counts = Counter(names)
+        if counts.most_common(1)[0][1] == 1:
+            break
+        names = ["/".join(each[-depth:]) if counts[name] > 1 else name for each, name in zip(parts, names, strict=True)]
+    return names
+
+
+def _listed(addresses: Sequence[str]) -> str:
+    return addresses[0] if len(addresses) == 1 else f"{addresses[0]} and {len(addresses) - 1} more"

@@ -1,0 +1,115 @@
+"""WebDataset archives: the members whose names are equal up to the first dot are one record.
+
+The table holds for each record its members' names and places; it is made from the headers alone. A shard is known by its headers (names,
+sizes, times of the members), its size and sampled blocks: a content that is replaced in place by one of the same length, under an unchanged
+header, is not noticed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import posixpath
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from data_pipelines.schema import DataError, SampleError
+from data_pipelines.sources.containers import RawRecord
+from data_pipelines.sources.containers.members import Held, record_of
+from data_pipelines.sources.containers.recognise import HEAD_BYTES, refuse_other_formats
+from data_pipelines.sources.containers.sampled import sampled_digest
+from data_pipelines.sources.containers.tables import Entry, Tables
+from data_pipelines.sources.containers.tar_members import Headers, Member, is_header
+from data_pipelines.storage.files import Part
+from data_pipelines.storage.interface import File
+
+
+class Tar:
+    """The kind "tar"."""
+
+    name = "tar1"
+
+    def scan(self, file: File, tables: Tables, source: str) -> Entry:
+        head = file.read(0, min(file.size, HEAD_BYTES))
+        if any(head[:512]) and not is_header(head[:512]):
+            refuse_other_formats(head, file.address, source, "tar")
+        headers = Headers(file)
+        records: dict[str, list[Member]] = {}
+        for member in headers.members():
+            folder, name = posixpath.split(posixpath.normpath(member.name))
+            if name.startswith((".", "__")):  # left by macOS and by archives' own bookkeeping
+                continue
+            records.setdefault(posixpath.join(folder, name.partition(".")[0]), []).append(member)
+        if not records and headers.damage:
+            raise DataError(f"source {source!r}: {file.address} {headers.damage}, before its first member: fetch it again")
+        with tables.draft(file, self.name) as draft:
+            members = [member for group in records.values() for member in group]
+            names = [member.name.encode() for member in members]
+            draft.array("records", _ends(map(len, records.values())))
+            draft.array("places", np.array([member[1:] for member in members], np.int64).reshape(-1, 2))
+            draft.array("name_ends", _ends(map(len, names)))
+            draft.table("names").write(b"".join(names))
+            fingerprint = sampled_digest(file, headers.digest.digest())
+            cut = bool(members) and max(member.start + member.size for member in members) > file.size
+            extra = bool(headers.damage) and not cut  # a record that names what is lost
+            return draft.commit(fingerprint, len(records) + extra, {"damage": headers.damage})
+
+    def open(self, file: File, tables: Tables, entry: Entry) -> _Reader:
+        return _Reader(file, tables, entry, self.name)
+
+    def check(self, shards: Sequence[tuple[str, Entry]], source: str) -> None:
+        pass
+
+
+def _ends(counts: Iterable[int]) -> np.ndarray:
+    """0 and the sums of counts: where each group ends."""
+    return np.cumsum([0, *counts])
+
+
+class _Reader:
+    def __init__(self, file: File, tables: Tables, entry: Entry, kind: str):
+        self._file, self._notes = file, entry.notes
+        self._records, self._places, self._name_ends = (
+            tables.load(entry.fingerprint, kind, table) for table in ("records", "places", "name_ends")
+        )
+        self._names: mmap.mmap | bytes = tables.load_bytes(entry.fingerprint, kind, "names")
+
+    def label(self, row: int) -> str:
+        if row == len(self._records) - 1:
+            return f"[{row}]"
+        return "/" + _stem(self._name(int(self._records[row])))
+
+    def record(self, row: int, key: str) -> RawRecord:
+        address = self._file.address
+        if row == len(self._records) - 1:
+            raise SampleError("broken_record", f"{key}: {address} {self._notes['damage']}; what follows is lost: fetch the file again")
+        members, end = self._members(row)
+        by_suffix = {member.suffix: member for member in members}
+        if len(by_suffix) < len(members):
+            raise SampleError(
+                "duplicate_key", f"{key}: {address} holds {len(members)} members of this name, some with one ending: rename them"
+            )
+        if end > self._file.size:
+            raise SampleError("broken_record", f"{key}: {address} {self._notes['damage']}; the record is not whole: fetch the file again")
+        return record_of(by_suffix, key)
+
+    def _members(self, row: int) -> tuple[list[Held], int]:
+        """The members of a record, and where the last one ends."""
+        first, last = int(self._records[row]), int(self._records[row + 1])
+        places = self._places[2 * first : 2 * last].reshape(-1, 2).tolist()
+        names = [self._name(number) for number in range(first, last)]
+        members = [
+            Held(name, os.path.basename(name).partition(".")[2], Part(self._file, start, size), size)
+            for name, (start, size) in zip(names, places, strict=True)
+        ]
+        return members, max(start + size for start, size in places)
+
+    def _name(self, member: int) -> str:
+        start, end = int(self._name_ends[member]), int(self._name_ends[member + 1])
+        return posixpath.normpath(self._names[start:end].decode())
+
+
+def _stem(name: str) -> str:
+    folder, base = posixpath.split(name)
+    return posixpath.join(folder, base.partition(".")[0])

@@ -1,0 +1,128 @@
+"""Members of a tar archive, found by their headers alone: no content is read, on disks nor from object stores."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from data_pipelines.storage.interface import File, is_remote
+
+_BLOCK = 512
+_FILES = b"0\0\x377"  # types of members with content: '0', NUL, '7'
+_LONG_NAME, _LONG_LINK, _EXTENDED, _GLOBAL = b"L", b"K", b"x", b"g"
+_LARGEST_EXTENSION = 1 << 20
+
+
+class Member(NamedTuple):
+    """A file of an archive: its name and where its content lies. `size` reaches past the archive's end where that is cut."""
+
+    name: str
+    start: int
+    size: int
+
+
+class Headers:
+    """Reads the headers of an archive once.
+
+    Attributes:
+      digest: of all header blocks that were read.
+      damage: why the archive ends early, "" where it does not.
+    """
+
+    def __init__(self, file: File):
+        self._file = file
+        # A request of a store costs as long as some megabytes, and the members of a data set are smaller.
+        self._window = 1 << 22 if is_remote(file.address) else 1 << 14
+        self._buffer, self._buffer_start = b"", 0
+        self.digest = hashlib.sha256()
+        self.damage = ""
+
+    def members(self) -> Iterator[Member]:
+        """Yields the files in order; folders, links and devices are passed over. Raises StorageError."""
+        at, name, size = 0, "", -1  # of the next member, where an extension gives them
+        while at < self._file.size:
+            header = self._read(at, _BLOCK)
+            if len(header) < _BLOCK:
+                self.damage = f"ends within a header, at byte {self._file.size:,}"
+                return
+            if not any(header):
+                return
+            if not is_header(header):
+                self.damage = f"has no header where one belongs, at byte {at:,}"
+                return
+            self.digest.update(header)
+            kind, content = header[156:157], _number(header[124:136])
+            if kind in (_LONG_NAME, _EXTENDED, _LONG_LINK, _GLOBAL):
+                text = self._read(at + _BLOCK, min(content, _LARGEST_EXTENSION))
+                if len(text) < content:
+                    self.damage = f"ends within a header, at byte {self._file.size:,}"
+                    return
+                if kind == _LONG_NAME:
+                    name = _text(text)
+                elif kind == _EXTENDED:
+                    fields = _extended(text)
+                    name, size = fields.get("path", name), int(fields.get("size", size))
+                at += _BLOCK + _padded(content)
+                continue
+            content = size if size >= 0 else content
+            if kind in _FILES:
+                yield Member(name or _name(header), at + _BLOCK, content)
+            at += _BLOCK + (_padded(content) if kind in _FILES else 0)
+            name, size = "", -1
+        if at > self._file.size:
+            self.damage = f"ends within a member, at byte {self._file.size:,}"
+
+    def _read(self, start: int, length: int) -> bytes:
+        """Up to `length` bytes: fewer at the end."""
+        end = min(start + length, self._file.size)
+        if start < self._buffer_start or end > self._buffer_start + len(self._buffer):
+            window = max(self._window, length)
+            self._buffer, self._buffer_start = self._file.read(start, min(window, self._file.size - start)), start
+        return self._buffer[start - self._buffer_start : end - self._buffer_start]
+
+
+def is_header(header: bytes) -> bool:
+    """Whether 512 bytes are the header of a member."""
+    if len(header) < _BLOCK:
+        return False
+    try:
+        _number(header[124:136])
+        if header[257:262] == b"ustar":
+            return True
+        checksum = _number(header[148:156])
+    except ValueError:
+        return False
+    unsigned = sum(header) - sum(header[148:156]) + 8 * ord(" ")
+    return checksum == unsigned
+
+
+def _number(field: bytes) -> int:
+    """Octal digits, or base 256 for what is larger. Raises ValueError."""
+    if field[0] & 0x80:
+        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+    return int(field.strip(b" \0") or b"0", 8)
+
+
+def _name(header: bytes) -> str:
+    name = _text(header[:100])
+    prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""  # GNU's format has times there
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode("utf-8", "backslashreplace")
+
+
+def _extended(text: bytes) -> dict[str, str]:
+    """Records "LENGTH KEY=VALUE\\n" of POSIX archives."""
+    fields = {}
+    while text and (length := text.partition(b" ")[0]).isdigit() and 0 < int(length) <= len(text):
+        key, _, value = text[len(length) + 1 : int(length) - 1].partition(b"=")
+        fields[key.decode(errors="replace")] = value.decode("utf-8", "backslashreplace")
+        text = text[int(length) :]
+    return fields
+
+
+def _padded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK

@@ -1,0 +1,60 @@
+"""A source of rows: a container joined with the row dialects and the root of the media that rows name."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+
+from data_pipelines.schema import Sample, SampleError, SourceSettings
+from data_pipelines.sources.containers import Container, Shard
+from data_pipelines.sources.dialects.row import VERSION
+from data_pipelines.sources.samples import SampleReader
+from data_pipelines.storage.interface import StorageError
+
+
+class RecordSource:
+    """The records of a container as samples. Safe to share between threads.
+
+    Media are looked for in the record's own files first, then under media_root.
+
+    Raises:
+      DataError: media_root is not a folder.
+    """
+
+    def __init__(self, settings: SourceSettings, container: Container):
+        self.name = settings.name
+        self.container = container
+        self.settings = settings
+        self._reader = SampleReader(settings)
+
+    @property
+    def ignored(self) -> Counter[str]:
+        """Keys of rows that are not read, with the number of times each was passed over so far."""
+        return self._reader.ignored
+
+    def __len__(self) -> int:
+        return len(self.container)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises SampleError for a record that cannot be used."""
+        key = self.container.key(index)
+        record = self.container.record(index)
+        try:
+            return self._reader.read(record.fields, key, record.files)
+        except StorageError as error:  # a store that is asked for media
+            raise SampleError(error.reason, f"{key}: {error}") from error
+
+    def key(self, index: int) -> str:
+        """Names a sample, usable or not."""
+        return self.container.key(index)
+
+    def shards(self) -> Sequence[Shard]:
+        """Its files in order: the samples of shard k follow those of shard k - 1."""
+        return self.container.shards()
+
+    def fingerprint(self) -> str:
+        """Changes when the content of a shard, its name, the order of shards or a setting changes; not with a path, a time or a media file."""
+        settings = dataclasses.replace(self.settings, path="", media_root="")
+        return hashlib.sha256(repr((VERSION, list(map(tuple, self.container.shards())), settings)).encode()).hexdigest()

@@ -1,0 +1,46 @@
+"""Objects of S3 and of stores that speak its protocol, read with the client that pyarrow brings: it needs no package of its own, and leaves
+Python's lock free while it waits."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from pyarrow import fs
+
+from data_pipelines.storage.interface import ANSWER_SECONDS, CONNECT_SECONDS, Found, Opened
+
+
+class S3:
+    """A bucket, asked once for each request. Its methods raise OSError, FileNotFoundError among them."""
+
+    def __init__(self, bucket: str):
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if region is None and endpoint is None:
+            region = fs.resolve_s3_region(bucket)
+        self._client = fs.S3FileSystem(
+            endpoint_override=endpoint,
+            region=region,
+            connect_timeout=CONNECT_SECONDS,
+            request_timeout=ANSWER_SECONDS,
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
+        )
+
+    def open(self, path: str) -> Opened:
+        file = self._client.open_input_file(path)
+        return Opened(file.size(), lambda start, length: file.read_at(length, start))
+
+    def info(self, path: str) -> Found:
+        info = self._client.get_file_info(path)
+        if info.type != fs.FileType.File:
+            raise FileNotFoundError(path)
+        return _found(info)
+
+    def files(self, folder: str, recursive: bool) -> list[Found]:
+        selector = fs.FileSelector(folder, recursive=recursive, allow_not_found=True)
+        return [_found(info) for info in self._client.get_file_info(selector) if info.type == fs.FileType.File]
+
+
+def _found(info: Any) -> Found:
+    return Found(info.path, info.size, int(info.mtime_ns or 0))
