@@ -15,7 +15,8 @@ from data_pipelines.failures import FailurePolicy, Failures
 from data_pipelines.index.lengths import LengthIndex, sample_seed
 from data_pipelines.loading.rows import pack
 from data_pipelines.loading.shards import arrange
-from data_pipelines.planning.planner import BLOCK_ROWS, Draw, InputState, Planner, exceeded
+from data_pipelines.planning.draws import Draw
+from data_pipelines.planning.planner import BLOCK_ROWS, InputState, Planner, exceeded
 from data_pipelines.schema import DataError, Document, PhaseSettings, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
@@ -46,7 +47,7 @@ class RowLoader:
       log: file of JSON lines that names every sample that no phase can use, that failed at decoding, or that is too long for a phase. Each
         process has its own.
       threads: that decode rows. Their number does not change the rows.
-      block_rows: rows planned together: part of the data's order.
+      block_rows: rows planned together, at most: part of the data's order.
       names_excluded: the log also names what the indexes exclude: of several processes, one does.
 
     Attributes:
@@ -99,7 +100,6 @@ class RowLoader:
     def batches(
         self,
         state: InputState,
-        rows_per_step: int,
         local_rows: Sequence[int] | None = None,
         context_shards: int = 1,
         prepare: Callable[[Batch], Any] = lambda batch: batch,
@@ -111,26 +111,24 @@ class RowLoader:
 
         Args:
           state: where to begin.
-          rows_per_step: rows of all processes together; divides the phase's rows.
           local_rows: which of a step's rows this process reads, in this order; None for all.
           context_shards: that each row is arranged for (shards.arrange). The rows are the same whatever their number.
           prepare: what is done with each batch in a thread beside the step, BATCHES_AHEAD batches before they are asked for: copying them to
             the devices. Its results are yielded.
 
         Raises:
-          DataError: rows_per_step or local_rows do not fit the phase or the state; or more samples failed than the policy allows.
+          DataError: local_rows or the state do not fit the phase's rows_per_step; or more samples failed than the policy allows.
         """
         if not 0 <= state.phase < len(self._phases):
             raise DataError(f"the state {state} is past the last of the {len(self._phases)} phases: nothing is left to read")
         phase = self._phases[state.phase]
+        rows_per_step = phase.rows_per_step
         local = list(range(rows_per_step)) if local_rows is None else list(local_rows)
-        if rows_per_step < 1 or phase.rows % rows_per_step or state.row % rows_per_step:
-            raise DataError(
-                f"rows_per_step = {rows_per_step} must divide the {phase.rows} rows of phase {phase.name!r} and the state's row {state.row}"
-            )
+        if state.row % rows_per_step:
+            raise DataError(f"the state's row {state.row} is not the first of a step: phase {phase.name!r} has {rows_per_step} rows a step")
         if not local or not all(0 <= offset < rows_per_step for offset in local):
             raise DataError(f"local rows {local} must be among the {rows_per_step} rows of a step, at least one")
-        return self._batches(self._plan(state), state, rows_per_step, local, context_shards, prepare)
+        return self._batches(self._plan(state), state, local, context_shards, prepare)
 
     def keys(self, phase: int, row: int) -> list[str]:
         """Returns the keys of a row's samples as SOURCE/KEY, for messages.
@@ -149,7 +147,6 @@ class RowLoader:
         self,
         planner: Planner,
         state: InputState,
-        rows_per_step: int,
         local: list[int],
         context_shards: int,
         prepare: Callable[[Batch], Any],
@@ -157,6 +154,7 @@ class RowLoader:
         self._planner = planner
         if self._names_excluded:
             self._name_too_long(planner)
+        rows_per_step = planner.phase.rows_per_step
         steps = (planner.phase.rows - state.row) // rows_per_step
 
         def decode(number: int) -> _Decoded:

@@ -62,7 +62,7 @@ class RunData:
             return [], []
         sources, indexes = (list(each) for each in zip(*fitting, strict=True))
         names = [source.name for source in sources]
-        phase = dataclasses.replace(phase, rows=rows * len(names), mixture=dict.fromkeys(names, 1.0))
+        phase = dataclasses.replace(phase, rows=rows * len(names), rows_per_step=rows, mixture=dict.fromkeys(names, 1.0))
         rows_of = RowLoader(
             sources,
             indexes,
@@ -74,7 +74,7 @@ class RunData:
             self.settings.data.threads,
             names_excluded=self.process == 0,
         )
-        return names, [batch for batch, _ in rows_of.batches(rows_of.start(), rows, own, context_shards)]
+        return names, [batch for batch, _ in rows_of.batches(rows_of.start(), own, context_shards)]
 
 
 def skipped_log(settings: config.Config, name: str, process: int) -> pathlib.Path:

@@ -220,9 +220,7 @@ class Trainer:
         """Yields each step's batch on the devices, the input's state after it, and the seconds that the step waited for it."""
         rows = local_rows(phase.rows_per_step, phase.accumulate, own_rows(phase.rows_per_step // phase.accumulate))
         prepare = functools.partial(_on_devices, phase.accumulate, mesh)
-        with contextlib.closing(
-            self._data.train.batches(position.input, phase.rows_per_step, rows, phase.mesh.context, prepare)
-        ) as batches:
+        with contextlib.closing(self._data.train.batches(position.input, rows, phase.mesh.context, prepare)) as batches:
             while True:
                 began = time.monotonic()
                 with self._guard.watching(f"reading rows of phase {phase.name}"):
