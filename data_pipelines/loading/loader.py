@@ -54,6 +54,7 @@ class RowLoader:
       failures: counts of what failed at decoding in the rows that `batches` delivered: with several processes, in this one's own rows, which
         the policy judges alone.
       too_long: for each phase in order, what of each source of its mixture is too long for it, by the source's name.
+      advice: for each phase in order, better budgets where its own leave rows empty; else None.
 
     Raises:
       DataError: sources and indexes do not belong together, a mixture is impossible, no sample of a source fits a phase, or the
@@ -91,7 +92,8 @@ class RowLoader:
                 self.failures.name(**json.loads(line))
         none_taken = (0,) * len(sources)
         planners = (self._plan(InputState(number, 0, 0, none_taken)) for number in range(len(phases)))
-        self.too_long = [planner.too_long for planner in planners]
+        told = [(planner.too_long, planner.advice()) for planner in planners]
+        self.too_long, self.advice = [too_long for too_long, _ in told], [advice for _, advice in told]
 
     def start(self) -> InputState:
         """Returns the state before the first row of the first phase."""

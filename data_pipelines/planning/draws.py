@@ -26,21 +26,19 @@ class Draw(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class FittingSource:
-    """A source as a phase draws from it.
+class MixedSource:
+    """A source as a phase draws from it. At least one of its usable samples fits the budgets.
 
     Attributes:
       name: of the source.
       usable: [u] int64: the samples that can be read.
       lengths: [n, 4] int64: tokens, visual tokens, images, segments.
-      fits: [n] bool: within the phase's budgets. At least one usable sample fits.
       seed: of the order of its samples.
     """
 
     name: str
     usable: Numbers
     lengths: Numbers
-    fits: npt.NDArray[np.bool_]
     seed: int
 
 
@@ -61,11 +59,19 @@ class Draws:
       edges: [sources - 1] uint64: where each source but the last ends in the mixture, as fractions of 2^64.
       cursor: draws made before.
       positions: samples taken from each source of the run before.
+      budgets: [4]: samples that pass one are passed over.
     """
 
-    def __init__(self, sources: Mapping[int, FittingSource], edges: npt.NDArray[np.uint64], cursor: int, positions: Sequence[int]):
+    def __init__(
+        self,
+        sources: Mapping[int, MixedSource],
+        edges: npt.NDArray[np.uint64],
+        cursor: int,
+        positions: Sequence[int],
+        budgets: npt.ArrayLike,
+    ):
         self._numbers = np.array(list(sources), np.int64)
-        self._streams = [_Stream(source, positions[number]) for number, source in sources.items()]
+        self._streams = [_Stream(source, positions[number], np.asarray(budgets, np.int64)) for number, source in sources.items()]
         self._edges, self._cursor = edges, cursor
         self._source = np.zeros(0, np.int64)
         self._drawn = _empty(0)
@@ -102,8 +108,8 @@ class Draws:
 class _Stream:
     """The samples of a source that fit, from a position on, over all epochs."""
 
-    def __init__(self, source: FittingSource, position: int):
-        self._source, self._position = source, position
+    def __init__(self, source: MixedSource, position: int, budgets: Numbers):
+        self._source, self._position, self._budgets = source, position, budgets
         self._ready = self._look_up(0)
 
     def take(self, count: int) -> Samples:
@@ -121,8 +127,9 @@ class _Stream:
         epochs = at // size
         seeds = scramble(epochs.astype(np.uint64) + np.uint64(source.seed))
         samples = source.usable[permute(at % size, size, seeds)]
-        keep = source.fits[samples]
-        return Samples(samples[keep], epochs[keep], at[keep] + 1, source.lengths[samples[keep]])
+        lengths = source.lengths[samples]
+        keep = (lengths <= self._budgets).all(axis=1)
+        return Samples(samples[keep], epochs[keep], at[keep] + 1, lengths[keep])
 
 
 def _empty(count: int) -> Samples:

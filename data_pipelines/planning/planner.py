@@ -15,12 +15,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from data_pipelines.planning.advice import Advice, advise
 from data_pipelines.planning.balance import document_pairs, order_rows
 from data_pipelines.planning.blocks import pack_block
-from data_pipelines.planning.draws import Draw, Draws, FittingSource
+from data_pipelines.planning.draws import Draw, Draws, MixedSource
 from data_pipelines.randomness import stable_seed
 from data_pipelines.schema import DataError, PhaseSettings
 
+ORDER_VERSION = 2  # of the order of the data: raise it when the same state may give other rows
 BLOCK_ROWS = 1024
 BUDGETS = ("context", "visual_tokens", "images", "segments")  # of a row, by their names in a phase
 NEVER_FITS = np.iinfo(np.int32).max  # the length of a sample that a phase does not take
@@ -138,6 +140,7 @@ class Planner:
         self.block_rows = block_rows = max(1, block_rows // phase.rows_per_step) * phase.rows_per_step
         self.too_long: dict[str, TooLong] = {}
         self._check_mixture([index.name for index in indexes])
+        self._count = len(indexes)
         self._sources = {s: self._open(index) for s, index in enumerate(indexes) if index.name in phase.mixture}
         shares = np.array([phase.mixture[source.name] for source in self._sources.values()], np.float64)
         self._edges = (np.minimum(np.cumsum(shares / shares.sum())[:-1], 1 - 2.0**-53) * 2.0**64).astype(np.uint64)
@@ -154,7 +157,7 @@ class Planner:
             if not (0 < weight < float("inf")):
                 raise DataError(f"the mixture of phase {self.phase.name!r} gives {name!r} the weight {weight}: it must be positive")
 
-    def _open(self, index: SourceLengths) -> FittingSource:
+    def _open(self, index: SourceLengths) -> MixedSource:
         lengths = index.lengths(self.phase, self.seed)
         over = lengths > budgets(self.phase)
         fits = ~over.any(axis=1)
@@ -166,11 +169,16 @@ class Planner:
             )
         samples = index.usable[~fits[index.usable]]
         self.too_long[index.name] = TooLong(samples, lengths[samples], len(index.usable))
-        return FittingSource(index.name, index.usable, lengths, fits, stable_seed("order", self.seed, index.name))
+        return MixedSource(index.name, index.usable, lengths, stable_seed("order", self.seed, index.name))
 
     def lengths(self, draw: Draw) -> np.ndarray:
         """Returns the [4] lengths that a drawn sample was planned with."""
         return self._sources[draw.source].lengths[draw.sample]
+
+    def advice(self) -> Advice | None:
+        """Returns better budgets where those of the phase leave rows empty, by a trial with the first draws; the same from any state."""
+        nothing = _Start(0, (0,) * self._count)
+        return advise(lambda other: self._draws(nothing, other), budgets(self.phase).tolist())
 
     def row(self, row: int) -> list[Draw]:
         """Returns the samples of a row, in order. Raises DataError for a row before the first planned block."""
@@ -205,12 +213,16 @@ class Planner:
 
     def _plan(self, start: _Start, wanted: int) -> tuple[list[list[Draw]], _Start]:
         """Returns a block's rows in order, and where the next block starts."""
-        draws = Draws(self._sources, self._edges, start.cursor, start.positions)
-        rows, taken = pack_block(draws, budgets(self.phase).tolist(), wanted)
+        budget = budgets(self.phase).tolist()
+        draws = self._draws(start, budget)
+        rows, taken = pack_block(draws, budget, wanted)
         order = order_rows(_row_pairs(rows, draws.lengths(taken), self.phase.context), self.phase.rows_per_step, self._seed_of(start))
         drawn = draws.first(taken)
         planned = [[drawn[number] for number in rows[row]] for row in order.tolist()]
         return planned, _Start(start.cursor + taken, draws.positions(taken, start.positions))
+
+    def _draws(self, start: _Start, budget: Sequence[int]) -> Draws:
+        return Draws(self._sources, self._edges, start.cursor, start.positions, budget)
 
     def _seed_of(self, start: _Start) -> int:
         return stable_seed("rows", self.seed, self.number, start.cursor)

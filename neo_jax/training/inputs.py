@@ -11,7 +11,7 @@ from data_pipelines.batch import Batch, map_arrays
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.index.lengths import LengthIndex
 from data_pipelines.loading.loader import RowLoader
-from data_pipelines.planning.planner import budgets
+from data_pipelines.planning.planner import ORDER_VERSION, budgets
 from data_pipelines.schema import DataError, PhaseSettings, SourceSettings
 from data_pipelines.sources import Source, open_source
 from data_pipelines.text.tokenizers import Tokenizer, load_tokenizer
@@ -41,8 +41,9 @@ class RunData:
 
     @functools.cached_property
     def identity(self) -> dict[str, str]:
-        """A digest of the tokenizer and of each training source: what, beside the configuration, the order of the data depends on."""
-        return {"tokenizer": self.tokenizer.fingerprint} | {f"source {index.name}": index.digest() for index in self.indexes}
+        """What, beside the configuration, the order of the data depends on: the planner's version, and digests of tokenizer and sources."""
+        shared = {"tokenizer": self.tokenizer.fingerprint, "the order of rows": str(ORDER_VERSION)}
+        return shared | {f"source {index.name}": index.digest() for index in self.indexes}
 
     def heldout_batches(
         self, phase: PhaseSettings, rows: int, own: Sequence[int], context_shards: int = 1

@@ -1,4 +1,4 @@
-"""What of the data is not trained on, for the console: excluded by the index, too long for a phase, failed while reading."""
+"""What of the data is not trained on, for the console: excluded by the index, too long for a phase, failed while reading; rows left empty."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import collections
 from collections.abc import Iterator, Mapping, Sequence
 
 from data_pipelines.index.lengths import LengthIndex
+from data_pipelines.planning.advice import Advice
 from data_pipelines.planning.planner import BUDGETS, NEVER_FITS, TooLong, budgets
+from data_pipelines.schema import VISUAL_TOKEN_BYTES
 from data_pipelines.sources import Source
 from neo_jax import config
 
@@ -50,6 +52,24 @@ def too_long_lines(phases: Sequence[config.Phase], too_long: Sequence[Mapping[st
             if never := int((found.lengths == NEVER_FITS).any(axis=1).sum()):
                 parts.append(f"{never} are of a kind that the phase takes none of")
             yield f"{phase.name}: {share(len(found.samples), found.usable)} samples of {source} do not fit a row ({'; '.join(parts)}): skipped.jsonl"
+
+
+def underfilled_lines(phases: Sequence[config.Phase], advice: Sequence[Advice | None]) -> Iterator[str]:
+    """A line for each phase in which another budget than the context runs out first: which, what would do, and what that costs."""
+    for phase, found in zip(phases, advice, strict=True):
+        if found is None:
+            continue
+        short = [each for each in zip(BUDGETS, found.budgets, found.better, strict=True) if each[1] != each[2]]
+        before = " and ".join(f"{name} {now}" for name, now, _ in short)
+        after = " and ".join(f"{name} {better}" for name, _, better in short)
+        cost = "at no cost"
+        if (more := found.better[1] - found.budgets[1]) > 0:
+            cost = f"for {more * VISUAL_TOKEN_BYTES / 2**20:.3g} MiB more pixels a row"
+        used = "is" if len(short) == 1 else "are"
+        yield (
+            f"{phase.name}: about {found.fill:.0%} of the context will be filled, since {before} {used} used up first; "
+            f"with {after} about {found.better_fill:.0%} would be, {cost}"
+        )
 
 
 class FailureLines:

@@ -34,7 +34,7 @@ from neo_jax.training.console import Progress, step_line
 from neo_jax.training.curriculum import abstract_state, first_state, mesh_problems, next_state, phase_mesh
 from neo_jax.training.heldout import HeldoutLosses
 from neo_jax.training.inputs import RunData, accumulated, local_rows, open_run_data
-from neo_jax.training.losses_of_data import FailureLines, converted_lines, excluded_lines, ignored_lines, too_long_lines
+from neo_jax.training.losses_of_data import FailureLines, converted_lines, excluded_lines, ignored_lines, too_long_lines, underfilled_lines
 from neo_jax.training.optimizer import learning_rates
 from neo_jax.training.phase_evaluation import evaluate_phase
 from neo_jax.training.step import StepMetrics, TrainState, make_train_step
@@ -136,6 +136,7 @@ class Trainer:
         self._tell(excluded_lines(indexes))
         self._tell(converted_lines(indexes))
         self._tell(too_long_lines(self.settings.phases, data.train.too_long))
+        self._tell(underfilled_lines(self.settings.phases, data.train.advice))
         return data
 
     def _tell(self, lines: Iterable[str]) -> None:
