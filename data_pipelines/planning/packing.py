@@ -17,7 +17,8 @@ from data_pipelines.planning.balance import document_pairs
 Numbers = npt.NDArray[np.int64]
 
 _SHORTER, _LONGER = 8, 56  # lengths around the wanted one that are tried as the longer of the last two samples of a row
-_SHARE_OF_SAMPLES, _SHARE_OF_PAIRS = 0.8, 1.1  # of its share, what a row aims at: short and equal samples are left to fill the last rows
+# What a row aims at: fewer samples and more pairs than its share, so that short and alike samples are left to fill the last rows.
+_FEWER_SAMPLES, _LEAST_SAMPLES, _MORE_PAIRS = 1.5, 0.8, 1.05
 _OPEN = 64  # rows that are still looked at
 _MISSES = 8  # samples that do not fit before a row goes on with another kind
 
@@ -60,7 +61,8 @@ class _Filling:
     def row(self, number: int) -> list[int]:
         """Fills row `number`."""
         rows = max(1, self._rows - number)
-        pairs, samples = _SHARE_OF_PAIRS * self.pairs / rows, _SHARE_OF_SAMPLES * self.samples / rows
+        share = self.samples / rows
+        samples, pairs = max(share - _FEWER_SAMPLES, _LEAST_SAMPLES * share), _MORE_PAIRS * self.pairs / rows
         visual = self._budget[1] - self.visual / rows
         rest, row = list(self._budget), list[int]()
         sample = self._all.longest()

@@ -12,7 +12,7 @@ SOURCES = {8192: (MIXTURE, lognormal_mixture(8192)), 512: (DEMO_MIXTURE, demo_mi
 def planner(context, row=0, cursor=0, **changes):
     mixture, sources = SOURCES[context]
     settings = dataclasses.replace(phase(context, mixture, 8), **changes)
-    return Planner(0, settings, sources, 0, InputState(0, row, cursor, (cursor,) * len(sources)))
+    return Planner(0, settings, sources, 0, InputState(0, row, cursor, (cursor,) * len(sources)), block_rows=512)
 
 
 def fill(planned):

@@ -68,10 +68,10 @@ def test_the_busiest_shard_has_at_most_5_percent_more_pairs_than_the_mean(planne
 
 
 def test_rows_are_as_full_as_before(planned):
-    """What best fit reached at these lengths: 99.7%, 99.9%, 99.96% and 99.1%."""
+    """Packing the longest first reached 99.7%, 99.9%, 99.96% at these lengths, and 99.1% at those of 512."""
     blocks, context = planned
     fill = np.mean([row[:, 0].sum() for row in blocks[8]]) / context
-    assert fill > (0.992 if context == 512 else 0.998)
+    assert fill > (0.994 if context == 512 else 0.9975)
 
 
 def test_no_length_of_samples_weighs_much_more_than_another(planned):
