@@ -29,7 +29,7 @@ def packed_rows(settings: Config, mixture: dict[str, float], count: int) -> list
     """The first rows of the last phase, with this mixture."""
     phase = dataclasses.replace(settings.phases[-1], mixture=mixture, steps=count, rows_per_step=1)
     reader = open_run_data(dataclasses.replace(settings, phases=(phase,))).train
-    return [map_arrays(lambda array: array[0], batch) for batch, _ in reader.batches(reader.start(), 1)]
+    return [map_arrays(lambda array: array[0], batch) for batch, _ in reader.batches(reader.start())]
 
 
 def ratios(rows: list[Batch], shards: int) -> tuple[list[float], list[float]]:

@@ -213,10 +213,10 @@ def first_rows(folder: pathlib.Path, samples: int) -> dict[str, Any]:
     log = folder / "skipped.jsonl"
     log.unlink(missing_ok=True)
     loader = RowLoader([source], [index], [PHASE], tokenizer, 0, FailurePolicy(), log, threads=work.cores())
-    loader.too_long(0)
+    loader.layout(0)
     result["looked_at_lengths"] = watch.read()
-    result["too_long"] = {name: found.total for name, found in loader.too_long(0).items()}
-    batches: Iterator[Any] = loader.batches(loader.start(), 2)
+    result["too_long"] = {name: found.total for name, found in loader.layout(0).too_long.items()}
+    batches: Iterator[Any] = loader.batches(loader.start())
     next(batches)
     result["first_rows"] = watch.read()
     result["first_rows_after"] = began.read()
@@ -225,7 +225,7 @@ def first_rows(folder: pathlib.Path, samples: int) -> dict[str, Any]:
     for _ in range(3):
         next(batches)
     watch.read()
-    planner = Planner(0, PHASE, [index], 0, InputState(0, 0, 0, (0,)), too_long=loader.too_long(0))
+    planner = Planner(0, PHASE, [index], 0, InputState(0, 0, 0, (0,)), too_long=loader.layout(0).too_long)
     draws = sum(len(planner.row(row)) for row in range(2 * planner.block_rows))
     return result | {"planned": watch.read() | {"samples": draws}}
 

@@ -67,7 +67,7 @@ class Step:
         loader = open_run_data(settings).train
         with jax.set_mesh(self._mesh):
             rows = local_rows(phase.rows_per_step, phase.accumulate, own_rows(phase.rows_per_step // phase.accumulate))
-            with contextlib.closing(loader.batches(loader.start(), phase.rows_per_step, rows)) as batches:
+            with contextlib.closing(loader.batches(loader.start(), rows)) as batches:
                 host = [accumulated(batch, phase.accumulate) for batch, _ in itertools.islice(batches, STEPS)]
             self._batches = [to_devices(batch, accumulation_axis=True) for batch in host]
             self._step = make_train_step(settings.model, Computation.of(phase), settings.optimizer, len(settings.data.sources))

@@ -217,6 +217,7 @@ class PhaseSettings:
       mixture: weight of each source by name: its share of samples.
       loss_weighting: "square", "token" or "sample": weight 1/sqrt(N), 1 or 1/N for each of a sample's N label tokens.
       resize: "exact" (Pillow bicubic, the reference's pixels) or "fast" (OpenCV).
+      rows_per_step: rows of an update, over all hosts. They are chosen to balance the work of its devices.
     """
 
     name: str
@@ -233,3 +234,4 @@ class PhaseSettings:
     mixture: Mapping[str, float]
     loss_weighting: str = "square"
     resize: str = "exact"
+    rows_per_step: int = 1

@@ -15,13 +15,27 @@ from data_pipelines.failures import FailurePolicy, Failures
 from data_pipelines.index.lengths import LengthIndex, sample_seed
 from data_pipelines.loading.rows import pack
 from data_pipelines.loading.shards import arrange
-from data_pipelines.planning.planner import BLOCK_ROWS, Draw, InputState, Planner, exceeded
+from data_pipelines.planning.advice import Advice
+from data_pipelines.planning.draws import Draw
+from data_pipelines.planning.planner import BLOCK_ROWS, InputState, Planner, exceeded
 from data_pipelines.planning.too_long import TooLong
 from data_pipelines.schema import DataError, Document, PhaseSettings, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
 
 LAID_OUT_AT_ONCE = 2_000_000  # samples: a second or less for each phase
+
+
+class PhaseLayout(NamedTuple):
+    """What a look at all lengths says of a phase.
+
+    Attributes:
+      too_long: what of each source of its mixture is too long for it, by the source's name.
+      advice: better budgets where its own leave rows empty; else None.
+    """
+
+    too_long: Mapping[str, TooLong]
+    advice: Advice | None
 
 
 class _Failure(NamedTuple):
@@ -49,7 +63,7 @@ class RowLoader:
       log: file of JSON lines that names the samples that no phase can use (as far as the indexes' logs name them), that failed at decoding,
         or that are too long for a phase (too_long.NAMED of each source and phase). Each process has its own.
       threads: that decode rows. Their number does not change the rows.
-      block_rows: rows planned together: part of the data's order.
+      block_rows: rows planned together, at most: part of the data's order.
       names_excluded: the log also names what the indexes exclude: of several processes, one does.
 
     Attributes:
@@ -91,27 +105,28 @@ class RowLoader:
             _check_index(index, policy)
             for line in index.log.read_text(encoding="utf-8").splitlines() if names_excluded else ():
                 self.failures.name(**json.loads(line))
-        self._too_long: dict[int, Mapping[str, TooLong]] = {}
+        self._laid_out: dict[int, PhaseLayout] = {}
         samples = sum(map(len, indexes))
         for number in range(len(phases)):
             if samples <= LAID_OUT_AT_ONCE:
-                self.too_long(number)
+                self.layout(number)
 
-    def too_long(self, phase: int) -> Mapping[str, TooLong]:
-        """What of each source of a phase's mixture is too long for it, by the source's name.
+    def layout(self, phase: int) -> PhaseLayout:
+        """What is too long for a phase, and what budgets would be better for it.
 
         All samples are looked at when this is asked for the first time, or the phase is read. Raises DataError as `__init__`.
         """
-        if phase not in self._too_long:
-            self._too_long[phase] = self._plan(InputState(phase, 0, 0, (0,) * len(self._sources))).too_long
+        if phase not in self._laid_out:
+            planner = self._plan(InputState(phase, 0, 0, (0,) * len(self._sources)))
+            self._laid_out[phase] = PhaseLayout(planner.too_long, planner.advice())
             for index in self._indexes:
                 index.save_pieces()
-        return self._too_long[phase]
+        return self._laid_out[phase]
 
     @property
     def laid_out(self) -> list[int]:
         """The phases whose samples were looked at."""
-        return sorted(self._too_long)
+        return sorted(self._laid_out)
 
     def start(self) -> InputState:
         """Returns the state before the first row of the first phase."""
@@ -120,7 +135,6 @@ class RowLoader:
     def batches(
         self,
         state: InputState,
-        rows_per_step: int,
         local_rows: Sequence[int] | None = None,
         context_shards: int = 1,
         prepare: Callable[[Batch], Any] = lambda batch: batch,
@@ -132,27 +146,25 @@ class RowLoader:
 
         Args:
           state: where to begin.
-          rows_per_step: rows of all processes together; divides the phase's rows.
           local_rows: which of a step's rows this process reads, in this order; None for all.
           context_shards: that each row is arranged for (shards.arrange). The rows are the same whatever their number.
           prepare: what is done with each batch in a thread beside the step, BATCHES_AHEAD batches before they are asked for: copying them to
             the devices. Its results are yielded.
 
         Raises:
-          DataError: rows_per_step or local_rows do not fit the phase or the state; or more samples failed than the policy allows.
+          DataError: local_rows or the state do not fit the phase's rows_per_step; or more samples failed than the policy allows.
         """
         if not 0 <= state.phase < len(self._phases):
             raise DataError(f"the state {state} is past the last of the {len(self._phases)} phases: nothing is left to read")
         phase = self._phases[state.phase]
+        rows_per_step = phase.rows_per_step
         local = list(range(rows_per_step)) if local_rows is None else list(local_rows)
-        if rows_per_step < 1 or phase.rows % rows_per_step or state.row % rows_per_step:
-            raise DataError(
-                f"rows_per_step = {rows_per_step} must divide the {phase.rows} rows of phase {phase.name!r} and the state's row {state.row}"
-            )
+        if state.row % rows_per_step:
+            raise DataError(f"the state's row {state.row} is not the first of a step: phase {phase.name!r} has {rows_per_step} rows a step")
         if not local or not all(0 <= offset < rows_per_step for offset in local):
             raise DataError(f"local rows {local} must be among the {rows_per_step} rows of a step, at least one")
-        self.too_long(state.phase)
-        return self._batches(self._plan(state), state, rows_per_step, local, context_shards, prepare)
+        self.layout(state.phase)
+        return self._batches(self._plan(state), state, local, context_shards, prepare)
 
     def keys(self, phase: int, row: int) -> list[str]:
         """Returns the keys of a row's samples as SOURCE/KEY, for messages.
@@ -165,14 +177,14 @@ class RowLoader:
         return [f"{self._sources[draw.source].name}/{self._sources[draw.source].key(draw.sample)}" for draw in planner.row(row)]
 
     def _plan(self, state: InputState) -> Planner:
-        known = self._too_long.get(state.phase)
-        return Planner(state.phase, self._phases[state.phase], self._indexes, self._seed, state, self._block_rows, known)
+        known = self._laid_out.get(state.phase)
+        too_long = known.too_long if known else None
+        return Planner(state.phase, self._phases[state.phase], self._indexes, self._seed, state, self._block_rows, too_long)
 
     def _batches(
         self,
         planner: Planner,
         state: InputState,
-        rows_per_step: int,
         local: list[int],
         context_shards: int,
         prepare: Callable[[Batch], Any],
@@ -180,6 +192,7 @@ class RowLoader:
         self._planner = planner
         if self._names_excluded:
             self._name_too_long(planner)
+        rows_per_step = planner.phase.rows_per_step
         steps = (planner.phase.rows - state.row) // rows_per_step
 
         def decode(number: int) -> _Decoded:

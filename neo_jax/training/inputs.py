@@ -12,7 +12,7 @@ from data_pipelines.failures import FailurePolicy
 from data_pipelines.index.lengths import LengthIndex
 from data_pipelines.index.work import Recipe
 from data_pipelines.loading.loader import RowLoader
-from data_pipelines.planning.planner import budgets
+from data_pipelines.planning.planner import ORDER_VERSION, budgets
 from data_pipelines.planning.too_long import find_too_long
 from data_pipelines.schema import DataError, PhaseSettings, SourceSettings
 from data_pipelines.sources import Source, open_source
@@ -43,8 +43,9 @@ class RunData:
 
     @functools.cached_property
     def identity(self) -> dict[str, str]:
-        """A digest of the tokenizer and of each training source: what, beside the configuration, the order of the data depends on."""
-        return {"tokenizer": self.tokenizer.fingerprint} | {f"source {index.name}": index.digest() for index in self.indexes}
+        """What, beside the configuration, the order of the data depends on: the planner's version, and digests of tokenizer and sources."""
+        shared = {"tokenizer": self.tokenizer.fingerprint, "the order of rows": str(ORDER_VERSION)}
+        return shared | {f"source {index.name}": index.digest() for index in self.indexes}
 
     def heldout_batches(
         self, phase: PhaseSettings, rows: int, own: Sequence[int], context_shards: int = 1
@@ -64,7 +65,7 @@ class RunData:
             return [], []
         sources, indexes = (list(each) for each in zip(*fitting, strict=True))
         names = [source.name for source in sources]
-        phase = dataclasses.replace(phase, rows=rows * len(names), mixture=dict.fromkeys(names, 1.0))
+        phase = dataclasses.replace(phase, rows=rows * len(names), rows_per_step=rows, mixture=dict.fromkeys(names, 1.0))
         rows_of = RowLoader(
             sources,
             indexes,
@@ -76,7 +77,7 @@ class RunData:
             self.settings.data.threads,
             names_excluded=self.process == 0,
         )
-        return names, [batch for batch, _ in rows_of.batches(rows_of.start(), rows, own, context_shards)]
+        return names, [batch for batch, _ in rows_of.batches(rows_of.start(), own, context_shards)]
 
 
 def skipped_log(settings: config.Config, name: str, process: int) -> pathlib.Path:

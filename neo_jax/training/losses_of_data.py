@@ -1,4 +1,4 @@
-"""What of the data is not trained on, for the console: excluded by the index, too long for a phase, failed while reading."""
+"""What of the data is not trained on, for the console: excluded by the index, too long for a phase, failed while reading; rows left empty."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import collections
 from collections.abc import Iterator, Mapping, Sequence
 
 from data_pipelines.index.lengths import LengthIndex
+from data_pipelines.planning.advice import Advice
 from data_pipelines.planning.planner import BUDGETS, budgets
 from data_pipelines.planning.too_long import TooLong
+from data_pipelines.schema import VISUAL_TOKEN_BYTES
 from data_pipelines.sources import Source
 from neo_jax import config
 
@@ -47,6 +49,23 @@ def too_long_lines(phase: config.Phase, too_long: Mapping[str, TooLong]) -> Iter
             parts.append(f"{found.not_taken} are of a kind that the phase takes none of")
         named = "skipped.jsonl" if found.total == len(found.samples) else f"the first {len(found.samples)} in skipped.jsonl"
         yield f"{phase.name}: {share(found.total, found.usable)} samples of {source} do not fit a row ({'; '.join(parts)}): {named}"
+
+
+def underfilled_lines(phase: config.Phase, advice: Advice | None) -> Iterator[str]:
+    """A line for a phase in which another budget than the context runs out first: which, what would do, and what that costs."""
+    if advice is None:
+        return
+    short = [each for each in zip(BUDGETS, advice.budgets, advice.better, strict=True) if each[1] != each[2]]
+    before = " and ".join(f"{name} {now}" for name, now, _ in short)
+    after = " and ".join(f"{name} {better}" for name, _, better in short)
+    cost = "at no cost"
+    if (more := advice.better[1] - advice.budgets[1]) > 0:
+        cost = f"for {more * VISUAL_TOKEN_BYTES / 2**20:.3g} MiB more pixels a row"
+    used = "is" if len(short) == 1 else "are"
+    yield (
+        f"{phase.name}: about {advice.fill:.0%} of the context will be filled, since {before} {used} used up first; "
+        f"with {after} about {advice.better_fill:.0%} would be, {cost}"
+    )
 
 
 class FailureLines:

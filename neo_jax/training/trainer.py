@@ -34,7 +34,7 @@ from neo_jax.training.console import Progress, step_line
 from neo_jax.training.curriculum import abstract_state, first_state, mesh_problems, next_state, phase_mesh
 from neo_jax.training.heldout import HeldoutLosses
 from neo_jax.training.inputs import RunData, accumulated, local_rows, open_run_data
-from neo_jax.training.losses_of_data import FailureLines, converted_lines, excluded_lines, ignored_lines, too_long_lines
+from neo_jax.training.losses_of_data import FailureLines, converted_lines, excluded_lines, ignored_lines, too_long_lines, underfilled_lines
 from neo_jax.training.optimizer import learning_rates
 from neo_jax.training.phase_evaluation import evaluate_phase
 from neo_jax.training.step import StepMetrics, TrainState, make_train_step
@@ -136,11 +136,13 @@ class Trainer:
         self._tell(excluded_lines(indexes))
         self._tell(converted_lines(indexes))
         for number in data.train.laid_out:
-            self._tell_too_long(number, data)
+            self._tell_layout(number, data)
         return data
 
-    def _tell_too_long(self, phase: int, data: RunData) -> None:
-        self._tell(too_long_lines(self.settings.phases[phase], data.train.too_long(phase)))
+    def _tell_layout(self, phase: int, data: RunData) -> None:
+        layout = data.train.layout(phase)
+        self._tell(too_long_lines(self.settings.phases[phase], layout.too_long))
+        self._tell(underfilled_lines(self.settings.phases[phase], layout.advice))
 
     def _tell(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -194,7 +196,7 @@ class Trainer:
         tools = self._tools(phase)
         if position.phase not in self._data.train.laid_out:
             with self._guard.watching(f"looking at the lengths of phase {phase.name}"):
-                self._tell_too_long(position.phase, self._data)
+                self._tell_layout(position.phase, self._data)
         pending: _Done | None = None
         with contextlib.closing(self._batches(phase, position, mesh)) as batches:
             for batch, after, waited in batches:
@@ -227,9 +229,7 @@ class Trainer:
         """Yields each step's batch on the devices, the input's state after it, and the seconds that the step waited for it."""
         rows = local_rows(phase.rows_per_step, phase.accumulate, own_rows(phase.rows_per_step // phase.accumulate))
         prepare = functools.partial(_on_devices, phase.accumulate, mesh)
-        with contextlib.closing(
-            self._data.train.batches(position.input, phase.rows_per_step, rows, phase.mesh.context, prepare)
-        ) as batches:
+        with contextlib.closing(self._data.train.batches(position.input, rows, phase.mesh.context, prepare)) as batches:
             while True:
                 began = time.monotonic()
                 with self._guard.watching(f"reading rows of phase {phase.name}"):

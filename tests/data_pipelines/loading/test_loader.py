@@ -17,8 +17,17 @@ from data_pipelines.planning.planner import InputState
 from data_pipelines.schema import DataError
 
 PHASES = (
-    phase(name="short", rows=12, mixture={"mixed": 2.0, "text": 1.0}),
-    phase(name="long", rows=8, context=1024, visual_tokens=900, max_pixels=256 * 256, mixture={"mixed": 1.0}, loss_weighting="token"),
+    phase(name="short", rows=12, rows_per_step=4, mixture={"mixed": 2.0, "text": 1.0}),
+    phase(
+        name="long",
+        rows=8,
+        rows_per_step=4,
+        context=1024,
+        visual_tokens=900,
+        max_pixels=256 * 256,
+        mixture={"mixed": 1.0},
+        loss_weighting="token",
+    ),
 )
 
 
@@ -37,13 +46,13 @@ def open_input(root, log, phases=PHASES, names=("mixed", "text"), threads=2, pol
     return RowLoader(sources, indexes, phases, tokenizer(), seed, policy or FailurePolicy(), log, threads, block_rows)
 
 
-def read(reader, state=None, rows_per_step=4, local_rows=None):
+def read(reader, state=None, local_rows=None):
     """All steps to the end of the last phase: [(phase, batch, state after it)]."""
     state = state or reader.start()
     steps = []
     while state.phase < len(PHASES):
         number = state.phase
-        for batch, after in reader.batches(state, rows_per_step, local_rows):
+        for batch, after in reader.batches(state, local_rows):
             steps.append((number, batch, after))
         state = steps[-1][2]
     return steps
@@ -89,7 +98,7 @@ def test_the_last_state_of_a_phase_starts_the_next_and_the_last_ends(root, tmp_p
     assert states[2].positions[1] == states[4].positions[1] > 0  # the text source rests in the second phase
     assert states[4].positions[0] > states[2].positions[0] > 0
     with pytest.raises(DataError, match="nothing is left to read"):
-        open_input(root, tmp_path / "log.jsonl").batches(states[-1], 4)
+        open_input(root, tmp_path / "log.jsonl").batches(states[-1])
 
 
 @pytest.mark.parametrize("threads", [1, 5])
@@ -103,13 +112,22 @@ def test_rows_split_over_processes_in_any_way_are_the_same_rows(root, tmp_path, 
         assert_equal([(number, map_arrays(lambda array, local=local: array[local], batch), state) for number, batch, state in whole], part)
 
 
-def test_rows_do_not_depend_on_how_many_a_step_takes(root, tmp_path, whole):
-    twos = read(open_input(root, tmp_path / "log.jsonl"), rows_per_step=2)
-    for number, (_, batch, state) in enumerate(whole):
-        first, second = twos[2 * number], twos[2 * number + 1]
-        assert second[2] == state
-        together = map_arrays(lambda *parts: np.concatenate(parts), first[1], second[1])
+def test_a_run_goes_on_with_another_number_of_hosts(root, tmp_path):
+    """Steps of 12 rows, each host with a run of them: 4 hosts read the first step, 2 the second, 3 the third."""
+    phases = (phase(rows=36, rows_per_step=12, mixture={"mixed": 1.0, "text": 1.0}),)
+    reader = open_input(root, tmp_path / "log.jsonl", phases)
+    whole = list(reader.batches(reader.start()))
+    state = reader.start()
+    for (batch, after), hosts in zip(whole, (4, 2, 3), strict=True):
+        parts = []
+        for local in np.split(np.arange(12), hosts):
+            batches = open_input(root, tmp_path / "log.jsonl", phases, threads=hosts).batches(state, local.tolist())
+            parts.append(next(batches))
+            batches.close()
+        together = map_arrays(lambda *arrays: np.concatenate(arrays), *(part for part, _ in parts))
         assert all((mine == theirs).all() for (_, mine), (_, theirs) in zip(arrays(together), arrays(batch), strict=True))
+        assert {part_after for _, part_after in parts} == {after}
+        state = after
 
 
 def test_any_state_resumes_exactly_in_a_new_input(root, tmp_path, whole):
@@ -119,7 +137,7 @@ def test_any_state_resumes_exactly_in_a_new_input(root, tmp_path, whole):
 
 
 def test_another_seed_gives_other_rows(root, tmp_path):
-    one, other = (next(open_input(root, tmp_path / "log.jsonl", seed=seed).batches(InputState(0, 0, 0, (0, 0)), 4))[0] for seed in (1, 2))
+    one, other = (next(open_input(root, tmp_path / "log.jsonl", seed=seed).batches(InputState(0, 0, 0, (0, 0))))[0] for seed in (1, 2))
     assert (one.inputs.tokens != other.inputs.tokens).any()
 
 
@@ -127,7 +145,7 @@ def test_keys_name_the_samples_of_a_row(root, tmp_path):
     reader = open_input(root, tmp_path / "log.jsonl")
     with pytest.raises(DataError, match="is not being read"):
         reader.keys(0, 0)
-    batches = reader.batches(reader.start(), 4)
+    batches = reader.batches(reader.start())
     batch, _ = next(batches)
     for row in range(4):
         keys = reader.keys(0, row)
@@ -141,7 +159,7 @@ def test_keys_name_the_samples_of_a_row(root, tmp_path):
 
 def test_closing_stops_the_threads(root, tmp_path):
     before = set(threading.enumerate())
-    batches = open_input(root, tmp_path / "log.jsonl", threads=3).batches(InputState(0, 0, 0, (0, 0)), 4)
+    batches = open_input(root, tmp_path / "log.jsonl", threads=3).batches(InputState(0, 0, 0, (0, 0)))
     next(batches)
     started = [thread for thread in threading.enumerate() if thread not in before]
     assert started
@@ -162,7 +180,7 @@ def truncated_corpus(root, bad, good=20):
     return small_corpus.write_jsonl(root / "mixed.jsonl", rows)
 
 
-ONE = (phase(rows=8, context=128, visual_tokens=100),)
+ONE = (phase(rows=8, rows_per_step=4, context=128, visual_tokens=100),)
 
 
 def test_a_sample_that_fails_to_decode_is_left_out_counted_and_named_once(tmp_path):
@@ -170,7 +188,7 @@ def test_a_sample_that_fails_to_decode_is_left_out_counted_and_named_once(tmp_pa
     policy = FailurePolicy(max_rate=0.5)
     reader = open_input(tmp_path, tmp_path / "log.jsonl", ONE, ("mixed",), policy=policy)
     placed = 0
-    for batch, _ in reader.batches(reader.start(), 4):
+    for batch, _ in reader.batches(reader.start()):
         starts = ((batch.inputs.positions[..., 0] == 0) & (batch.source >= 0)).sum()
         placed += int(starts)
         images = [np.count_nonzero(slots >= 0) for slots in batch.inputs.visual_slot]
@@ -183,7 +201,7 @@ def test_a_sample_that_fails_to_decode_is_left_out_counted_and_named_once(tmp_pa
         ("mixed", f"mixed.jsonl:{line}", "truncated") for line in (1, 2, 3)
     ]
     again = open_input(tmp_path, tmp_path / "log.jsonl", ONE, ("mixed",), policy=policy)
-    assert len(list(again.batches(again.start(), 4))) == 2
+    assert len(list(again.batches(again.start()))) == 2
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
 
 
@@ -198,7 +216,7 @@ def test_too_many_failures_stop_with_a_summary(tmp_path, policy, message):
     truncated_corpus(tmp_path, bad=19, good=1)
     reader = open_input(tmp_path, tmp_path / "log.jsonl", ONE, ("mixed",), policy=policy)
     with pytest.raises(DataError, match=message) as stopped:
-        list(reader.batches(reader.start(), 4))
+        list(reader.batches(reader.start()))
     assert str(tmp_path / "log.jsonl") in str(stopped.value)
 
 
@@ -209,7 +227,7 @@ def test_an_index_that_excludes_too_much_stops_at_once(tmp_path):
     with pytest.raises(DataError, match=r"2 of the 3 samples of source 'mixed' cannot be used \(1 broken_json, 1 missing_file\)"):
         open_input(tmp_path, tmp_path / "log.jsonl", ONE, ("mixed",), policy=FailurePolicy(max_rate=0.5, minimum_samples=3))
     reader = open_input(tmp_path, tmp_path / "log.jsonl", ONE, ("mixed",), policy=FailurePolicy(max_rate=0.5, minimum_samples=4))
-    assert len(list(reader.batches(reader.start(), 8))) == 1
+    assert len(list(reader.batches(reader.start()))) == 2
 
 
 def test_a_file_that_changed_since_it_was_indexed_is_left_out(tmp_path):
@@ -217,7 +235,7 @@ def test_a_file_that_changed_since_it_was_indexed_is_left_out(tmp_path):
     reader = open_input(tmp_path, tmp_path / "log.jsonl", ONE, ("mixed",), policy=FailurePolicy(max_rate=0.5))
     small_corpus.write_image(tmp_path / "media/5.jpg", 64, 128)
     (tmp_path / "media/6.jpg").unlink()
-    list(reader.batches(reader.start(), 4))
+    list(reader.batches(reader.start()))
     assert set(reader.failures.reasons) == {"changed", "missing_file"}
     assert "the next start measures it again" in (tmp_path / "log.jsonl").read_text()
 
@@ -228,11 +246,11 @@ def test_samples_too_long_for_a_phase_are_counted_and_named(root, tmp_path):
     small_corpus.write_jsonl(tmp_path / "mixed.jsonl", rows)
     phases = (phase(rows=4, context=128), phase(name="q", rows=4, context=4096))
     reader = open_input(tmp_path, tmp_path / "log.jsonl", phases, ("mixed",))
-    assert [{name: found.total for name, found in reader.too_long(number).items()} for number in reader.laid_out] == [
+    assert [{name: found.total for name, found in reader.layout(number).too_long.items()} for number in reader.laid_out] == [
         {"mixed": 1},
         {"mixed": 0},
     ]
-    list(reader.batches(reader.start(), 2))
+    list(reader.batches(reader.start()))
     (named,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
     assert (named["key"], named["reason"]) == ("mixed.jsonl:5", "too_long")
     assert re.search(r"phase 'p': context \d{3} of 128; raise the budget", named["message"]), named["message"]
@@ -247,10 +265,10 @@ def test_many_samples_are_looked_at_when_their_phase_begins(tmp_path, monkeypatc
     phases = (phase(rows=4, context=4096), phase(name="q", rows=4, context=128))
     reader = open_input(tmp_path, tmp_path / "log.jsonl", phases, ("mixed",))
     assert reader.laid_out == []
-    *_, (_, state) = reader.batches(reader.start(), 2)
+    *_, (_, state) = reader.batches(reader.start())
     assert reader.laid_out == [0] and state.phase == 1
-    list(reader.batches(state, 2))
-    assert reader.laid_out == [0, 1] and reader.too_long(1)["mixed"].total == 1
+    list(reader.batches(state))
+    assert reader.laid_out == [0, 1] and reader.layout(1).too_long["mixed"].total == 1
     assert json.loads((tmp_path / "log.jsonl").read_text())["key"] == "mixed.jsonl:5"
 
 
@@ -270,16 +288,17 @@ def test_impossible_phases_are_refused_before_the_first_row_even_late_ones(root,
 
 def test_impossible_arguments_are_refused(root, tmp_path):
     reader = open_input(root, tmp_path / "log.jsonl")
-    for state, rows, local, message in (
-        (reader.start(), 5, None, "rows_per_step = 5 must divide the 12 rows"),
-        (reader.start(), 0, None, "rows_per_step = 0"),
-        (InputState(0, 2, 0, (0, 0)), 4, None, "the state's row 2"),
-        (InputState(0, 0, 0, (0,)), 4, None, "is not a state"),
-        (reader.start(), 4, [4], "must be among the 4 rows"),
-        (reader.start(), 4, [], "at least one"),
+    for state, local, message in (
+        (InputState(0, 2, 0, (0, 0)), None, "the state's row 2 is not the first of a step: phase 'short' has 4 rows a step"),
+        (InputState(0, 0, 0, (0,)), None, "is not a state"),
+        (reader.start(), [4], "must be among the 4 rows"),
+        (reader.start(), [], "at least one"),
     ):
         with pytest.raises(DataError, match=message):
-            reader.batches(state, rows, local)
+            reader.batches(state, local)
+    for rows_per_step in (5, 0):
+        with pytest.raises(DataError, match=f"the 12 rows of phase 'short' are not whole steps of {rows_per_step} rows"):
+            open_input(root, tmp_path / "log.jsonl", (dataclasses.replace(PHASES[0], rows_per_step=rows_per_step),))
     with pytest.raises(DataError, match="no phases"):
         open_input(root, tmp_path / "log.jsonl", ())
     with pytest.raises(DataError, match="each once"):

@@ -19,14 +19,14 @@ def reader(tmp_path_factory):
     root = tmp_path_factory.mktemp("corpus")
     source = small_corpus.jsonl(small_corpus.write_corpus(root, repeats=4))
     index = LengthIndex.open(source, tokenizer(), root / "index")
-    phases = [phase(rows=8, context=CONTEXT, visual_tokens=VISUAL)]
+    phases = [phase(rows=8, rows_per_step=4, context=CONTEXT, visual_tokens=VISUAL)]
     return lambda: RowLoader([source], [index], phases, tokenizer(), 0, FailurePolicy(), root / "log.jsonl", threads=1)
 
 
 @pytest.fixture(scope="module")
 def rows(reader):
     reader = reader()
-    batches = [batch for batch, _ in reader.batches(reader.start(), 4)]
+    batches = [batch for batch, _ in reader.batches(reader.start())]
     return [map_arrays(lambda array, row=row: array[row], batch) for batch in batches for row in range(4)]
 
 
@@ -67,7 +67,7 @@ def test_one_shard_is_the_row_itself(rows):
 
 def test_the_loader_arranges_the_same_rows(reader, rows):
     arranged = reader()
-    batches = [batch for batch, _ in arranged.batches(arranged.start(), 4, [1, 3], context_shards=4)]
+    batches = [batch for batch, _ in arranged.batches(arranged.start(), [1, 3], context_shards=4)]
     for number, batch in enumerate(batches):
         for place, row in enumerate((1, 3)):
             expected = arrange(rows[4 * number + row], 4)

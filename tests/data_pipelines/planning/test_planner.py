@@ -3,7 +3,7 @@ import collections
 import numpy as np
 import pytest
 
-from data_pipelines.planning import planner as planner_module
+from data_pipelines.planning import draws as draws_module
 from data_pipelines.planning.planner import InputState, Planner, budgets
 from data_pipelines.randomness import permute, stable_seed, weyl
 from data_pipelines.schema import DataError, PhaseSettings
@@ -161,11 +161,39 @@ def test_a_state_resumes_at_any_row():
         assert resumed.state(250) == InputState(1, 0, 0, whole.state(250).positions)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_state_resumes_at_every_step_whatever_the_lengths(seed):
+    """Made lengths with budgets that bind or not; blocks of a few steps, whose number the phase's rows do not divide by."""
+    random = np.random.default_rng(seed)
+    rows_per_step = int(random.choice([1, 3, 4, 6]))
+    settings = phase(
+        rows=17 * rows_per_step,
+        rows_per_step=rows_per_step,
+        context=int(random.integers(200, 2000)),
+        visual_tokens=int(random.integers(60, 1000)),
+        images=int(random.integers(4, 40)),
+        segments=int(random.integers(1, 40)),
+    )
+    indexes = [lognormal(name, 100, images, 30, seed) for name, images in (("text", 0), ("image", 1), ("video", 4))]
+    block = 4 * rows_per_step + 1  # rounded down to whole steps
+    whole = Planner(0, settings, indexes, seed, START, block_rows=block)
+    assert whole.block_rows % rows_per_step == 0 < whole.block_rows <= block
+    rows = [whole.row(row) for row in range(settings.rows)]
+    whole = Planner(0, settings, indexes, seed, START, block_rows=block)
+    for first in range(0, settings.rows, rows_per_step):
+        resumed = Planner(0, settings, indexes, seed, whole.state(first), block)
+        last = first + rows_per_step if first else settings.rows
+        assert [resumed.row(row) for row in range(first, last)] == rows[first:last]
+    assert set(collections.Counter(draw for row in rows for draw in row).values()) == {1}
+    totals = np.array([sum(indexes[draw.source].lengths(settings, 0)[draw.sample] for draw in row) for row in rows])
+    assert (totals <= budgets(settings)).all()
+
+
 def test_resuming_at_row_100_million_plans_one_block_and_is_small(monkeypatch):
     blocks, permuted = [], []  # rows of each planned block; how many numbers each call shuffled
-    plan, shuffle = Planner._plan, planner_module.permute
+    plan, shuffle = Planner._plan, draws_module.permute
     monkeypatch.setattr(Planner, "_plan", lambda self, start, wanted: blocks.append(wanted) or plan(self, start, wanted))
-    monkeypatch.setattr(planner_module, "permute", lambda index, *rest: permuted.append(len(index)) or shuffle(index, *rest))
+    monkeypatch.setattr(draws_module, "permute", lambda index, *rest: permuted.append(len(index)) or shuffle(index, *rest))
     indexes = [Index(f"source_{i}", np.tile([20 + i, 0, 0, 1], (1000, 1))) for i in range(8)]
     state = InputState(3, 100_000_000, 2_400_000_000, tuple(300_000_000 + i for i in range(8)))
     assert len(state.to_json()) < 200

@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 
 from configs.demo import get_config
+from data_pipelines.planning.advice import Advice
 from data_pipelines.planning.too_long import NEVER_FITS, find_too_long
 from neo_jax.config import Config
-from neo_jax.training.losses_of_data import FailureLines, converted_lines, excluded_lines, ignored_lines, share, too_long_lines
+from neo_jax.training.losses_of_data import (
+    FailureLines,
+    converted_lines,
+    excluded_lines,
+    ignored_lines,
+    share,
+    too_long_lines,
+    underfilled_lines,
+)
 
 
 def index(name, count, **counters):
@@ -52,6 +61,21 @@ def test_what_is_too_long_for_a_phase_and_by_which_budget():
     assert list(too_long_lines(phase, found)) == [
         "text: 3 of 40 (8%) samples of text do not fit a row (2 pass context 128, the longest needs 300; 1 are of a kind that the phase takes "
         "none of): skipped.jsonl"
+    ]
+
+
+def test_budgets_that_leave_rows_empty():
+    phases = Config.from_config_dict(get_config()).phases[:3]
+    advice = [
+        Advice(0.634, 0.991, (8192, 4096, 512, 4), (8192, 6656, 512, 11)),
+        None,
+        Advice(0.8, 0.99, (8192, 4096, 64, 40), (8192, 4096, 96, 40)),
+    ]
+    lines = [line for phase, each in zip(phases, advice, strict=True) for line in underfilled_lines(phase, each)]
+    assert lines == [
+        "text: about 63% of the context will be filled, since visual_tokens 4096 and segments 4 are used up first; with visual_tokens 6656 and "
+        "segments 11 about 99% would be, for 7.5 MiB more pixels a row",
+        "captions: about 80% of the context will be filled, since images 64 is used up first; with images 96 about 99% would be, at no cost",
     ]
 
 

@@ -1,0 +1,141 @@
+"""The samples of a phase in the order in which they are drawn: source by the mixture's weights, then that source's next sample that fits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipelines.planning.too_long import Lookup
+from data_pipelines.randomness import permute, scramble, weyl
+
+Numbers = npt.NDArray[np.int64]
+
+_CHUNK = 1024  # samples drawn at a time, and the fewest that are looked up in a source
+_MAX_LOOKUP = 1 << 18
+
+
+class Draw(NamedTuple):
+    """One sample in a row: the source's number, the sample's number in it, and the epoch it is read in."""
+
+    source: int
+    sample: int
+    epoch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedSource:
+    """A source as a phase draws from it. At least one of its usable samples fits the budgets.
+
+    Attributes:
+      name: of the source.
+      usable: [u] int64: the samples that can be read.
+      lengths: [n, 4] int64: tokens, visual tokens, images, segments.
+      seed: of the order of its samples.
+    """
+
+    name: str
+    usable: Lookup
+    lengths: Lookup
+    seed: int
+
+
+class Samples(NamedTuple):
+    """Samples of one source that fit: numbers, epochs, the source's position after each, and [k, 4] lengths."""
+
+    samples: Numbers
+    epochs: Numbers
+    after: Numbers
+    lengths: Numbers
+
+
+class Draws:
+    """The draws of a phase from a cursor on, made as they are asked for. The mixture's shares hold over any stretch of them.
+
+    Args:
+      sources: by number.
+      edges: [sources - 1] uint64: where each source but the last ends in the mixture, as fractions of 2^64.
+      cursor: draws made before.
+      positions: samples taken from each source of the run before.
+      budgets: [4]: samples that pass one are passed over.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[int, MixedSource],
+        edges: npt.NDArray[np.uint64],
+        cursor: int,
+        positions: Sequence[int],
+        budgets: npt.ArrayLike,
+    ):
+        self._numbers = np.array(list(sources), np.int64)
+        self._streams = [_Stream(source, positions[number], np.asarray(budgets, np.int64)) for number, source in sources.items()]
+        self._edges, self._cursor = edges, cursor
+        self._source = np.zeros(0, np.int64)
+        self._drawn = _empty(0)
+
+    def lengths(self, count: int) -> Numbers:
+        """Returns the [m, 4] lengths of what is drawn, at least the first `count`."""
+        while len(self._source) < count:
+            self._draw(max(_CHUNK, count - len(self._source)))
+        return self._drawn.lengths
+
+    def first(self, count: int) -> list[Draw]:
+        """Returns the first `count` draws, of those that `lengths` gave."""
+        columns = (self._source, self._drawn.samples, self._drawn.epochs)
+        return list(map(Draw, *(column[:count].tolist() for column in columns)))
+
+    def positions(self, taken: int, before: Sequence[int]) -> tuple[int, ...]:
+        """Returns the sources' positions after the first `taken` draws, from those before the first."""
+        positions = np.array(before, np.int64)
+        np.maximum.at(positions, self._source[:taken], self._drawn.after[:taken])
+        return tuple(positions.tolist())
+
+    def _draw(self, count: int) -> None:
+        choices = np.searchsorted(self._edges, weyl(self._cursor, count), side="right")
+        drawn = _empty(count)
+        for choice, stream in enumerate(self._streams):
+            places = np.flatnonzero(choices == choice)
+            for column, values in zip(drawn, stream.take(len(places)), strict=True):
+                column[places] = values
+        self._cursor += count
+        self._source = np.concatenate([self._source, self._numbers[choices]])
+        self._drawn = _join(self._drawn, drawn)
+
+
+class _Stream:
+    """The samples of a source that fit, from a position on, over all epochs."""
+
+    def __init__(self, source: MixedSource, position: int, budgets: Numbers):
+        self._source, self._position, self._budgets = source, position, budgets
+        self._ready = self._look_up(0)
+
+    def take(self, count: int) -> Samples:
+        lookup = max(_CHUNK, count)
+        while len(self._ready.samples) < count:
+            self._ready = _join(self._ready, self._look_up(lookup))
+            lookup = min(2 * lookup, _MAX_LOOKUP)  # few samples of the source fit
+        taken, self._ready = (Samples(*(column[part] for column in self._ready)) for part in (slice(count), slice(count, None)))
+        return taken
+
+    def _look_up(self, count: int) -> Samples:
+        source, size = self._source, len(self._source.usable)
+        at = np.arange(self._position, self._position + count)
+        self._position += count
+        epochs = at // size
+        seeds = scramble(epochs.astype(np.uint64) + np.uint64(source.seed))
+        samples = source.usable[permute(at % size, size, seeds)]
+        lengths = source.lengths[samples]
+        keep = (lengths <= self._budgets).all(axis=1)
+        return Samples(samples[keep], epochs[keep], at[keep] + 1, lengths[keep])
+
+
+def _empty(count: int) -> Samples:
+    return Samples(np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros((count, 4), np.int64))
+
+
+def _join(first: Samples, second: Samples) -> Samples:
+    return Samples(*(np.concatenate(columns) for columns in zip(first, second, strict=True)))
