@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.stage:
         print(json.dumps(STAGES[given.stage](given.folder, given.samples)))
         return
-    stages = ("real", "made", "first", "first", "one_core")  # the first of the two verifies checksums
+    stages = ("real", "made", "first", "first", "one_core")
     load = os.getloadavg()[0]
     found = [_run(stage, given) for stage in stages]
     names = ("real_rows", "made_index", "first_start", "second_start", "one_core")
