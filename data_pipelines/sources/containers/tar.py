@@ -7,7 +7,6 @@ header, is not noticed.
 
 from __future__ import annotations
 
-import mmap
 import os
 import posixpath
 from collections.abc import Iterable, Sequence
@@ -46,9 +45,9 @@ class Tar:
         with tables.draft(file, self.name) as draft:
             members = [member for group in records.values() for member in group]
             names = [member.name.encode() for member in members]
-            draft.array("records", _ends(map(len, records.values())))
-            draft.array("places", np.array([member[1:] for member in members], np.int64).reshape(-1, 2))
-            draft.array("name_ends", _ends(map(len, names)))
+            draft.numbers("records", _ends(map(len, records.values())))
+            draft.numbers("places", np.array([member[1:] for member in members], np.int64).reshape(-1, 2))
+            draft.numbers("name_ends", _ends(map(len, names)))
             draft.table("names").write(b"".join(names))
             fingerprint = sampled_digest(file, headers.digest.digest())
             cut = bool(members) and max(member.start + member.size for member in members) > file.size
@@ -70,10 +69,9 @@ def _ends(counts: Iterable[int]) -> np.ndarray:
 class _Reader:
     def __init__(self, file: File, tables: Tables, entry: Entry, kind: str):
         self._file, self._notes = file, entry.notes
-        self._records, self._places, self._name_ends = (
-            tables.load(entry.fingerprint, kind, table) for table in ("records", "places", "name_ends")
-        )
-        self._names: mmap.mmap | bytes = tables.load_bytes(entry.fingerprint, kind, "names")
+        mapped = tables.mapped(entry, kind)
+        self._records, self._places, self._name_ends = map(mapped.numbers, ("records", "places", "name_ends"))
+        self._names = mapped.text("names")
 
     def label(self, row: int) -> str:
         if row == len(self._records) - 1:
@@ -107,7 +105,7 @@ class _Reader:
 
     def _name(self, member: int) -> str:
         start, end = int(self._name_ends[member]), int(self._name_ends[member + 1])
-        return posixpath.normpath(self._names[start:end].decode())
+        return posixpath.normpath(str(self._names[start:end], "utf-8"))
 
 
 def _stem(name: str) -> str:

@@ -17,7 +17,7 @@ def test_both_readers_agree(file):
     file = str(ROOT / "configs" / file)
     ours, whole = read_configuration(file), parse_command_line([f"--config={file}"])
     assert ours.phases == tuple(phase.input() for phase in whole.phases)
-    assert ours.sources == (*whole.data.sources.values(), *whole.data.heldout.values())
+    assert (*ours.training, *ours.heldout) == (*whole.data.sources.values(), *whole.data.heldout.values())
     assert (ours.tokenizer, ours.add_special_tokens) == (whole.tokenizer.path, whole.tokenizer.add_special_tokens)
     limits = (whole.data.max_failure_rate, whole.data.max_failure_run, whole.data.minimum_samples)
     assert (ours.policy.max_rate, ours.policy.max_run, ours.policy.minimum_samples) == limits and ours.seed == whole.run.seed
