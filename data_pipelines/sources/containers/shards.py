@@ -45,7 +45,6 @@ class Kind(Protocol):
 
     Attributes:
       name: of the tables; it changes with their layout.
-      folders: whether a shard is a folder, not a file.
     """
 
     name: str
@@ -64,8 +63,8 @@ class Kind(Protocol):
 class Shards:
     """The records of the shards that patterns name, in their order.
 
-    Tables that are missing are made; processes that open the same shards at once share the work. Resident is about a
-    kilobyte a shard; the tables of up to 256 shards of a process are mapped, and lie in the page cache as far as they are used.
+    Tables that are missing are made; processes that open the same shards at once share the work. Resident are about two kilobytes
+    a shard; the tables of up to 256 shards of a process are mapped, and lie in the page cache as far as they are used.
 
     Raises:
       DataError: no file matches, one cannot be read or is of another kind, or all are empty.
@@ -75,7 +74,7 @@ class Shards:
         self._kind, self._tables, self._source = kind, tables, source
         try:
             self._addresses = expand(patterns)
-            entries = self._look()
+            self._states, entries = self._look()
         except StorageError as error:
             raise DataError(f"source {source!r}: {error}") from error
         self._shards = [Shard(os.path.basename(a), e.fingerprint, e.samples) for a, e in zip(self._addresses, entries, strict=True)]
@@ -110,7 +109,13 @@ class Shards:
             return f"{self._names[shard]}[{row}]"
 
     def _reader(self, shard: int) -> Reader:
-        return _OPEN.get(id(self), shard, lambda: self._kind.open(open_file(self._addresses[shard]), self._tables, self._entries[shard]))
+        return _OPEN.get(id(self), shard, lambda: self._open(shard))
+
+    def _open(self, shard: int) -> Reader:
+        file = open_file(self._addresses[shard])
+        if _state(file) != self._states[shard]:
+            raise StorageError("unreadable_file", f"{file.address} was written again since the source was opened: start again")
+        return self._kind.open(file, self._tables, self._entries[shard])
 
     def _find(self, index: int) -> tuple[int, int]:
         """(shard, row in it)"""
@@ -119,23 +124,31 @@ class Shards:
         shard = bisect.bisect_right(self._ends, index)
         return shard, index - (self._ends[shard - 1] if shard else 0)
 
-    def _look(self) -> list[Entry]:
-        """What is known of each shard, after reading those that are new; in an order of its own, so that processes meet new shards apart."""
+    def _look(self) -> tuple[list[tuple[int, int]], list[Entry]]:
+        """The state of each shard, and what is known of it after reading those that are new.
+
+        In an order of its own, so that processes meet new shards apart.
+        """
         order = list(range(len(self._addresses)))
         random.Random(os.getpid()).shuffle(order)
         remote = any(map(is_remote, self._addresses))
         with concurrent.futures.ThreadPoolExecutor(_PARALLEL_OPENS if remote else _PARALLEL_SCANS) as pool:
             found = pool.map(self._entry, [self._addresses[number] for number in order])
-            entries = dict(zip(order, progress(found, len(order), f"opening {self._source}"), strict=True))
-        return [entries[number] for number in range(len(order))]
+            looked = dict(zip(order, progress(found, len(order), f"opening {self._source}"), strict=True))
+        return [looked[number][0] for number in range(len(order))], [looked[number][1] for number in range(len(order))]
 
-    def _entry(self, address: str) -> Entry:
+    def _entry(self, address: str) -> tuple[tuple[int, int], Entry]:
         file = open_file(address)
         entry = self._tables.known(file, self._kind.name)
         if entry is None:
             with self._tables.locked(file):
                 entry = self._tables.known(file, self._kind.name) or self._kind.scan(file, self._tables, self._source)
-        return entry
+        return _state(file), entry
+
+
+def _state(file: File) -> tuple[int, int]:
+    """What changes when a file is written again; of an object its size alone, since asking for more costs a request."""
+    return file.size, 0 if is_remote(file.address) else file.modified
 
 
 class _OpenShards:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from data_pipelines.schema import DataError
 from data_pipelines.storage import write_whole
-from data_pipelines.storage.interface import File, StorageError
+from data_pipelines.storage.interface import File, StorageError, is_remote
 
 _LOCKS = 64
 _ROWS = "rows"
@@ -110,7 +110,7 @@ class Tables:
     @contextlib.contextmanager
     def locked(self, file: File) -> Iterator[None]:
         """Held by one process of a host at a time for a file; a process that is killed lets go of it."""
-        number = int(hashlib.sha256(file.address.encode()).hexdigest()[:8], 16) % _LOCKS
+        number = int(_digest(file)[:8], 16) % _LOCKS
         with contextlib.ExitStack() as stack:
             try:
                 lock = stack.enter_context((self.folder / "locks" / str(number)).open("wb"))
@@ -137,7 +137,7 @@ class Tables:
         write_whole(self._seen(file, kind), json.dumps(place))
 
     def _seen(self, file: File, kind: str) -> pathlib.Path:
-        return self.folder / f"{hashlib.sha256(file.address.encode()).hexdigest()[:32]}.{kind}.seen"
+        return self.folder / f"{_digest(file)}.{kind}.seen"
 
 
 class Draft:
@@ -145,7 +145,7 @@ class Draft:
 
     def __init__(self, tables: Tables, file: File, kind: str):
         self._tables, self._file, self._kind = tables, file, kind
-        self._folder = tables.folder / f"{hashlib.sha256(file.address.encode()).hexdigest()[:32]}.{kind}.partial"
+        self._folder = tables.folder / f"{_digest(file)}.{kind}.partial"
         self._open: dict[str, IO[bytes]] = {}
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
@@ -205,6 +205,12 @@ class Draft:
         for file in self._open.values():
             file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _digest(file: File) -> str:
+    """Of the place of a file."""
+    place = file.address if is_remote(file.address) else os.path.abspath(file.address)
+    return hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
