@@ -62,7 +62,8 @@ class Headers:
                     name = _text(text)
                 elif kind == _EXTENDED:
                     fields = _extended(text)
-                    name, size = fields.get("path", name), int(fields.get("size", size))
+                    name = fields.get("path", name)
+                    size = int(fields["size"]) if fields.get("size", "").isdecimal() else size
                 at += _BLOCK + _padded(content)
                 continue
             content = size if size >= 0 else content
