@@ -10,6 +10,7 @@ from data_pipelines.storage.interface import File, is_remote
 
 _BLOCK = 512
 _FILES = b"0\0\x377"  # types of members with content: '0', NUL, '7'
+_WITHOUT_CONTENT = b"123456"  # links, devices, folders, pipes
 _LONG_NAME, _LONG_LINK, _EXTENDED, _GLOBAL = b"L", b"K", b"x", b"g"
 _LARGEST_EXTENSION = 1 << 20
 
@@ -69,7 +70,7 @@ class Headers:
             content = size if size >= 0 else content
             if kind in _FILES:
                 yield Member(name or _name(header), at + _BLOCK, content)
-            at += _BLOCK + (_padded(content) if kind in _FILES else 0)
+            at += _BLOCK + (0 if kind in _WITHOUT_CONTENT else _padded(content))
             name, size = "", -1
         if at > self._file.size:
             self.damage = f"ends within a member, at byte {self._file.size:,}"
