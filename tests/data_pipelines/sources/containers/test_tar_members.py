@@ -61,7 +61,7 @@ def test_no_damage_raises_or_reads_past_the_end(cut, flip):
     assert all(member.start + member.size <= len(content) for member in members) or headers.damage
 
 
-def test_members_of_other_types_are_passed_over_with_their_content():
+def test_a_sparse_file_is_told_and_passed_over_with_its_content():
     content = bytearray(archive([("a.txt", 700, 0), ("b.txt", 1, 0)], tarfile.GNU_FORMAT))
     content[156:157] = b"S"  # a sparse file of GNU tar
-    assert [member.name for member in Headers(Bytes(bytes(content))).members()] == ["b.txt"]
+    assert [(member.name, member.start) for member in Headers(Bytes(bytes(content))).members()] == [("a.txt", -1), ("b.txt", 2048)]
