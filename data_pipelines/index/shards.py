@@ -132,10 +132,11 @@ class Known:
 
     def chunks(self, folder: pathlib.Path) -> list[Chunk]:
         """Those with samples that may have changed; their new parts are written to `folder`."""
-        samples = np.concatenate([self.columns["file_sample"], self.columns["failure_sample"]])
-        wanted = set(np.unique(samples // work.CHUNK).tolist())
         chunks = chunks_of(self.shard, folder)
-        return [chunk._replace(folder=str(self.description.folder)) for number, chunk in enumerate(chunks) if number in wanted]
+        edges = [0, *(chunk.stop for chunk in chunks)]
+        rows = [np.diff(np.searchsorted(self.columns[name], edges)) for name in ("file_sample", "failure_sample")]
+        wanted = (rows[0] + rows[1] > 0).tolist()
+        return [chunk._replace(folder=str(self.description.folder)) for chunk, is_wanted in zip(chunks, wanted, strict=True) if is_wanted]
 
 
 def shard_may_change(known: Known) -> bool:

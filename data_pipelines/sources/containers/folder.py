@@ -119,10 +119,9 @@ class _Beside:
         if not entry.samples:
             raise DataError(f"source {source!r}: {folder} holds no samples; give it some or take it out of the configuration")
         self._shard = Shard(pathlib.PurePath(self._folder).name, entry.fingerprint, entry.samples)
-        self._records, self._name_ends, self._sizes = (
-            tables.load(entry.fingerprint, _KIND, table) for table in ("records", "name_ends", "sizes")
-        )
-        self._names = tables.load_bytes(entry.fingerprint, _KIND, "names")
+        mapped = tables.mapped(entry, _KIND)
+        self._records, self._name_ends, self._sizes = map(mapped.numbers, ("records", "name_ends", "sizes"))
+        self._names = mapped.text("names")
         self._tables = tables
 
     def __len__(self) -> int:
@@ -148,7 +147,7 @@ class _Beside:
             raise SampleError(error.reason, f"{key}: {error}") from error
 
     def _name(self, number: int) -> str:
-        return self._names[int(self._name_ends[number]) : int(self._name_ends[number + 1])].decode("utf-8", "surrogateescape")
+        return str(self._names[int(self._name_ends[number]) : int(self._name_ends[number + 1])], "utf-8", "surrogateescape")
 
     def _scan(self, place: _Place, files: Sequence[Listed], tables: Tables) -> Entry:
         groups: dict[str, list[Listed]] = {}
@@ -163,9 +162,9 @@ class _Beside:
             for content in read_many([Part.whole(file) for file in opened]):
                 digest.update(hashlib.sha256(content).digest())
         with tables.draft(place, _KIND) as draft:
-            draft.array("records", _ends(map(len, groups.values())))
-            draft.array("name_ends", _ends(map(len, names)))
-            draft.array("sizes", np.array([file.size for file in ordered], np.int64))
+            draft.numbers("records", _ends(map(len, groups.values())))
+            draft.numbers("name_ends", _ends(map(len, names)))
+            draft.numbers("sizes", np.array([file.size for file in ordered], np.int64))
             draft.table("names").write(b"".join(names))
             return draft.commit(digest.hexdigest(), len(groups))
 

@@ -48,7 +48,7 @@ class Lines:
             rows = _list_rows(b"".join([first, *text]), file.address, source) if is_list else _chain(first, text)
             copied = is_list or content.is_encoded or is_remote(file.address)
             lines = _write_table(rows, draft, copied)
-            plain: File = LocalFile(str(draft.path("rows"))) if copied else file
+            plain: File = LocalFile(draft.rows_path()) if copied else file
             filled = lines - _write_filled(draft, plain, lines)
             if content.damage and not filled:
                 raise DataError(f"source {source!r}: {file.address} {content.damage}, and no row is left: fetch it again")
@@ -67,9 +67,10 @@ class Lines:
 class _Reader:
     def __init__(self, file: File, tables: Tables, entry: Entry, kind: str):
         self._address, self._entry = file.address, entry
-        self._file: File = LocalFile(str(tables.path(entry.fingerprint, kind, "rows"))) if entry.notes["copied"] else file
-        self._starts = tables.load(entry.fingerprint, kind, "starts")
-        self._filled = tables.load(entry.fingerprint, kind, "filled") if entry.notes["sparse"] else None
+        self._file: File = LocalFile(tables.copy(entry, kind)) if entry.notes["copied"] else file
+        mapped = tables.mapped(entry, kind)
+        self._starts = mapped.numbers("starts")
+        self._filled = mapped.numbers("filled") if entry.notes["sparse"] else None
 
     def label(self, row: int) -> str:
         return f"[{row}]" if self._entry.notes["list"] else f":{self._line(row) + 1}"
@@ -180,19 +181,19 @@ def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 def _write_table(text: Iterator[bytes], draft: Draft, copied: bool) -> int:
     """Writes where each line begins and the last one ends, and a copy of the text; returns the number of lines."""
     at = last = lines = 0
-    draft.array("starts", np.zeros(1, np.int64))
+    draft.numbers("starts", np.zeros(1, np.int64))
     for block in text:
         starts = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + (at + 1)
-        draft.array("starts", starts)
+        draft.numbers("starts", starts)
         lines += len(starts)
         last = int(starts[-1]) if len(starts) else last
         at += len(block)
         if copied:
-            draft.table("rows").write(block)
+            draft.rows().write(block)
     if copied:
-        draft.table("rows")
+        draft.rows()
     if last < at:
-        draft.array("starts", np.array([at]))
+        draft.numbers("starts", np.array([at]))
         lines += 1
     return lines
 
@@ -207,7 +208,7 @@ def _write_filled(draft: Draft, plain: File, lines: int) -> int:
         short = (np.flatnonzero(sizes <= 2) + first).tolist()
         empty += [line for line in short if not plain.read(int(starts[line]), int(starts[line + 1] - starts[line])).strip()]
     if empty:
-        draft.array("filled", np.setdiff1d(np.arange(lines), empty, assume_unique=True))
+        draft.numbers("filled", np.setdiff1d(np.arange(lines), empty, assume_unique=True))
     return len(empty)
 
 

@@ -19,12 +19,12 @@ _TEXTS = frozenset(["txt", "text", "caption", "question", "answer", "cls"])
 _NUMBERED = re.compile(r"(\D*)(\d+)\.(\w+)")  # 0.jpg, frame_12.png: one of several files of a record
 
 
-class Held(NamedTuple):
+class Held[S: Stored](NamedTuple):
     """A file of a record: its full name, what follows the record's own name without the dot, its content and number of bytes."""
 
     name: str
     suffix: str
-    stored: Stored
+    stored: S
     size: int
 
 

@@ -52,12 +52,12 @@ class Parquet:
             raise DataError(f"source {source!r}: {file.address} is cut short or damaged ({reason}): fetch it again") from error
         rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         with tables.draft(file, self.name) as draft:
-            draft.array("groups", np.cumsum([0, *rows]))
+            draft.numbers("groups", np.cumsum([0, *rows]))
             return draft.commit(sampled_digest(file, _footer(file)), sum(rows), {"columns": columns})
 
     def open(self, file: File, tables: Tables, entry: Entry) -> _Reader:
         columns = [name for name in entry.notes["columns"] if name not in self._ignore]
-        return _Reader(file, tables.load(entry.fingerprint, self.name, "groups"), columns, self._groups)
+        return _Reader(file, tables.mapped(entry, self.name).numbers("groups").copy(), columns, self._groups)
 
     def check(self, shards: Sequence[tuple[str, Entry]], source: str) -> None:
         """Raises DataError where a shard has other columns than the first: its rows would be read as something else."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import bisect
+import collections
 import concurrent.futures
-import functools
 import itertools
 import os
 import pathlib
 import random
+import threading
+import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from data_pipelines.progress import progress
@@ -22,7 +24,8 @@ from data_pipelines.storage.interface import File, StorageError, is_remote
 from data_pipelines.storage.patterns import expand
 
 _PARALLEL_OPENS = 16  # of objects: each waits for its store
-_OPEN_SHARDS = 128  # their files and mapped tables are kept open
+_PARALLEL_SCANS = 4  # of local files: each waits for the disk to have its tables
+_OPEN_SHARDS = 256  # of all sources together: each holds two files open, of the 1,024 that many systems allow
 
 
 class Reader(Protocol):
@@ -42,7 +45,6 @@ class Kind(Protocol):
 
     Attributes:
       name: of the tables; it changes with their layout.
-      folders: whether a shard is a folder, not a file.
     """
 
     name: str
@@ -61,8 +63,8 @@ class Kind(Protocol):
 class Shards:
     """The records of the shards that patterns name, in their order.
 
-    Tables that are missing are made; processes that open the same shards at once share the work. Resident are the tables of up to 128
-    shards as far as they are used (8 bytes a record at most, in the page cache) and about 200 bytes a shard.
+    Tables that are missing are made; processes that open the same shards at once share the work. Resident are about two kilobytes
+    a shard; the tables of up to 256 shards of a process are mapped, and lie in the page cache as far as they are used.
 
     Raises:
       DataError: no file matches, one cannot be read or is of another kind, or all are empty.
@@ -72,7 +74,7 @@ class Shards:
         self._kind, self._tables, self._source = kind, tables, source
         try:
             self._addresses = expand(patterns)
-            entries = self._entries()
+            self._states, entries = self._look()
         except StorageError as error:
             raise DataError(f"source {source!r}: {error}") from error
         self._shards = [Shard(os.path.basename(a), e.fingerprint, e.samples) for a, e in zip(self._addresses, entries, strict=True)]
@@ -83,7 +85,8 @@ class Shards:
             raise DataError(
                 f"source {source!r}: {_listed(self._addresses)} holds no samples; give it some or take it out of the configuration"
             )
-        self._reader = functools.lru_cache(_OPEN_SHARDS)(functools.partial(_open_shard, kind, tables, self._addresses, entries))
+        self._entries = entries
+        weakref.finalize(self, _OPEN.forget, id(self))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -105,6 +108,15 @@ class Shards:
         except StorageError:
             return f"{self._names[shard]}[{row}]"
 
+    def _reader(self, shard: int) -> Reader:
+        return _OPEN.get(id(self), shard, lambda: self._open(shard))
+
+    def _open(self, shard: int) -> Reader:
+        file = open_file(self._addresses[shard])
+        if _state(file) != self._states[shard]:
+            raise StorageError("unreadable_file", f"{file.address} was written again since the source was opened: start again")
+        return self._kind.open(file, self._tables, self._entries[shard])
+
     def _find(self, index: int) -> tuple[int, int]:
         """(shard, row in it)"""
         if not 0 <= index < len(self):
@@ -112,27 +124,61 @@ class Shards:
         shard = bisect.bisect_right(self._ends, index)
         return shard, index - (self._ends[shard - 1] if shard else 0)
 
-    def _entries(self) -> list[Entry]:
-        """What is known of each shard, after reading those that are new; in an order of its own, so that processes meet new shards apart."""
+    def _look(self) -> tuple[list[tuple[int, int]], list[Entry]]:
+        """The state of each shard, and what is known of it after reading those that are new.
+
+        In an order of its own, so that processes meet new shards apart.
+        """
         order = list(range(len(self._addresses)))
         random.Random(os.getpid()).shuffle(order)
         remote = any(map(is_remote, self._addresses))
-        with concurrent.futures.ThreadPoolExecutor(_PARALLEL_OPENS if remote else 1) as pool:
+        with concurrent.futures.ThreadPoolExecutor(_PARALLEL_OPENS if remote else _PARALLEL_SCANS) as pool:
             found = pool.map(self._entry, [self._addresses[number] for number in order])
-            entries = dict(zip(order, progress(found, len(order), f"opening {self._source}"), strict=True))
-        return [entries[number] for number in range(len(order))]
+            looked = dict(zip(order, progress(found, len(order), f"opening {self._source}"), strict=True))
+        return [looked[number][0] for number in range(len(order))], [looked[number][1] for number in range(len(order))]
 
-    def _entry(self, address: str) -> Entry:
+    def _entry(self, address: str) -> tuple[tuple[int, int], Entry]:
         file = open_file(address)
         entry = self._tables.known(file, self._kind.name)
         if entry is None:
             with self._tables.locked(file):
                 entry = self._tables.known(file, self._kind.name) or self._kind.scan(file, self._tables, self._source)
-        return entry
+        return _state(file), entry
 
 
-def _open_shard(kind: Kind, tables: Tables, addresses: Sequence[str], entries: Sequence[Entry], shard: int) -> Reader:
-    return kind.open(open_file(addresses[shard]), tables, entries[shard])
+def _state(file: File) -> tuple[int, int]:
+    """What changes when a file is written again; of an object its size alone, since asking for more costs a request."""
+    return file.size, 0 if is_remote(file.address) else file.modified
+
+
+class _OpenShards:
+    """The shards that were read last, of all containers of this process."""
+
+    def __init__(self, most: int):
+        self._most, self._lock = most, threading.RLock()  # `forget` may be called by the garbage collector at any place
+        self._readers: collections.OrderedDict[tuple[int, int], Reader] = collections.OrderedDict()
+
+    def get(self, owner: int, shard: int, opened: Callable[[], Reader]) -> Reader:
+        """The reader of an owner's shard; one that is pushed out closes once no thread uses it."""
+        with self._lock:
+            if (owner, shard) in self._readers:
+                self._readers.move_to_end((owner, shard))
+                return self._readers[owner, shard]
+        reader = opened()
+        with self._lock:
+            self._readers[owner, shard] = reader
+            if len(self._readers) > self._most:
+                self._readers.popitem(last=False)
+        return reader
+
+    def forget(self, owner: int) -> None:
+        with self._lock:
+            for key in list(self._readers):
+                if key[0] == owner:
+                    self._readers.pop(key, None)
+
+
+_OPEN = _OpenShards(_OPEN_SHARDS)
 
 
 def distinct_names(addresses: Sequence[str]) -> list[str]:

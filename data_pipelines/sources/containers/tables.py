@@ -1,8 +1,9 @@
 """Tables of shards on disk: where the records of a shard lie, made once, known by the shard's content.
 
-A folder holds for each shard ENTRY.json (fingerprint and number of samples, written last) and ENTRY.NAME for each table, where ENTRY is the
-fingerprint and the kind of table; and for each place where a shard was seen which content it had, by size and time of change, so that an
-unchanged file is not read again. Each file is written whole. Everything in the folder can be deleted: it is made again.
+A folder holds for each shard ENTRY.tables (all its tables), ENTRY.rows (a plain copy, of shards that need one) and, written last, ENTRY.json (number
+of samples, places of the tables in their file), where ENTRY is the fingerprint and the kind of table; and for each place where a shard was
+seen which content it had, by size and time of change, so that an unchanged file is not read again. Each file is written whole. Everything in
+the folder can be deleted: it is made again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pathlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -25,17 +26,44 @@ import numpy.typing as npt
 
 from data_pipelines.schema import DataError
 from data_pipelines.storage import write_whole
-from data_pipelines.storage.interface import File, StorageError
+from data_pipelines.storage.interface import File, StorageError, is_remote
 
 _LOCKS = 64
+_ROWS = "rows"
+_COPIED_BYTES = 1 << 24
 
 
 class Entry(NamedTuple):
-    """What is known of a shard's content: its fingerprint, its number of samples, and notes of its kind (plain JSON)."""
+    """What is known of a shard's content.
+
+    Attributes:
+      fingerprint: of the content.
+      samples: how many it holds.
+      notes: of its kind; plain JSON.
+      places: (first byte, bytes) of each table in the file of tables.
+    """
 
     fingerprint: str
     samples: int
     notes: dict[str, Any]
+    places: dict[str, tuple[int, int]]
+
+
+class Mapped:
+    """The tables of a shard, memory-mapped."""
+
+    def __init__(self, path: pathlib.Path, places: Mapping[str, tuple[int, int]]):
+        self._places = places
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if any(size for _, size in places.values()) else b""
+
+    def numbers(self, table: str) -> npt.NDArray[np.int64]:
+        start, size = self._places[table]
+        return np.frombuffer(self._map, np.int64, size // 8, start) if size else np.zeros(0, np.int64)
+
+    def text(self, table: str) -> memoryview:
+        start, size = self._places[table]
+        return memoryview(self._map)[start : start + size]
 
 
 class Tables:
@@ -63,30 +91,26 @@ class Tables:
         return self.entry(str(seen.get("fingerprint")), kind)
 
     def entry(self, fingerprint: str, kind: str) -> Entry | None:
-        """The entry of a content; None where it or one of its tables is missing."""
-        values = _read(self.folder / f"{fingerprint}.{kind}.json")
-        if values is None or not all(self.path(fingerprint, kind, name).exists() for name in values["tables"]):
+        """The entry of a content; None where it or one of its files is missing."""
+        values = _read(self._path(fingerprint, kind, "json"))
+        if values is None or not all(os.path.exists(self._path(fingerprint, kind, ending)) for ending in values["files"]):
             return None
-        return Entry(fingerprint, values["samples"], values["notes"])
+        return Entry(fingerprint, values["samples"], values["notes"], values["places"])
 
-    def path(self, fingerprint: str, kind: str, table: str) -> pathlib.Path:
-        return self.folder / f"{fingerprint}.{kind}.{table}"
+    def mapped(self, entry: Entry, kind: str) -> Mapped:
+        return Mapped(self._path(entry.fingerprint, kind, "tables"), entry.places)
 
-    def load(self, fingerprint: str, kind: str, table: str) -> npt.NDArray[np.int64]:
-        """A table of numbers, memory-mapped."""
-        path = self.path(fingerprint, kind, table)
-        return np.memmap(path, np.int64, "r") if path.stat().st_size else np.zeros(0, np.int64)
+    def copy(self, entry: Entry, kind: str) -> str:
+        """Where the plain copy of a shard lies."""
+        return str(self._path(entry.fingerprint, kind, "rows"))
 
-    def load_bytes(self, fingerprint: str, kind: str, table: str) -> mmap.mmap | bytes:
-        """A table of bytes, memory-mapped."""
-        path = self.path(fingerprint, kind, table)
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+    def _path(self, fingerprint: str, kind: str, ending: str) -> pathlib.Path:
+        return self.folder / f"{fingerprint}.{kind}.{ending}"
 
     @contextlib.contextmanager
     def locked(self, file: File) -> Iterator[None]:
         """Held by one process of a host at a time for a file; a process that is killed lets go of it."""
-        number = int(hashlib.sha256(file.address.encode()).hexdigest()[:8], 16) % _LOCKS
+        number = int(_digest(file)[:8], 16) % _LOCKS
         with contextlib.ExitStack() as stack:
             try:
                 lock = stack.enter_context((self.folder / "locks" / str(number)).open("wb"))
@@ -113,7 +137,7 @@ class Tables:
         write_whole(self._seen(file, kind), json.dumps(place))
 
     def _seen(self, file: File, kind: str) -> pathlib.Path:
-        return self.folder / f"{hashlib.sha256(file.address.encode()).hexdigest()[:32]}.{kind}.seen"
+        return self.folder / f"{_digest(file)}.{kind}.seen"
 
 
 class Draft:
@@ -121,7 +145,7 @@ class Draft:
 
     def __init__(self, tables: Tables, file: File, kind: str):
         self._tables, self._file, self._kind = tables, file, kind
-        self._folder = tables.folder / f"{hashlib.sha256(file.address.encode()).hexdigest()[:32]}.{kind}.partial"
+        self._folder = tables.folder / f"{_digest(file)}.{kind}.partial"
         self._open: dict[str, IO[bytes]] = {}
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
@@ -129,27 +153,52 @@ class Draft:
     def table(self, name: str) -> IO[bytes]:
         """The file of a table, to be written to."""
         if name not in self._open:
-            self._open[name] = (self._folder / name).open("wb")
+            self._open[name] = (self._folder / name).open("w+b")
         return self._open[name]
 
-    def array(self, name: str, values: npt.NDArray[np.int64]) -> None:
+    def rows(self) -> IO[bytes]:
+        """The file of a plain copy, to be written to."""
+        return self.table(_ROWS)
+
+    def numbers(self, name: str, values: npt.NDArray[np.int64]) -> None:
         """Appends to a table of numbers."""
         self.table(name).write(np.ascontiguousarray(values, np.int64).data)
 
     def path(self, name: str) -> pathlib.Path:
-        """Where a table that is complete lies until `commit`."""
-        _finish(self.table(name))
+        """Where a table lies until `commit`, as far as it is written."""
+        self.table(name).flush()
         return self._folder / name
+
+    def rows_path(self) -> str:
+        """Where the plain copy lies until `commit`, as far as it is written."""
+        return str(self.path(_ROWS))
 
     def commit(self, fingerprint: str, samples: int, notes: dict[str, Any] | None = None) -> Entry:
         """The tables are complete: they become those of a content."""
-        for name, file in self._open.items():
-            _finish(file)
-            os.replace(self._folder / name, self._tables.path(fingerprint, self._kind, name))
-        entry = Entry(fingerprint, samples, notes or {})
-        values = {"samples": samples, "tables": sorted(self._open), "notes": entry.notes}
-        write_whole(self._tables.folder / f"{fingerprint}.{self._kind}.json", json.dumps(values))
+        rows = self._open.pop(_ROWS, None)
+        files = {"rows": rows} if rows else {}
+        places = {}
+        if self._open:
+            joined, *others = self._open.values()
+            for name, table in self._open.items():
+                size = table.tell()
+                start = joined.seek(0, os.SEEK_END) if others and table is not joined else 0
+                if table is not joined:
+                    start += joined.write(bytes(-start % 8))
+                    table.seek(0)
+                    shutil.copyfileobj(table, joined, _COPIED_BYTES)
+                places[name] = start, size
+            files["tables"] = joined
+        for ending, file in files.items():
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, self._tables._path(fingerprint, self._kind, ending))
+        entry = Entry(fingerprint, samples, notes or {}, places)
+        values = {"samples": samples, "files": sorted(files), "notes": entry.notes, "places": places}
+        write_whole(self._tables._path(fingerprint, self._kind, "json"), json.dumps(values))
         self._tables.remember(self._file, self._kind, fingerprint)
+        if rows:
+            rows.close()
         return entry
 
     def close(self) -> None:
@@ -158,11 +207,10 @@ class Draft:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _finish(file: IO[bytes]) -> None:
-    if not file.closed:
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
+def _digest(file: File) -> str:
+    """Of the place of a file."""
+    place = file.address if is_remote(file.address) else os.path.abspath(file.address)
+    return hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:

@@ -7,7 +7,6 @@ header, is not noticed.
 
 from __future__ import annotations
 
-import mmap
 import os
 import posixpath
 from collections.abc import Iterable, Sequence
@@ -28,7 +27,7 @@ from data_pipelines.storage.interface import File
 class Tar:
     """The kind "tar"."""
 
-    name = "tar1"
+    name = "tar2"
 
     def scan(self, file: File, tables: Tables, source: str) -> Entry:
         head = file.read(0, min(file.size, HEAD_BYTES))
@@ -40,20 +39,21 @@ class Tar:
             folder, name = posixpath.split(posixpath.normpath(member.name))
             if name.startswith((".", "__")):  # left by macOS and by archives' own bookkeeping
                 continue
-            records.setdefault(posixpath.join(folder, name.partition(".")[0]), []).append(member)
+            found = posixpath.join(folder, name.partition(".")[0])
+            records.setdefault(found, []).append(member)
         if not records and headers.damage:
             raise DataError(f"source {source!r}: {file.address} {headers.damage}, before its first member: fetch it again")
         with tables.draft(file, self.name) as draft:
             members = [member for group in records.values() for member in group]
             names = [member.name.encode() for member in members]
-            draft.array("records", _ends(map(len, records.values())))
-            draft.array("places", np.array([member[1:] for member in members], np.int64).reshape(-1, 2))
-            draft.array("name_ends", _ends(map(len, names)))
+            draft.numbers("records", _ends(map(len, records.values())))
+            draft.numbers("places", np.array([member[1:] for member in members], np.int64).reshape(-1, 2))
+            draft.numbers("name_ends", _ends(map(len, names)))
             draft.table("names").write(b"".join(names))
             fingerprint = sampled_digest(file, headers.digest.digest())
-            cut = bool(members) and max(member.start + member.size for member in members) > file.size
-            extra = bool(headers.damage) and not cut  # a record that names what is lost
-            return draft.commit(fingerprint, len(records) + extra, {"damage": headers.damage})
+            # Of a damaged archive the record that was found last may lack members.
+            last = list(records).index(found) if headers.damage else -1
+            return draft.commit(fingerprint, len(records), {"damage": headers.damage, "last": last})
 
     def open(self, file: File, tables: Tables, entry: Entry) -> _Reader:
         return _Reader(file, tables, entry, self.name)
@@ -70,44 +70,43 @@ def _ends(counts: Iterable[int]) -> np.ndarray:
 class _Reader:
     def __init__(self, file: File, tables: Tables, entry: Entry, kind: str):
         self._file, self._notes = file, entry.notes
-        self._records, self._places, self._name_ends = (
-            tables.load(entry.fingerprint, kind, table) for table in ("records", "places", "name_ends")
-        )
-        self._names: mmap.mmap | bytes = tables.load_bytes(entry.fingerprint, kind, "names")
+        mapped = tables.mapped(entry, kind)
+        self._records, self._places, self._name_ends = map(mapped.numbers, ("records", "places", "name_ends"))
+        self._names = mapped.text("names")
 
     def label(self, row: int) -> str:
-        if row == len(self._records) - 1:
-            return f"[{row}]"
         return "/" + _stem(self._name(int(self._records[row])))
 
     def record(self, row: int, key: str) -> RawRecord:
         address = self._file.address
-        if row == len(self._records) - 1:
-            raise SampleError("broken_record", f"{key}: {address} {self._notes['damage']}; what follows is lost: fetch the file again")
-        members, end = self._members(row)
+        if row == self._notes["last"]:
+            what = "the record may not be whole, and what follows is lost"
+            raise SampleError("broken_record", f"{key}: {address} {self._notes['damage']}; {what}: fetch the file again")
+        members = self._members(row)
         by_suffix = {member.suffix: member for member in members}
         if len(by_suffix) < len(members):
             raise SampleError(
                 "duplicate_key", f"{key}: {address} holds {len(members)} members of this name, some with one ending: rename them"
             )
-        if end > self._file.size:
-            raise SampleError("broken_record", f"{key}: {address} {self._notes['damage']}; the record is not whole: fetch the file again")
+        if linked := next((member.name for member in members if member.stored.start < 0), None):
+            raise SampleError(
+                "broken_record", f"{key}: the member {linked} is a link or a sparse file, which is not read: pack the file itself"
+            )
         return record_of(by_suffix, key)
 
-    def _members(self, row: int) -> tuple[list[Held], int]:
-        """The members of a record, and where the last one ends."""
+    def _members(self, row: int) -> list[Held[Part]]:
+        """The members of a record."""
         first, last = int(self._records[row]), int(self._records[row + 1])
         places = self._places[2 * first : 2 * last].reshape(-1, 2).tolist()
         names = [self._name(number) for number in range(first, last)]
-        members = [
+        return [
             Held(name, os.path.basename(name).partition(".")[2], Part(self._file, start, size), size)
             for name, (start, size) in zip(names, places, strict=True)
         ]
-        return members, max(start + size for start, size in places)
 
     def _name(self, member: int) -> str:
         start, end = int(self._name_ends[member]), int(self._name_ends[member + 1])
-        return posixpath.normpath(self._names[start:end].decode())
+        return posixpath.normpath(str(self._names[start:end], "utf-8"))
 
 
 def _stem(name: str) -> str:

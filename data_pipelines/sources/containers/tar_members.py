@@ -10,12 +10,17 @@ from data_pipelines.storage.interface import File, is_remote
 
 _BLOCK = 512
 _FILES = b"0\0\x377"  # types of members with content: '0', NUL, '7'
+_NOT_READ = b"12S"  # hard links, links, GNU's sparse files
+_WITHOUT_CONTENT = b"123456"  # links, devices, folders, pipes
 _LONG_NAME, _LONG_LINK, _EXTENDED, _GLOBAL = b"L", b"K", b"x", b"g"
 _LARGEST_EXTENSION = 1 << 20
 
 
 class Member(NamedTuple):
-    """A file of an archive: its name and where its content lies. `size` reaches past the archive's end where that is cut."""
+    """A file of an archive: its name and where its content lies.
+
+    `size` reaches past the archive's end where that is cut; `start` is -1 for a link or a sparse file, whose content is elsewhere or folded.
+    """
 
     name: str
     start: int
@@ -39,7 +44,7 @@ class Headers:
         self.damage = ""
 
     def members(self) -> Iterator[Member]:
-        """Yields the files in order; folders, links and devices are passed over. Raises StorageError."""
+        """Yields the files in order; folders and devices are passed over. Raises StorageError."""
         at, name, size = 0, "", -1  # of the next member, where an extension gives them
         while at < self._file.size:
             header = self._read(at, _BLOCK)
@@ -62,16 +67,18 @@ class Headers:
                     name = _text(text)
                 elif kind == _EXTENDED:
                     fields = _extended(text)
-                    name, size = fields.get("path", name), int(fields.get("size", size))
+                    name = fields.get("path", name)
+                    size = int(fields["size"]) if fields.get("size", "").isdecimal() else size
                 at += _BLOCK + _padded(content)
                 continue
             content = size if size >= 0 else content
-            if kind in _FILES:
-                yield Member(name or _name(header), at + _BLOCK, content)
-            at += _BLOCK + (_padded(content) if kind in _FILES else 0)
+            if kind in _FILES or kind in _NOT_READ:
+                yield Member(name or _name(header), *((at + _BLOCK, content) if kind in _FILES else (-1, 0)))
+            at += _BLOCK + (0 if kind in _WITHOUT_CONTENT else _padded(content))
             name, size = "", -1
-        if at > self._file.size:
-            self.damage = f"ends within a member, at byte {self._file.size:,}"
+        if self._file.size:
+            where = "within a member" if at > self._file.size else "without the mark of its end"
+            self.damage = f"ends {where}, at byte {self._file.size:,}"
 
     def _read(self, start: int, length: int) -> bytes:
         """Up to `length` bytes: fewer at the end."""

@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 import small_corpus
 
-from data_pipelines.index.lengths import inspect
+from data_pipelines.index.measures import inspect
 from data_pipelines.media.images import image_size
 from data_pipelines.schema import DataError, SampleError, SourceSettings, Turn
 from data_pipelines.sources import open_source

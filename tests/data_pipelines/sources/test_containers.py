@@ -1,5 +1,6 @@
 """Rows from every container: the same samples, media from the container itself or from the root beside it."""
 
+import concurrent.futures
 import json
 import tarfile
 
@@ -119,3 +120,29 @@ def test_columns_that_prompts_use_are_read_though_they_are_ignored(tmp_path):
         SourceSettings("rows", "parquet", str(tmp_path / "a.parquet"), ignore=("hint_image_count", "url"), prompts=prompts)
     )
     assert source[0].turns[0].text == "Why? (2)" and set(source.container.record(0).fields) == {"question", "answer", "hint_image_count"}
+
+
+def test_archives_of_img2dataset(tmp_path):
+    """Its JSON holds the caption too, and what is known of the picture, which is counted as not read."""
+    small_corpus.write_image(tmp_path / "a.jpg", 40, 50)
+    row = {"caption": "a caption", "url": "https://example.org/a.jpg", "key": "000", "status": "success", "error_message": None}
+    row |= {"width": 50, "height": 40, "original_width": 500, "original_height": 400, "exif": "{}", "sha256": "0" * 64}
+    (tmp_path / "a.json").write_text(json.dumps(row))
+    (tmp_path / "a.txt").write_text("a caption")
+    with tarfile.open(tmp_path / "00000.tar", "w") as archive:
+        for ending in ("jpg", "json", "txt"):
+            archive.add(tmp_path / f"a.{ending}", f"000000000.{ending}")
+    source = open_source(SourceSettings("pairs", "tar", str(tmp_path / "{00000..00000}.tar")))
+    assert source[0].turns[1].text == "a caption" and inspect(source[0], small_corpus.tokenizer()).sizes == [(40, 50)]
+    assert source.ignored.keys() == row.keys() - {"caption", "error_message"}
+
+
+@pytest.mark.parametrize(("format", "pack"), [("tar", pack_tar), ("parquet", pack_parquet)])
+def test_threads_share_a_source(root, tmp_path, format, pack):
+    pack(tmp_path / f"rows.{format}", root)
+    media_root = str(root / "media") if format == "parquet" else ""
+    source = open_source(SourceSettings("mixed", format, str(tmp_path / f"rows.{format}"), media_root))
+    expected = [content(source[index]) for index in range(12)]
+    numbers = [number * 7 % 12 for number in range(240)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda number: content(source[number]), numbers)) == [expected[number] for number in numbers]

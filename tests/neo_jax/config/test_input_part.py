@@ -17,7 +17,7 @@ def test_both_readers_agree(file):
     file = str(ROOT / "configs" / file)
     ours, whole = read_configuration(file), parse_command_line([f"--config={file}"])
     assert ours.phases == tuple(phase.input() for phase in whole.phases)
-    assert ours.sources == (*whole.data.sources.values(), *whole.data.heldout.values())
+    assert (*ours.training, *ours.heldout) == (*whole.data.sources.values(), *whole.data.heldout.values())
     assert (ours.tokenizer, ours.add_special_tokens) == (whole.tokenizer.path, whole.tokenizer.add_special_tokens)
     limits = (whole.data.max_failure_rate, whole.data.max_failure_run, whole.data.minimum_samples)
     assert (ours.policy.max_rate, ours.policy.max_run, ours.policy.minimum_samples) == limits and ours.seed == whole.run.seed
@@ -34,3 +34,9 @@ def test_keys_to_ignore_are_a_setting_of_each_source():
     arguments = [f"--config={ROOT / 'configs/demo.py'}", '--config.data.sources.text.ignore=("tools", "prompt")']
     assert parse_command_line(arguments).data.sources["text"].ignore == ("tools", "prompt")
     assert parse_command_line([arguments[0], "--config.data.sources.text.ignore=tools"]).data.sources["text"].ignore == ("tools",)
+
+
+def test_a_path_on_the_command_line_is_one_or_several():
+    config = f"--config={ROOT / 'configs/demo.py'}"
+    for text, path in (("a-{0,1}.jsonl", "a-{0,1}.jsonl"), ('("a.tar", "~/b.tar")', ("a.tar", str(pathlib.Path("~/b.tar").expanduser())))):
+        assert parse_command_line([config, f"--config.data.sources.text.path={text}"]).data.sources["text"].path == path

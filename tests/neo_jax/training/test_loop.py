@@ -90,3 +90,13 @@ def test_stopped_while_answering_questions_it_leaves_no_record(corpus, tmp_path,
     with pytest.raises(Preempted):
         phase_evaluation.evaluate_phase(settings, 0, data, {}, lambda: 0.0, Progress(silent=True), stop)
     assert exchange.is_first() and not (tmp_path / "run" / "evaluations").exists()
+
+
+@pytest.mark.nightly
+def test_phases_of_many_samples_are_looked_at_when_they_begin(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_pipelines.loading.loader.LAID_OUT_AT_ONCE", 0)
+    running = trainer.Trainer(spread(corpus, tmp_path / "run"), Progress(silent=True))
+    told = []
+    monkeypatch.setattr(trainer, "too_long_lines", lambda phase, found: told.append((phase.name, len(running._data.train.laid_out))) or ())
+    running.run()
+    assert told == [(name, number) for number, name in enumerate(STEPS, 1)]

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import sys
 
 import pytest
 
-from data_pipelines.schema import DataError
+from data_pipelines.schema import DataError, SampleError
 from data_pipelines.sources.containers import lines
 from data_pipelines.sources.containers.lines import Lines
 from data_pipelines.sources.containers.shards import Shards, distinct_names
@@ -122,3 +123,21 @@ def test_tables_without_a_folder_are_gone_with_their_source(tmp_path):
 )
 def test_names_of_shards_are_as_long_as_tells_them_apart(addresses, names):
     assert distinct_names(addresses) == names
+
+
+def test_one_name_in_two_folders_is_two_places(tmp_path, monkeypatch):
+    """Of equal size and time of change, as a copy of an edited file may have."""
+    for name, n in (("a", 1), ("b", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jsonl").write_text(json.dumps({"n": n}) + "\n")
+        os.utime(tmp_path / name / "x.jsonl", ns=(1, 1))
+        monkeypatch.chdir(tmp_path / name)
+        assert Shards(Lines(), "x.jsonl", Tables(tmp_path / "tables"), "rows").record(0).fields == {"n": n}
+
+
+def test_a_shard_that_is_written_again_while_it_is_used_is_told(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"n": 1}\n{"n": 2}\n')
+    container = Shards(Lines(), str(tmp_path / "x.jsonl"), Tables(None), "rows")
+    (tmp_path / "x.jsonl").write_text('{"n":    1}\n')
+    with pytest.raises(SampleError, match=r"x.jsonl\[1\]: .*x.jsonl was written again since the source was opened: start again"):
+        container.record(1)
