@@ -13,7 +13,7 @@ import small_corpus
 import stores
 from pyarrow import parquet
 
-from data_pipelines.index.lengths import inspect
+from data_pipelines.index.measures import inspect
 from data_pipelines.media.images import read_bytes
 from data_pipelines.schema import DataError, Media, SampleError, SourceSettings
 from data_pipelines.sources import open_source

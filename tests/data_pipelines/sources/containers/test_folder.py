@@ -6,7 +6,7 @@ import os
 import pytest
 import small_corpus
 
-from data_pipelines.index.lengths import inspect
+from data_pipelines.index.measures import inspect
 from data_pipelines.media.images import image_size, read_bytes
 from data_pipelines.schema import DataError, SampleError, SourceSettings
 from data_pipelines.sources import open_source
