@@ -12,12 +12,11 @@ import sys
 import numpy as np
 import pytest
 
-from tests.neo_jax.training.running import ROOT, TIMEOUT, answers, metrics, run, start, wait_for, wait_for_step, write_config
+from tests.neo_jax.training.running import FAST, ROOT, TIMEOUT, answers, metrics, run, start, wait_for, wait_for_step, write_config
 from tests.neo_jax.training.tiny_run import tiny_config_dict
 
 pytestmark = pytest.mark.xdist_group("processes")  # one worker: the runs below are made once
 
-FAST = "--xla_backend_optimization_level=0"  # machine code that is not optimised compiles sooner; the sums are the same
 STEPS = {"text": 2, "mid": 4}
 
 
@@ -51,10 +50,7 @@ def places(processes: int, devices: int) -> list[list[str]]:
 def run_group(files: list[pathlib.Path], devices: int, roots: list[pathlib.Path] | None = None, **options) -> list[tuple[int, str]]:
     """Exit code and output of each process of a group, one a configuration file."""
     roots = roots or [ROOT] * len(files)
-    group = [
-        start(file, *place, root=root, xla_flags=FAST, **options)
-        for file, place, root in zip(files, places(len(files), devices), roots, strict=True)
-    ]
+    group = [start(file, *place, root=root, **options) for file, place, root in zip(files, places(len(files), devices), roots, strict=True)]
     outputs = [process.communicate(timeout=TIMEOUT) for process in group]
     return [(process.returncode, out + errors) for process, (out, errors) in zip(group, outputs, strict=True)]
 
@@ -88,7 +84,7 @@ def assert_same(ours: list[dict], expected: list[dict]) -> None:
 def one(corpus: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A run of one process with eight devices."""
     directory = tmp_path_factory.mktemp("one") / "run"
-    code, output = run(config(corpus, directory), "--processes=1", "--cpu-devices=8", xla_flags=FAST)
+    code, output = run(config(corpus, directory), "--processes=1", "--cpu-devices=8")
     assert code == 0, output
     return directory
 
@@ -140,7 +136,7 @@ def test_a_run_resumes_on_other_meshes_and_counts(corpus, four, tmp_path):
                 shutil.rmtree(path)
         mesh = {"data": -1, "fsdp": fsdp}
         file = config(corpus, directory, mesh)
-        code, output = run(file, "--processes=1", f"--cpu-devices={devices}", xla_flags=FAST)
+        code, output = run(file, "--processes=1", f"--cpu-devices={devices}")
         assert code == 0, output
         assert f"resumed after step {resumed}" in output
         assert_same(metrics(directory), metrics(four))
@@ -153,7 +149,7 @@ def test_one_sigterm_saves_and_ends_all_with_77(corpus, tmp_path):
 
     def until(step: int, stopped: int) -> tuple[int, list[str]]:
         """Runs two processes to this step and stops one; returns the step after which all have ended, and what each said."""
-        group = [start(file, *place, xla_flags=FAST) for place in places(2, 4)]
+        group = [start(file, *place) for place in places(2, 4)]
         wait_for_step(group[0], directory, step)
         group[stopped].send_signal(signal.SIGTERM)
         errors = [process.communicate(timeout=TIMEOUT)[1] for process in group]
@@ -207,7 +203,7 @@ sys.exit(main(sys.argv[1:]))
 def test_a_sigterm_of_any_process_ends_all_outside_of_steps_too(corpus, tmp_path, doing, sentence):
     """While process 0 indexes and the others wait for it, and while all answer questions; process 1 alone gets the signal."""
     file = config(corpus, tmp_path / "run")
-    group = [start(file, *place, str(tmp_path / doing), xla_flags=FAST, program=("-c", WAITS)) for place in places(2, 4)]
+    group = [start(file, *place, str(tmp_path / doing), program=("-c", WAITS)) for place in places(2, 4)]
     wait_for(group[0], (tmp_path / doing).exists)
     group[1].send_signal(signal.SIGTERM)
     errors = [process.communicate(timeout=TIMEOUT)[1] for process in group]

@@ -10,7 +10,6 @@ from tests.neo_jax.training.running import TIMEOUT, answers, metrics, run, start
 
 SPANNING = {"data": 1, "fsdp": 1, "context": 4, "tensor": 2}  # tokens of a row on two processes, each of which reads every row
 WHOLE = {"data": 1, "fsdp": 1, "context": 1, "tensor": 1}
-FAST = "--xla_backend_optimization_level=0"  # compiles sooner
 
 
 def config(corpus: pathlib.Path, directory: pathlib.Path, mesh: dict[str, int]) -> pathlib.Path:
@@ -26,10 +25,10 @@ def test_context_and_tensor_over_processes_give_the_numbers_of_one_device(corpus
         port = server.getsockname()[1]
     file = config(corpus, tmp_path / "two", SPANNING)
     flags = ["--processes=2", f"--coordinator=127.0.0.1:{port}", "--cpu-devices=4"]
-    group = [start(file, *flags, f"--process={number}", xla_flags=FAST) for number in range(2)]
+    group = [start(file, *flags, f"--process={number}") for number in range(2)]
     outputs = [process.communicate(timeout=TIMEOUT) for process in group]
     assert [process.returncode for process in group] == [0] * 2, outputs
-    code, output = run(config(corpus, tmp_path / "one", WHOLE), "--processes=1", "--cpu-devices=1", xla_flags=FAST)
+    code, output = run(config(corpus, tmp_path / "one", WHOLE), "--processes=1", "--cpu-devices=1")
     assert code == 0, output
     ours, expected = metrics(tmp_path / "two"), metrics(tmp_path / "one")
     assert len(ours) == len(expected) == 2

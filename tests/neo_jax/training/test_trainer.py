@@ -13,7 +13,6 @@ from tests.neo_jax.training.running import TIMEOUT, answers, metrics, run, start
 from tests.neo_jax.training.tiny_run import STEPS
 
 TOTAL = sum(STEPS.values())
-FAST = "--xla_backend_optimization_level=0"  # compiles sooner
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +68,13 @@ def test_moments_in_host_memory_come_back(corpus: pathlib.Path, tmp_path: pathli
         "evaluation__interim_questions": 1,
     }
     whole, directory = tmp_path / "whole", tmp_path / "run"
-    code, output = run(write_config(corpus, whole, **values), xla_flags=FAST)
+    code, output = run(write_config(corpus, whole, **values))
     assert code == 0, output
     shutil.copytree(whole, directory)
     for path in (directory / "checkpoints").iterdir():
         if path.name.isdigit() and int(path.name) > 2:
             shutil.rmtree(path)
-    code, output = run(write_config(corpus, directory, **values), xla_flags=FAST)
+    code, output = run(write_config(corpus, directory, **values))
     assert code == 0, output
     assert "resumed after step 2" in output
     assert metrics(directory) == metrics(whole)
