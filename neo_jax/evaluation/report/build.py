@@ -41,7 +41,9 @@ def build_report(settings: config.Config) -> RunReport:
     records = [record for record in _add(problems, *read_evaluations(directory)) if record.scores]
     starts, damage = read_facts(directory)
     _add(problems, starts, [damage] if damage else [])
-    training, held_out = (_add(problems, *_open(sources)) for sources in (settings.data.sources, settings.data.heldout))
+    folder = pathlib.Path(settings.data.index_folder)
+    training = _add(problems, *_open(settings.data.sources, folder / "tables"))
+    held_out = _add(problems, *_open(settings.data.heldout, folder / "heldout" / "tables"))
     sizes = {
         (part, name): len(source)
         for part, opened in (("training", training), ("held-out", held_out))
@@ -92,12 +94,12 @@ def _spans(settings: config.Config, records: Sequence[StepRecord]) -> Iterator[P
         first, tokens_before = first + phase.steps, tokens
 
 
-def _open(sources: Mapping[str, SourceSettings]) -> tuple[Opened, list[str]]:
+def _open(sources: Mapping[str, SourceSettings], tables: pathlib.Path) -> tuple[Opened, list[str]]:
     """The sources that can be opened, and a sentence for each that cannot any more."""
     opened, problems = {}, []
     for name, settings in sources.items():
         try:
-            opened[name] = (settings, open_source(settings))
+            opened[name] = (settings, open_source(settings, tables))
         except (DataError, OSError) as error:
             problems.append(f"source {name} is not shown or compared: {error}")
     return opened, problems

@@ -40,14 +40,17 @@ def values(container):
         ("a.jsonl", TEXT.rstrip("\n").replace("\n", "\r\n").encode()),
         ("a.jsonl", TEXT.encode("utf-16")),
         ("a.jsonl", b"\xfe\xff" + TEXT.encode("utf-16-be")),
-        ("a.jsonl.gz", gzip.compress(TEXT.encode())),
-        ("a.jsonl.gz", gzip.compress(TEXT[:20].encode()) + gzip.compress(TEXT[20:].encode())),  # as parallel writers leave it
+        ("a.jsonl.gz", gzip.compress(TEXT.encode(), mtime=0)),
+        (
+            "a.jsonl.gz",
+            gzip.compress(TEXT[:20].encode(), mtime=0) + gzip.compress(TEXT[20:].encode(), mtime=0),
+        ),  # as parallel writers leave it
         ("a.jsonl.zst", zstd(TEXT.encode())),
         ("a.jsonl.zst", zstd(TEXT[:20].encode()) + zstd(TEXT[20:].encode())),
-        ("a.jsonl.gz", gzip.compress(TEXT.encode("utf-16"))),
+        ("a.jsonl.gz", gzip.compress(TEXT.encode("utf-16"), mtime=0)),
         ("a.json", json.dumps(ROWS).encode()),
         ("a.json", json.dumps(ROWS, indent=2, ensure_ascii=False).replace("\n", "\r\n").encode()),
-        ("a.json.gz", gzip.compress(("\ufeff \n" + json.dumps(ROWS)).encode())),
+        ("a.json.gz", gzip.compress(("\ufeff \n" + json.dumps(ROWS)).encode(), mtime=0)),
     ],
 )
 def test_every_way_of_writing_gives_the_same_rows(tmp_path, monkeypatch, name, content):
@@ -147,7 +150,7 @@ def test_a_copy_of_a_shard_is_the_same_data_and_an_unchanged_one_is_not_read_aga
 
 
 def test_deleted_tables_are_made_again(tmp_path):
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(TEXT.encode()))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(TEXT.encode(), mtime=0))
     opened(tmp_path / "a.jsonl.gz", tmp_path / "tables")
     for path in (tmp_path / "tables").glob("*.rows"):
         path.unlink()
