@@ -83,6 +83,7 @@ def test_the_committed_result_has_its_columns():
         assert row["torch_eager_ms"] > 0 and row["torch_compile_ms"] > 0 and row["loss_difference"] <= step.LARGEST_DIFFERENCE
 
 
+@pytest.mark.nightly
 def test_our_step_is_recorded_for_another_program(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", RECORD, str(tmp_path)], check=True, cwd=ROOT, env=environment)

@@ -19,7 +19,7 @@ def minimal(**changes):
 
 def test_what_is_left_out_has_its_default(tmp_path):
     read = read_configuration(write(tmp_path / "c.py", minimal()))
-    assert read.phases == (PhaseSettings("p", 12, 128, 0, 0, 8, 0, 0, 0, (1.0, 4.0), 0, {"a": 2.0}),)
+    assert read.phases == (PhaseSettings("p", 12, 128, 0, 0, 8, 0, 0, 0, (1.0, 4.0), 0, {"a": 2.0}, rows_per_step=4),)
     assert read.training == (SourceSettings("a", "jsonl", "a.jsonl"),)
     assert (read.tokenizer, read.add_special_tokens, read.seed, read.policy) == ("", True, 0, FailurePolicy())
 

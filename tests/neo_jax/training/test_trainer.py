@@ -43,10 +43,10 @@ def test_a_run_leaves_what_its_user_needs(whole: pathlib.Path):
 
 
 def test_killed_anywhere_it_ends_in_the_same_numbers(corpus: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path):
-    """kill -9 in every phase, behind an edge too: losses, gradients and answers equal the uninterrupted run's bit for bit."""
+    """kill -9 in the second phase, behind an edge, and in the last: losses, gradients and answers equal the uninterrupted run's bit for bit."""
     directory = tmp_path / "run"
     file = write_config(corpus, directory)
-    for step in (2, 4, 7, 9):
+    for step in (4, 9):
         process = start(file)
         wait_for_step(process, directory, step)
         process.kill()
