@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, PngImagePlugin, features
 
 from data_pipelines.media import faithful
+from data_pipelines.media.near_names import near_name
 from data_pipelines.media.sizes import check_size
 from data_pipelines.schema import PICTURES, VISUAL_TOKEN_BYTES, VISUAL_TOKEN_SIDE, Media, SampleError
 from data_pipelines.storage.interface import StorageError
@@ -59,7 +60,9 @@ def open_media(media: Media) -> BinaryIO:
     except StorageError as error:
         raise SampleError(error.reason, f"{media.name}: {error}") from error
     except FileNotFoundError as error:
-        raise SampleError("missing_file", f"{media.name}: no such file ({media.path})") from error
+        near = near_name(media.path) if media.path is not None else None
+        hint = f"; the folder has {near!r}, whose letters differ in case: rename one" if near else ""
+        raise SampleError("missing_file", f"{media.name}: no such file ({media.path}){hint}") from error
     except OSError as error:
         raise SampleError("unreadable_file", f"{media.name}: the file cannot be read ({error})") from error
     if size == 0:
