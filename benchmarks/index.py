@@ -75,9 +75,6 @@ class Repeated:
     def key(self, index: int) -> str:
         return f"{self._source.key(index % SHARD % REAL)} ({index})"
 
-    def fingerprint(self) -> str:
-        return "made"
-
     def shards(self) -> Sequence[MadeShard]:
         return self._shards
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 
 import numpy as np
 
+from data_pipelines.commands import UNUSABLE
 from data_pipelines.configuration import Configuration, read_configuration
 from data_pipelines.documents import Lengths, count_labels, measure
 from data_pipelines.failures import FailurePolicy, counts_text
@@ -38,7 +39,6 @@ from data_pipelines.sources.containers.recognise import format_of
 from data_pipelines.storage.interface import is_remote
 from data_pipelines.text.tokenizers import SPECIAL_TOKENS, Tokenizer, load_tokenizer
 
-UNUSABLE = 65
 _EXAMPLES = 2  # of rows for each reason
 _THREADS = 8
 _WINDOW = 1024  # rows handed to the threads at a time

@@ -47,6 +47,12 @@ class Configuration(NamedTuple):
     seed: int
     policy: FailurePolicy
 
+    def require_index(self) -> None:
+        """Raises DataError for a configuration that lacks what a length index is made with."""
+        for key, value in (("tokenizer.path", self.tokenizer), ("data.index_folder", self.index_folder)):
+            if not value:
+                raise DataError(f"the configuration has no {key}: set it")
+
 
 def read_configuration(file: str) -> Configuration:
     """Runs get_config(ARG) of FILE[:ARG] and reads what the input needs.

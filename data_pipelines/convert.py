@@ -20,6 +20,7 @@ from typing import NamedTuple
 import tensorflow_datasets
 from array_record.python import array_record_module
 
+from data_pipelines.commands import UNUSABLE
 from data_pipelines.failures import FailurePolicy, Failures
 from data_pipelines.media import images, video
 from data_pipelines.progress import progress
@@ -212,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     except DataError as error:
         print(f"convert: {error}", file=sys.stderr)
-        return 65
+        return UNUSABLE
     if failures.failed:
         print(f"left out: {failures.summary()}", file=sys.stderr)
     print(folder)

@@ -13,18 +13,15 @@ import argparse
 import pathlib
 import sys
 
+from data_pipelines.commands import answer
 from data_pipelines.configuration import read_configuration
-from data_pipelines.index.lengths import LengthIndex
-from data_pipelines.index.work import Recipe
+from data_pipelines.index.opening import NamedTokenizer, open_indexed
 from data_pipelines.inspection.gather import gather
 from data_pipelines.inspection.overlap import overlap_sentences
 from data_pipelines.inspection.page import page
 from data_pipelines.schema import DataError
 from data_pipelines.sources import open_source
 from data_pipelines.storage import write_whole
-from data_pipelines.text.tokenizers import load_tokenizer
-
-UNUSABLE = 65
 
 
 def inspect(config: str, output: pathlib.Path, rows: int) -> list[pathlib.Path]:
@@ -39,25 +36,28 @@ def inspect(config: str, output: pathlib.Path, rows: int) -> list[pathlib.Path]:
       DataError: the configuration or its data cannot be used.
     """
     configuration = read_configuration(config)
-    if not configuration.tokenizer:
-        raise DataError("the configuration names no tokenizer: set tokenizer.path")
-    tokenizer = load_tokenizer(configuration.tokenizer, configuration.add_special_tokens)
-    folder = pathlib.Path(configuration.index_folder)
-    sources = [open_source(source, folder / "tables") for source in configuration.training]
-    add_special_tokens = configuration.add_special_tokens
-    recipes = [Recipe(source, str(folder / "tables"), configuration.tokenizer, add_special_tokens) for source in configuration.training]
-    opened = zip(sources, recipes, strict=True)
-    indexes = [LengthIndex.open(source, tokenizer, folder, recipe=recipe) for source, recipe in opened]
+    configuration.require_index()
+    named = NamedTokenizer.load(configuration.tokenizer, configuration.add_special_tokens)
+    tokenizer, folder = named.tokenizer, pathlib.Path(configuration.index_folder).expanduser()
+    opened = list(open_indexed(configuration.training, named, folder))
+    sources, indexes = [source for source, _ in opened], [index for _, index in opened]
     sentences = overlap_sentences(sources, [open_source(source, folder / "heldout" / "tables") for source in configuration.heldout])
     numbers = {source.name: number for number, source in enumerate(sources)}
     names = [phase.name for phase in configuration.phases]
-    output.mkdir(parents=True, exist_ok=True)
     pages = []
     for facts in gather(configuration.phases, sources, indexes, tokenizer, configuration.seed, rows):
         path = output / f"{facts.phase.name}.html"
-        write_whole(path, page(facts, names, sentences, tokenizer, numbers))
+        _write(path, page(facts, names, sentences, tokenizer, numbers))
         pages.append(path)
     return pages
+
+
+def _write(path: pathlib.Path, content: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        raise DataError(f"cannot write to {path.parent} ({error}): name another folder") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,16 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.rows < 0:
         parser.error("--rows must be 0 or more")
-    try:
-        pages = inspect(options.config, options.output, options.rows)
-    except DataError as error:
-        print(f"inspect: {error}", file=sys.stderr)
-        return UNUSABLE
-    except OSError as error:
-        print(f"inspect: cannot write to {options.output} ({error}): name another folder", file=sys.stderr)
-        return UNUSABLE
-    print("\n".join(map(str, pages)))
-    return 0
+    return answer("inspect", lambda: print("\n".join(map(str, inspect(options.config, options.output, options.rows)))))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ DATA_PIPELINES = {
     "data_pipelines.randomness": set(),
     "data_pipelines.batch": {"data_pipelines.schema"},
     "data_pipelines.failures": BASE,
+    "data_pipelines.commands": BASE,
     "data_pipelines.configuration": BASE | {"data_pipelines.failures"},
     "data_pipelines.media": BASE,
     "data_pipelines.text": BASE | {"data_pipelines.media"},

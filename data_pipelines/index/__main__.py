@@ -12,17 +12,11 @@ import pathlib
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 
+from data_pipelines.commands import answer
 from data_pipelines.configuration import read_configuration
 from data_pipelines.failures import counts_text
-from data_pipelines.index.lengths import LengthIndex
-from data_pipelines.index.work import Recipe
-from data_pipelines.schema import DataError, Interrupted, SourceSettings
-from data_pipelines.sources import open_source
-from data_pipelines.text.tokenizers import load_tokenizer
-
-UNUSABLE, STOPPED = 65, 75
+from data_pipelines.index.opening import NamedTokenizer, open_indexed
 
 
 def build(config: str, processes: int, stop: threading.Event) -> None:
@@ -38,22 +32,13 @@ def build(config: str, processes: int, stop: threading.Event) -> None:
       Interrupted: `stop` was set.
     """
     configuration = read_configuration(config)
-    for key, value in (("tokenizer.path", configuration.tokenizer), ("data.index_folder", configuration.index_folder)):
-        if not value:
-            raise DataError(f"the configuration has no {key}: set it")
-    tokenizer = load_tokenizer(configuration.tokenizer, configuration.add_special_tokens)
+    configuration.require_index()
+    tokenizer = NamedTokenizer.load(configuration.tokenizer, configuration.add_special_tokens)
     folder = pathlib.Path(configuration.index_folder).expanduser()
-
-    def of(sources: Sequence[SourceSettings], folder: pathlib.Path) -> None:
-        for settings in sources:
-            tables = folder / "tables"
-            recipe = Recipe(settings, str(tables), configuration.tokenizer, configuration.add_special_tokens, processes)
-            index = LengthIndex.open(open_source(settings, tables), tokenizer, folder, stop=stop.is_set, recipe=recipe)
+    for sources, place in ((configuration.training, folder), (configuration.heldout, folder / "heldout")):
+        for _, index in open_indexed(sources, tokenizer, place, stop=stop.is_set, processes=processes):
             unusable = f" ({counts_text(index.unusable)}: {index.log})" if index.unusable else ""
             print(f"{index.name}: {len(index.usable):,} of {len(index):,} samples can be used{unusable}", flush=True)
-
-    of(configuration.training, folder)
-    of(configuration.heldout, folder / "heldout")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,17 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        build(options.config, options.processes, stop)
-    except DataError as error:
-        print(f"index: {error}", file=sys.stderr)
-        return UNUSABLE
-    except Interrupted as error:
-        print(f"index: {error}", file=sys.stderr)
-        return STOPPED
+        return answer("index", lambda: build(options.config, options.processes, stop))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return 0
 
 
 if __name__ == "__main__":

@@ -95,28 +95,23 @@ class PieceCounts:
         keys = before_hash
         for values in (durations, frames, rates, first):
             keys = scramble(spread(keys, values + 1))
+
+        def count(place: int) -> int:
+            prefix = video.prefix_text(int(durations[place]), int(frames[place]), int(rates[place]))
+            return len(self._tokenizer.encode(before(place) + prefix + video.time_text(int(first[place]))))
+
         known = self._find(keys)
         if (known == _UNKNOWN).any():
             with self._lock:
-                self._add_heads(keys, durations, frames, rates, first, before)
+                self._add_heads(keys, count)
             known = self._find(keys)
         return known
 
-    def _add_heads(
-        self,
-        keys: npt.NDArray[np.uint64],
-        durations: Numbers,
-        frames: Numbers,
-        rates: Numbers,
-        first: Numbers,
-        before: Callable[[int], str],
-    ) -> None:
+    def _add_heads(self, keys: npt.NDArray[np.uint64], count: Callable[[int], int]) -> None:
+        """Counts the pieces of these keys that are not known. `count`: the tokens of the piece at a place."""
         unknown = np.flatnonzero(self._find(keys) == _UNKNOWN)
         new, places = np.unique(keys[unknown], return_index=True)
-        counts = []
-        for place in unknown[places].tolist():
-            prefix = video.prefix_text(int(durations[place]), int(frames[place]), int(rates[place]))
-            counts.append(len(self._tokenizer.encode(before(place) + prefix + video.time_text(int(first[place])))))
+        counts = [count(place) for place in unknown[places].tolist()]
         all_keys = np.concatenate([self._heads[0], new])
         order = np.argsort(all_keys)
         self._heads = all_keys[order], np.concatenate([self._heads[1], np.array(counts, np.int32)])[order]

@@ -43,10 +43,6 @@ class Source(Protocol):
         """Its files in order: the samples of shard k follow those of shard k - 1."""
         ...
 
-    def fingerprint(self) -> str:
-        """Changes when the content of the source's own files or its settings change; not with their place or time."""
-        ...
-
 
 def _open_jsonl(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
     from data_pipelines.sources.containers.lines import Lines

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
 from data_pipelines.schema import Sample, SampleError, SourceSettings
 from data_pipelines.sources.containers import Container, Shard
-from data_pipelines.sources.dialects.row import VERSION
 from data_pipelines.sources.samples import SampleReader
 from data_pipelines.storage.interface import StorageError
 
@@ -53,8 +50,3 @@ class RecordSource:
     def shards(self) -> Sequence[Shard]:
         """Its files in order: the samples of shard k follow those of shard k - 1."""
         return self.container.shards()
-
-    def fingerprint(self) -> str:
-        """Changes when the content of a shard, its name, the order of shards or a setting changes; not with a path, a time or a media file."""
-        settings = dataclasses.replace(self.settings, path="", media_root="")
-        return hashlib.sha256(repr((VERSION, list(map(tuple, self.container.shards())), settings)).encode()).hexdigest()

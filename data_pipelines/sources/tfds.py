@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
 import itertools
 import json
 import pathlib
@@ -19,7 +17,7 @@ from data_pipelines.sources.containers import Shard
 from data_pipelines.sources.containers.arrayrecord import ArrayRecords, example_decoder
 from data_pipelines.sources.containers.shards import Shards
 from data_pipelines.sources.containers.tables import Tables
-from data_pipelines.sources.dialects.row import KEYS, VERSION
+from data_pipelines.sources.dialects.row import KEYS
 from data_pipelines.sources.keys import Keys, can_change_training
 from data_pipelines.sources.paths import local_path, one_path
 from data_pipelines.sources.source import RecordSource
@@ -152,11 +150,6 @@ class TfdsSource:
     def shards(self) -> Sequence[Shard]:
         """Its files in order: the samples of shard k follow those of shard k - 1."""
         return self._container.shards()
-
-    def fingerprint(self) -> str:
-        """Changes when the content of a shard or a setting changes; not with a path or a time."""
-        settings = dataclasses.replace(self.settings, path="", media_root="")
-        return hashlib.sha256(repr(("tfds", VERSION, list(map(tuple, self._container.shards())), settings)).encode()).hexdigest()
 
 
 def encode(sample: Sample, media: list[bytes]) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from data_pipelines.batch import Batch, map_arrays
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.index.lengths import LengthIndex
-from data_pipelines.index.work import Recipe
+from data_pipelines.index.opening import NamedTokenizer, open_indexed
 from data_pipelines.loading.loader import RowLoader
 from data_pipelines.planning.planner import ORDER_VERSION, budgets
 from data_pipelines.planning.too_long import find_too_long
 from data_pipelines.schema import DataError, PhaseSettings, SourceSettings
-from data_pipelines.sources import Source, open_source
-from data_pipelines.text.tokenizers import Tokenizer, load_tokenizer
+from data_pipelines.sources import Source
+from data_pipelines.text.tokenizers import Tokenizer
 from neo_jax import config
 
 
@@ -96,15 +96,16 @@ def open_run_data(settings: config.Config, process: int = 0, stop: Callable[[], 
       DataError: a file is missing or unusable, or the tokenizer does not fit the model.
       Interrupted: `stop` said so.
     """
-    tokenizer = load_tokenizer(settings.tokenizer.path, settings.tokenizer.add_special_tokens)
+    named = NamedTokenizer.load(settings.tokenizer.path, settings.tokenizer.add_special_tokens)
+    tokenizer = named.tokenizer
     if tokenizer.vocabulary > settings.model.vocabulary:
         raise DataError(
             f"tokenizer {settings.tokenizer.path} has {tokenizer.vocabulary} ids, model.vocabulary is {settings.model.vocabulary}: "
             "raise model.vocabulary or use another tokenizer"
         )
     folder = pathlib.Path(settings.data.index_folder)
-    sources, indexes = _open(settings.data.sources, tokenizer, folder, settings, stop)
-    heldout, heldout_indexes = _open(settings.data.heldout, tokenizer, folder / "heldout", settings, stop)
+    sources, indexes = _open(settings.data.sources, named, folder, settings.data.threads, stop)
+    heldout, heldout_indexes = _open(settings.data.heldout, named, folder / "heldout", settings.data.threads, stop)
     train = RowLoader(
         sources,
         indexes,
@@ -120,19 +121,10 @@ def open_run_data(settings: config.Config, process: int = 0, stop: Callable[[], 
 
 
 def _open(
-    sources: Mapping[str, SourceSettings],
-    tokenizer: Tokenizer,
-    folder: pathlib.Path,
-    settings: config.Config,
-    stop: Callable[[], bool] | None,
+    sources: Mapping[str, SourceSettings], named: NamedTokenizer, folder: pathlib.Path, threads: int, stop: Callable[[], bool] | None
 ) -> tuple[list[Source], list[LengthIndex]]:
-    tables, tokenizer_settings = folder / "tables", settings.tokenizer
-    opened = [open_source(source, tables) for source in sources.values()]
-    recipes = [Recipe(source, str(tables), tokenizer_settings.path, tokenizer_settings.add_special_tokens) for source in sources.values()]
-    threads = settings.data.threads
-    return opened, [
-        LengthIndex.open(source, tokenizer, folder, threads, stop, recipe) for source, recipe in zip(opened, recipes, strict=True)
-    ]
+    opened = list(open_indexed(list(sources.values()), named, folder, threads, stop))
+    return [source for source, _ in opened], [index for _, index in opened]
 
 
 def _policy(data: config.Data) -> FailurePolicy:

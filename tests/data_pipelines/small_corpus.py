@@ -8,6 +8,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from data_pipelines.index.shards import shards_of
 from data_pipelines.schema import PhaseSettings, SourceSettings
 from data_pipelines.sources import open_source
 from data_pipelines.text.tokenizers import load_tokenizer
@@ -84,6 +85,11 @@ def write_corpus(root, repeats=1):
             },
         ]
     return write_jsonl(root / "mixed.jsonl", records)
+
+
+def identities(source):
+    """What a length index knows a source by: its shards' content, and how they are read."""
+    return [shard.identity for shard in shards_of(source, tokenizer())]
 
 
 def jsonl(path, name="mixed", media_root=None):

@@ -48,7 +48,9 @@ def test_a_page_a_phase(configuration, tmp_path, capsys):
         assert page.count('class="strip"') == page.count('class="mask"') == 2
     assert "1 of 9 do not fit a row (1 pass context)" in words and "keys that are not read: license" in words
     assert "text: 1 of 9 samples are equal to another one" in words
-    assert "text (held out) and mixed (trained on) share 1 files, such as that of held.jsonl:1 and mixed.jsonl:1" in html.unescape(words)
+    assert "1 of held-out source text's samples show media of training source mixed, such as held.jsonl:1: pictures/0.png" in html.unescape(
+        words
+    )
     assert "equal samples" not in words  # the held-out source is another one of the same name
     assert "data:image/jpeg" not in words and "data:image/jpeg" in everything
     assert "<td>25.0%</td>" in everything and "<td>75.0%</td>" in everything

@@ -12,7 +12,7 @@ import hashlib
 import os
 import pathlib
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from data_pipelines.sources.containers import Container, RawRecord, Shard
 from data_pipelines.sources.containers.lines import Lines
 from data_pipelines.sources.containers.members import CLIPS, Held, record_of
 from data_pipelines.sources.containers.shards import Shards
-from data_pipelines.sources.containers.tables import Entry, Tables
+from data_pipelines.sources.containers.tables import Entry, Tables, ends
 from data_pipelines.sources.paths import MediaRoot, local_path, one_path
 from data_pipelines.storage.files import Listed, Part, Whole, listing, open_file, read_many
 from data_pipelines.storage.interface import StorageError, is_remote
@@ -162,12 +162,8 @@ class _Beside:
             for content in read_many([Part.whole(file) for file in opened]):
                 digest.update(hashlib.sha256(content).digest())
         with tables.draft(place, _KIND) as draft:
-            draft.numbers("records", _ends(map(len, groups.values())))
-            draft.numbers("name_ends", _ends(map(len, names)))
+            draft.numbers("records", ends(map(len, groups.values())))
+            draft.numbers("name_ends", ends(map(len, names)))
             draft.numbers("sizes", np.array([file.size for file in ordered], np.int64))
             draft.table("names").write(b"".join(names))
             return draft.commit(digest.hexdigest(), len(groups))
-
-
-def _ends(counts: Iterable[int]) -> np.ndarray:
-    return np.cumsum([0, *counts])

@@ -18,7 +18,7 @@ import pathlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -205,6 +205,11 @@ class Draft:
         for file in self._open.values():
             file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def ends(counts: Iterable[int]) -> npt.NDArray[np.int64]:
+    """0 and the sums of counts: where each group of a table ends."""
+    return np.cumsum([0, *counts])
 
 
 def _digest(file: File) -> str:

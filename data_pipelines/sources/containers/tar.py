@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from data_pipelines.sources.containers import RawRecord
 from data_pipelines.sources.containers.members import Held, record_of
 from data_pipelines.sources.containers.recognise import HEAD_BYTES, refuse_other_formats
 from data_pipelines.sources.containers.sampled import sampled_digest
-from data_pipelines.sources.containers.tables import Entry, Tables
+from data_pipelines.sources.containers.tables import Entry, Tables, ends
 from data_pipelines.sources.containers.tar_members import Headers, Member, is_header
 from data_pipelines.storage.files import Part
 from data_pipelines.storage.interface import File
@@ -46,9 +46,9 @@ class Tar:
         with tables.draft(file, self.name) as draft:
             members = [member for group in records.values() for member in group]
             names = [member.name.encode() for member in members]
-            draft.numbers("records", _ends(map(len, records.values())))
+            draft.numbers("records", ends(map(len, records.values())))
             draft.numbers("places", np.array([member[1:] for member in members], np.int64).reshape(-1, 2))
-            draft.numbers("name_ends", _ends(map(len, names)))
+            draft.numbers("name_ends", ends(map(len, names)))
             draft.table("names").write(b"".join(names))
             fingerprint = sampled_digest(file, headers.digest.digest())
             # Of a damaged archive the record that was found last may lack members.
@@ -60,11 +60,6 @@ class Tar:
 
     def check(self, shards: Sequence[tuple[str, Entry]], source: str) -> None:
         pass
-
-
-def _ends(counts: Iterable[int]) -> np.ndarray:
-    """0 and the sums of counts: where each group ends."""
-    return np.cumsum([0, *counts])
 
 
 class _Reader:

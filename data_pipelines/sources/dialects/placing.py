@@ -39,8 +39,7 @@ def place_marks(turns: tuple[Turn, ...], images: int, clips: int, key: str) -> t
             return placed
     if not images and not clips and not _count(questions, IMAGE_MARK) and not any(_PLACED_VIDEO.search(turn.text) for turn in questions):
         return _only(questions, lambda turn: False)
-    _refuse(questions if _count(questions, IMAGE_MARK) or _count(questions, VIDEO_MARK) else escaped, images, clips, key)
-    raise AssertionError("marks that do not match are refused")
+    raise _mismatch(questions if any(_count(questions, mark) for mark in MARKS) else escaped, images, clips, key)
 
 
 def _matched(turns: tuple[Turn, ...], images: int, clips: int) -> tuple[Turn, ...] | None:
@@ -55,13 +54,13 @@ def _matched(turns: tuple[Turn, ...], images: int, clips: int) -> tuple[Turn, ..
     return None
 
 
-def _refuse(turns: tuple[Turn, ...], images: int, clips: int, key: str) -> None:
-    for mark, expected, kind in ((IMAGE_MARK, images, "image"), (VIDEO_MARK, clips, "video")):
-        if (found := _count(turns, mark)) != expected:
-            advice = f"write one mark where each file belongs, or where the word is meant \\{mark}"
-            if not expected:
-                advice = f'name the file in "{kind}", or write \\{mark} where the word is meant'
-            raise SampleError(_REASONS[mark], f"{key}: {found} {mark} marks for {expected} files; {advice}")
+def _mismatch(turns: tuple[Turn, ...], images: int, clips: int, key: str) -> SampleError:
+    """What is wrong with the marks of turns that do not match their files: the images' marks if these do not match, else the clips'."""
+    mark, expected, kind = (IMAGE_MARK, images, "image") if _count(turns, IMAGE_MARK) != images else (VIDEO_MARK, clips, "video")
+    advice = f"write one mark where each file belongs, or where the word is meant \\{mark}"
+    if not expected:
+        advice = f'name the file in "{kind}", or write \\{mark} where the word is meant'
+    return SampleError(_REASONS[mark], f"{key}: {_count(turns, mark)} {mark} marks for {expected} files; {advice}")
 
 
 def _refuse_other_marks(turn: Turn, key: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from data_pipelines.schema import DOCUMENT, SampleError, SourceSettings, Turn
@@ -70,7 +70,7 @@ def read_row(record: object, key: str, keys: Keys, settings: SourceSettings) -> 
     return Row(turns, found.images, found.clips, family)
 
 
-def _dialect(fields: Mapping[str, Any], record: Mapping[str, Any], prompts: Sequence[str]) -> tuple[tuple[str, ...], Reader | None]:
+def _dialect(fields: Mapping[str, Any], record: Mapping[str, Any], prompts: tuple[str, ...]) -> tuple[tuple[str, ...], Reader | None]:
     """The keys that a row's dialect reads, and what reads it; None for a row in none of them."""
     has = fields.keys().__contains__
     if any(map(has, TURNS_KEYS)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import string
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ def read_page(fields: Mapping[str, Any], key: str) -> Conversation:
     return Conversation((Turn(DOCUMENT, "\n".join(lines)),), tuple(files), ())
 
 
-def read_caption(fields: Mapping[str, Any], record: Mapping[str, Any], key: str, prompts: Sequence[str]) -> Conversation:
+def read_caption(fields: Mapping[str, Any], record: Mapping[str, Any], key: str, prompts: tuple[str, ...]) -> Conversation:
     """A file and its `caption` or `text`: the answer to one of `prompts`, or to the file alone where there are none.
 
     Raises SampleError "bad_record", "bad_text", "bad_media", "web_address".
@@ -56,7 +57,7 @@ def read_caption(fields: Mapping[str, Any], record: Mapping[str, Any], key: str,
     return _answered("", caption, fields, record, key, prompts)
 
 
-def read_question(fields: Mapping[str, Any], record: Mapping[str, Any], key: str, prompts: Sequence[str]) -> Conversation:
+def read_question(fields: Mapping[str, Any], record: Mapping[str, Any], key: str, prompts: tuple[str, ...]) -> Conversation:
     """`question` and `answer`, with a `system` prompt and media. A prompt may write {question} and any other column of the row in braces.
 
     Raises SampleError "bad_record", "bad_text", "bad_media", "web_address".
@@ -70,13 +71,14 @@ def read_question(fields: Mapping[str, Any], record: Mapping[str, Any], key: str
     return found
 
 
-def columns_of(prompts: Sequence[str]) -> frozenset[str]:
+@functools.cache
+def columns_of(prompts: tuple[str, ...]) -> frozenset[str]:
     """The columns that prompts write in braces. Raises ValueError for a prompt with braces that do not match."""
     return frozenset(name for prompt in prompts for _, name, _, _ in string.Formatter().parse(prompt) if name)
 
 
 def _answered(
-    question: str, answer: str, fields: Mapping[str, Any], record: Mapping[str, Any], key: str, prompts: Sequence[str]
+    question: str, answer: str, fields: Mapping[str, Any], record: Mapping[str, Any], key: str, prompts: tuple[str, ...]
 ) -> Conversation:
     images, clips = read_images(fields, key), read_clips(fields, key)
     values = {name: _column(record.get(name), name, key) for name in columns_of(prompts)} | {"question": question}

@@ -8,11 +8,11 @@ import pathlib
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
+from data_pipelines.inspection.leaks import Opened, find_leaks
 from data_pipelines.schema import DataError, SourceSettings
 from data_pipelines.sources import open_source
 from neo_jax import config
 from neo_jax.evaluation.report.data import MetricRow, PhaseResults, PhaseSpan, RunReport, SampleCard
-from neo_jax.evaluation.report.leaks import Opened, find_leaks
 from neo_jax.evaluation.report.pictures import first_answers, make_cards
 from neo_jax.evaluation.report.skipped import read_skipped
 from neo_jax.evaluation.report.write import write_report
@@ -45,9 +45,7 @@ def build_report(settings: config.Config) -> RunReport:
     training = _add(problems, *_open(settings.data.sources, folder / "tables"))
     held_out = _add(problems, *_open(settings.data.heldout, folder / "heldout" / "tables"))
     sizes = {
-        (part, name): len(source)
-        for part, opened in (("training", training), ("held-out", held_out))
-        for name, (_, source) in opened.items()
+        (part, name): len(source) for part, opened in (("training", training), ("held-out", held_out)) for name, source in opened.items()
     }
     skipped = _add(problems, *read_skipped(directory, [phase.name for phase in settings.phases], sizes))
     _add(problems, None, _configuration_problems(directory / "config.json"))
@@ -99,7 +97,7 @@ def _open(sources: Mapping[str, SourceSettings], tables: pathlib.Path) -> tuple[
     opened, problems = {}, []
     for name, settings in sources.items():
         try:
-            opened[name] = (settings, open_source(settings, tables))
+            opened[name] = open_source(settings, tables)
         except (DataError, OSError) as error:
             problems.append(f"source {name} is not shown or compared: {error}")
     return opened, problems
@@ -109,7 +107,7 @@ def _cards(settings: config.Config, record: EvaluationRecord, held_out: Opened) 
     phase = next((phase for phase in settings.phases if phase.name == record.phase), None)
     if phase is None:
         return [], [f"no samples are shown: the last evaluation is of phase {record.phase}, which the configuration does not have"]
-    return make_cards(first_answers(record.answers), [source for _, source in held_out.values()], phase.input(), settings.run.seed)
+    return make_cards(first_answers(record.answers), list(held_out.values()), phase.input(), settings.run.seed)
 
 
 def _configuration_problems(path: pathlib.Path) -> list[str]:

@@ -16,13 +16,6 @@ from data_pipelines.schema import DataError, SourceSettings
 from data_pipelines.sources import open_source
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("corpus")
-    small_corpus.write_corpus(root)
-    return root
-
-
 @pytest.mark.parametrize(
     "settings",
     [

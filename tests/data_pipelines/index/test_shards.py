@@ -17,7 +17,7 @@ import pytest
 import small_corpus
 from small_corpus import WIDE, phase, tokenizer
 
-from data_pipelines.index import build, measures, work
+from data_pipelines.index import build, work
 from data_pipelines.index.lengths import LengthIndex
 from data_pipelines.index.work import Recipe
 from data_pipelines.schema import DataError, Interrupted, SourceSettings
@@ -61,25 +61,6 @@ class Sharded:
 
     def shards(self):
         return self._shards
-
-    def fingerprint(self):
-        return "not used"
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("corpus")
-    small_corpus.write_corpus(root)
-    return root
-
-
-@pytest.fixture
-def inspected(monkeypatch):
-    """The keys of the samples that were measured in this process, in no order."""
-    keys = []
-    inspect = measures.inspect
-    monkeypatch.setattr(measures, "inspect", lambda sample, *rest: keys.append(sample.key) or inspect(sample, *rest))
-    return keys
 
 
 def divided(root, folder, edges):

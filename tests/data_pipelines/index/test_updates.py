@@ -15,28 +15,12 @@ import small_corpus
 from small_corpus import WIDE, phase, tokenizer
 
 from data_pipelines.documents import build_document
-from data_pipelines.index import build, measures, shards, work
+from data_pipelines.index import build, shards, work
 from data_pipelines.index.columns import COLUMNS
 from data_pipelines.index.lengths import LengthIndex, sample_seed
 from data_pipelines.media import images
 from data_pipelines.schema import DataError, Interrupted, SourceSettings
 from data_pipelines.sources import open_source
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("corpus")
-    small_corpus.write_corpus(root)
-    return root
-
-
-@pytest.fixture
-def inspected(monkeypatch):
-    """The keys of the samples that were measured, in no order."""
-    keys = []
-    inspect = measures.inspect
-    monkeypatch.setattr(measures, "inspect", lambda sample, *rest: keys.append(sample.key) or inspect(sample, *rest))
-    return keys
 
 
 def keys_of(lines):

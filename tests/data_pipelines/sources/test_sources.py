@@ -170,17 +170,19 @@ def test_sources_that_cannot_be_opened_are_refused(tmp_path):
             open_source(settings)
 
 
-def test_the_fingerprint_follows_content_and_settings_and_not_place_or_time(tmp_path):
+def test_a_source_is_known_by_content_and_settings_and_not_by_place_or_time(tmp_path):
     records = [{"conversations": TURNS}]
-    first = source_of(tmp_path, records).fingerprint()
+    first = small_corpus.identities(source_of(tmp_path, records))
     os.utime(tmp_path / "rows.jsonl", ns=(1, 1))
     (tmp_path / "mount").mkdir()
     copy = small_corpus.write_jsonl(tmp_path / "mount/rows.jsonl", records)
     for path in (tmp_path / "rows.jsonl", copy):
-        assert small_corpus.jsonl(path, media_root=tmp_path).fingerprint() == first
-    assert open_source(SourceSettings("mixed", "jsonl", str(copy), ignore=("x",))).fingerprint() != first
-    assert source_of(tmp_path, records, "other.jsonl").fingerprint() != first  # keys name the file, and prompts are drawn by keys
-    assert source_of(tmp_path, [*records, *records]).fingerprint() != first
+        assert small_corpus.identities(small_corpus.jsonl(path, media_root=tmp_path)) == first
+    assert small_corpus.identities(open_source(SourceSettings("mixed", "jsonl", str(copy), str(tmp_path), ignore=("x",)))) != first
+    other = small_corpus.write_jsonl(tmp_path / "other.jsonl", records)  # keys name the file, and prompts are drawn by keys
+    drawn = [SourceSettings("mixed", "jsonl", str(path), prompts=("a", "b")) for path in (copy, other)]
+    assert small_corpus.identities(open_source(drawn[0])) != small_corpus.identities(open_source(drawn[1]))
+    assert small_corpus.identities(source_of(tmp_path, [*records, *records])) != first
 
 
 def test_both_formats_give_the_same_samples(root, tmp_path):
@@ -198,7 +200,7 @@ def test_both_formats_give_the_same_samples(root, tmp_path):
     for index in range(12):
         assert content(copy[index]) == content(original[index])
         assert copy.key(index) == original.key(index)
-    assert copy.fingerprint() == open_source(SourceSettings("mixed", "tfds", str(folder))).fingerprint()
+    assert small_corpus.identities(copy) == small_corpus.identities(open_source(SourceSettings("mixed", "tfds", str(folder))))
 
 
 def test_reading_and_writing_array_records_need_no_tensorflow(root, tmp_path):

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from configs.demo import get_config
+from data_pipelines.inspection import leaks
 from neo_jax.config import Config
-from neo_jax.evaluation.report import leaks
 from neo_jax.evaluation.report.build import report_run
 from neo_jax.evaluation.report.figures import cut
 from neo_jax.evaluation.report.pictures import PICTURE_BYTES, PICTURES, SIDE, small_file

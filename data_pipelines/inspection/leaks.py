@@ -19,7 +19,7 @@ MOST_SAMPLES = 20_000  # of a source that are compared, evenly over it
 MOST_BYTES = 1 << 30  # of media in a dataset that are read with them
 PROBED = 16  # samples that tell how many bytes a sample has
 
-Opened = Mapping[str, tuple[SourceSettings, Source]]  # by the source's name
+Opened = Mapping[str, Source]  # by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,23 +40,23 @@ def find_leaks(training: Opened, held_out: Opened) -> list[str]:
     """
     same_file = {
         (name, other)
-        for name, (settings, _) in held_out.items()
-        for other, (trained, _) in training.items()
-        if _files(settings) & _files(trained)
+        for name, source in held_out.items()
+        for other, trained in training.items()
+        if _files(source.settings) & _files(trained.settings)
     }
     sentences = [
         f"held-out source {name} reads the file of training source {other}: its samples are trained on" for name, other in sorted(same_file)
     ]
     by_name: dict[str, list[_Shown]] = {}
     by_path: dict[pathlib.Path, list[_Shown]] = {}
-    for name, (_, source) in held_out.items():
+    for name, source in held_out.items():
         for key, media in _media(source, _stride(f"held-out source {name}", source, sentences)):
             shown = _Shown(name, key, dataclasses.replace(media, data=None, stored=None), _digest(media) if media.path is None else "")
             by_name.setdefault(media.name, []).append(shown)
             if media.path is not None:
                 by_path.setdefault(media.path.resolve(), []).append(shown)
     file_names = {path.name for path in by_path}
-    for name, (_, source) in training.items() if by_name else ():
+    for name, source in training.items() if by_name else ():
         leaked: dict[str, dict[str, str]] = {}  # held-out source -> key -> name of the media file
         for _, media in _media(source, _stride(f"training source {name}", source, sentences)):
             same = by_path.get(media.path.resolve(), []) if media.path is not None and media.path.name in file_names else []
