@@ -42,6 +42,8 @@ MARK = 14  # text tokens of a frame: its time, and the two marks of an image
 class MadeLengths:
     """Lengths of a source: [n, 4] tokens, visual tokens, images, segments."""
 
+    max_epochs = 0.0
+
     def __init__(self, name: str, text: npt.ArrayLike, visual: npt.ArrayLike = 0, images: npt.ArrayLike = 0):
         columns = np.broadcast_arrays(np.asarray(text) + visual, visual, images, 1)
         self.name, self._lengths = name, np.stack(columns, axis=1).astype(np.int64)

@@ -25,10 +25,12 @@ from typing import Any, NamedTuple, NoReturn, cast
 import numpy as np
 
 from data_pipelines.commands import UNUSABLE
+from data_pipelines.conditions import read_condition
 from data_pipelines.configuration import Configuration, read_configuration
 from data_pipelines.documents import Lengths, count_labels, measure
 from data_pipelines.failures import FailurePolicy, counts_text
-from data_pipelines.index.columns import Measured
+from data_pipelines.index.columns import Entry, Measured, pack
+from data_pipelines.index.filters import Filters
 from data_pipelines.index.lengths import sample_seed
 from data_pipelines.index.measures import inspect
 from data_pipelines.media import images, video
@@ -36,6 +38,7 @@ from data_pipelines.progress import progress
 from data_pipelines.schema import DataError, PhaseSettings, Sample, SampleError, SourceSettings
 from data_pipelines.sources import FORMATS, Source, open_source
 from data_pipelines.sources.containers.recognise import format_of
+from data_pipelines.sources.samples import FILTERED
 from data_pipelines.storage.interface import is_remote
 from data_pipelines.text.tokenizers import SPECIAL_TOKENS, Tokenizer, load_tokenizer
 
@@ -103,11 +106,19 @@ class Checker:
         try:
             sample = self.source[number]
             measured = inspect(sample, self._tokenizer or _LETTERS)
+            self._filter(key, measured)
             if self._decode:
                 _decode_pixels(sample, measured)
             return self._measured(sample, measured, sample_seed(self._seed, self.source.name, number))
         except SampleError as error:
             return Row(key, error.reason, str(error), None, None, [], ())
+
+    def _filter(self, key: str, measured: Measured) -> None:
+        """Raises SampleError "filtered" for a sample that the source's `keep` leaves out. Without a tokenizer, tokens are not judged."""
+        keep = self.source.settings.keep
+        judged = [text for text in keep if self._tokenizer or read_condition(text).name != "tokens"]
+        if len(Filters(judged).rejected(pack([Entry(measured, None)]), slice(0, 1))):
+            raise SampleError(FILTERED, f"{key}: left out by `keep`: {'; '.join(keep)}")
 
     def _measured(self, sample: Sample, measured: Measured, seed: int) -> Row:
         if self._tokenizer is None:
@@ -177,8 +188,12 @@ class Summary:
     lost_rows: Counter[str] = dataclasses.field(default_factory=Counter)
 
     @property
+    def filtered(self) -> int:
+        return self.reasons[FILTERED]
+
+    @property
     def unusable(self) -> int:
-        return self.reasons.total()
+        return self.reasons.total() - self.filtered
 
     def add(self, row: Row) -> None:
         self.rows += 1
@@ -196,15 +211,16 @@ class Summary:
     def verdict(self, policy: FailurePolicy) -> str | None:
         """Returns None if training would go on with the source, else a sentence that says why not."""
         counts = f"{self.unusable} of {self.rows} rows cannot be used ({counts_text(self.reasons)})"
-        if self.unusable == self.rows:
+        kept = self.rows - self.filtered
+        if self.unusable == kept:
             return f"{self.path}: {counts}: none is left"
-        if policy.exceeded(self.unusable, self.rows, whole=True):
+        if policy.exceeded(self.unusable, kept, whole=True):
             return f"{self.path}: {counts}, more than {policy.max_rate:.2%}: mend or remove them, or raise data.max_failure_rate"
         return None
 
     def lines(self, ignored: Counter[str]) -> Iterator[str]:
         """Yields the report."""
-        yield f"{self.path}: {self.rows - self.unusable:,} of {self.rows:,} rows can be used"
+        yield f"{self.path}: {self.rows - self.reasons.total():,} of {self.rows:,} rows can be used"
         for reason, count in self.reasons.most_common():
             yield f"  {count:,} {reason}"
             yield from (

@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 import runpy
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.schema import DataError, PhaseSettings, SourceSettings
@@ -108,13 +108,17 @@ class _Section:
             value, {float: (int, float), tuple: (list, tuple)}.get(kind, kind)
         ):
             wanted = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", tuple: "a tuple"}[kind]
-            raise DataError(f"--config={self._file}: {self._name(key)} is {value!r}, must be {wanted}")
+            self.refuse(key, f"is {value!r}, must be {wanted}")
         return kind(value)
+
+    def refuse(self, key: str, sentence: str) -> NoReturn:
+        """Raises DataError that says what is wrong with a key."""
+        raise DataError(f"--config={self._file}: {self._name(key)} {sentence}")
 
     def _get(self, key: str, default: Any) -> Any:
         value = self.values.get(key, default)
         if value is None:
-            raise DataError(f"--config={self._file}: {self._name(key)} is missing: set it")
+            self.refuse(key, "is missing: set it")
         return value
 
     def _name(self, key: str) -> str:
@@ -143,5 +147,7 @@ def _sources(sections: _Section) -> list[SourceSettings]:
         without_path = SourceSettings(name, section.value("format", str), _path(section))
         optional = [field.name for field in dataclasses.fields(SourceSettings)[3:]]
         fields = {key: section.value(key, type(getattr(without_path, key)), getattr(without_path, key)) for key in optional}
-        read.append(dataclasses.replace(without_path, **fields))
+        read.append(settings := dataclasses.replace(without_path, **fields))
+        for key, sentence in settings.problems():
+            section.refuse(key, sentence)
     return read

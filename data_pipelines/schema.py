@@ -13,6 +13,7 @@ from typing import Annotated
 
 import numpy as np
 
+from data_pipelines.conditions import read_condition
 from data_pipelines.storage.interface import Stored
 
 VISUAL_TOKEN_SIDE = 32  # pixels: 2 x 2 patches of 16 x 16
@@ -161,6 +162,11 @@ class SourceSettings:
       prompts: of captions and questions: what the user says, one of these for each row. {question} and {COLUMN} in braces are replaced by
         what the row has there; a list becomes lines A. B. C. Without prompts: the question; of captions nothing beside the file.
       frame_rate: frames a second of clips that are given as frames (a list of pictures or a folder) by rows without "fps" or "timestamps".
+      keep: conditions that all must hold for a sample to be used: ("column.language in en, de", "column.score >= 0.5", "side >= 224",
+        "aspect <= 4"). Known are "tokens" (of its text), "images", "clips", "pixels", "side" (the shorter one) and "aspect" (longer through
+        shorter side) of each image and clip, "seconds" of each clip, and "column.NAME" of its row.
+      max_epochs: how often its samples are read at most over the whole run; 0: no limit. When they are used up, the other sources of a
+        mixture take its share.
     """
 
     name: str
@@ -172,6 +178,8 @@ class SourceSettings:
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prompts: tuple[str, ...] = ()
     frame_rate: float = 0.0
+    keep: tuple[str, ...] = ()
+    max_epochs: float = 0.0
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -186,6 +194,13 @@ class SourceSettings:
             yield "frame_rate", f"is {self.frame_rate}, must be 0 or more frames a second"
         for name in sorted(set(self.columns) - set(COLUMNS)):
             yield f"columns.{name}", f"is no key that is read; the keys are {', '.join(COLUMNS)}"
+        if self.max_epochs < 0:
+            yield "max_epochs", f"is {self.max_epochs}, must be 0 (no limit) or more"
+        for number, condition in enumerate(self.keep):
+            try:
+                read_condition(condition)
+            except ValueError as error:
+                yield f"keep[{number}]", f"is {condition!r}: {error}"
         for number, prompt in enumerate(self.prompts):
             try:
                 names = [name for _, name, _, _ in string.Formatter().parse(prompt) if name is not None]

@@ -39,9 +39,17 @@ NEO_JAX = {
 SCHEMA = {"data_pipelines.schema", "data_pipelines.batch", "data_pipelines.storage", "data_pipelines.failures"}
 REGISTRY = ("neo_jax.config.sections", "data_pipelines.sources")  # the table of formats: its module imports no media library
 OPENS_DATA = {"neo_jax.training", "neo_jax.evaluation", "neo_jax.runs", "neo_jax.planning", "neo_jax.drafting"}
-BASE = {"data_pipelines.schema", "data_pipelines.storage", "data_pipelines.progress", "data_pipelines.randomness", "data_pipelines.batch"}
+BASE = {
+    "data_pipelines.conditions",
+    "data_pipelines.schema",
+    "data_pipelines.storage",
+    "data_pipelines.progress",
+    "data_pipelines.randomness",
+    "data_pipelines.batch",
+}
 DATA_PIPELINES = {
-    "data_pipelines.schema": {"data_pipelines.storage"},
+    "data_pipelines.conditions": set(),
+    "data_pipelines.schema": {"data_pipelines.conditions", "data_pipelines.storage"},
     "data_pipelines.storage": set(),
     "data_pipelines.progress": set(),
     "data_pipelines.randomness": set(),

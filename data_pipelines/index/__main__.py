@@ -38,7 +38,8 @@ def build(config: str, processes: int, stop: threading.Event) -> None:
     for sources, place in ((configuration.training, folder), (configuration.heldout, folder / "heldout")):
         for _, index in open_indexed(sources, tokenizer, place, stop=stop.is_set, processes=processes):
             unusable = f" ({counts_text(index.unusable)}: {index.log})" if index.unusable else ""
-            print(f"{index.name}: {len(index.usable):,} of {len(index):,} samples can be used{unusable}", flush=True)
+            filtered = f", {index.filtered:,} of them left out by `keep`" if index.filtered else ""
+            print(f"{index.name}: {len(index.usable):,} of {len(index):,} samples can be used{filtered}{unusable}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

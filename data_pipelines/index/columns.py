@@ -46,6 +46,8 @@ COLUMNS: Mapping[str, Column] = {
     "failure_sample": Column(np.int64, counts="text"),
     "failure_ends": Column(np.int64, counts="failures"),
     "failures": Column(np.uint8),  # JSON of [reason, message]
+    # of each sample that a condition on its row leaves out
+    "filtered_sample": Column(np.int64, counts="text"),
     # of each media file that is not part of the source, and of each picture that is converted
     "file_sample": Column(np.int64, counts="text"),
     "files": Column(np.int64, (2,)),  # (bytes, nanoseconds of the last change) before it was read
@@ -54,10 +56,12 @@ COLUMNS: Mapping[str, Column] = {
 }
 ORDER = (  # what lengths, and so the order of the data, follow from
     "text", "size_ends", "sizes", "clip_sample", "clips", "before_hash", "before_ends", "before", "time_ends", "times", "failure_sample",
+    "filtered_sample",
 )  # fmt: skip
 _OF_SAMPLES = {  # columns that number samples, and those that have a row for each of their rows
     "clip_sample": ("clips", "before_hash", "before_ends", "time_ends"),
     "failure_sample": ("failure_ends",),
+    "filtered_sample": (),
     "file_sample": ("files",),
     "conversion_sample": ("conversions",),
 }
@@ -92,20 +96,26 @@ class Failure(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One sample. With both, it was measured and could not be used when it was looked at again: its files may come back."""
+    """One sample. With both, it was measured and could not be used when it was looked at again: its files may come back.
+
+    One that a condition on its row leaves out (`is_filtered`) has neither.
+    """
 
     measured: Measured | None
     failure: Failure | None
+    is_filtered: bool = False
 
 
 def pack(entries: Sequence[Entry]) -> dict[str, npt.NDArray[Any]]:
     """The columns of samples in order."""
     rows: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    for number, (measured, failure) in enumerate(entries):
+    for number, (measured, failure, is_filtered) in enumerate(entries):
         rows["text"].append(measured.text if measured else 0)
         if measured:
             _pack_measured(rows, number, measured)
         rows["size_ends"].append(len(rows["sizes"]))
+        if is_filtered:
+            rows["filtered_sample"].append(number)
         if failure:
             rows["failure_sample"].append(number)
             rows["failures"] += json.dumps(failure, ensure_ascii=True).encode()
@@ -149,11 +159,12 @@ def unpack(columns: Columns) -> list[Entry]:
     conversions: list[list[str]] = [[] for _ in sizes]
     for sample, conversion in zip(columns["conversion_sample"].tolist(), columns["conversions"].tolist(), strict=True):
         conversions[sample].append(faithful.CONVERSIONS[conversion])
-    failures = failures_of(columns)
+    failures, filtered = failures_of(columns), set(columns["filtered_sample"].tolist())
     return [
         Entry(
             Measured(text, [(height, width) for height, width in sizes[n]], *_split(clips[n]), files[n], conversions[n]) if text else None,
             failures.get(n),
+            n in filtered,
         )
         for n, text in enumerate(columns["text"].tolist())
     ]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.index.columns import Columns, Numbers
+from data_pipelines.index.filters import Filters
 from data_pipelines.index.pieces import PieceCounts
+from data_pipelines.index.spans import Rows, members, ragged, spans, sums
 from data_pipelines.media import sizes
 from data_pipelines.media.video import frame_counts
-from data_pipelines.planning.planner import NEVER_FITS
+from data_pipelines.planning.too_long import FILTERED, NEVER_FITS
 from data_pipelines.randomness import scramble, spread, stable_seed
 from data_pipelines.schema import VISUAL_TOKEN_SIDE, PhaseSettings
 from data_pipelines.text.video import decimals
 
 _CLIPS = 4096  # laid out at a time: some megabytes for each 100 frames
-
-Rows = slice | Numbers
 
 
 def sample_seeds(seed: int, source: str, samples: Numbers) -> npt.NDArray[np.uint64]:
@@ -31,11 +29,13 @@ class PhaseLengths:
 
     `lengths[samples]`, for numbers [k] or a slice with neither step nor negative ends, is [k, 4] int64: tokens, visual tokens, images,
     segments (1) of each sample's document. Equal to what build_document gives with the sample's seed. Zero where the sample cannot be used;
-    NEVER_FITS where the phase takes no such sample (images in a phase without visual tokens, a video in one without frames).
+    FILTERED where the source's `keep` leaves it out; NEVER_FITS where the phase takes no such sample (images in a phase without visual
+    tokens, a video in one without frames).
     """
 
-    def __init__(self, columns: Columns, phase: PhaseSettings, seed: int, source: str, pieces: PieceCounts):
+    def __init__(self, columns: Columns, phase: PhaseSettings, seed: int, source: str, pieces: PieceCounts, filters: Filters):
         self._columns, self._phase, self._seed, self._source, self._pieces = columns, phase, seed, source, pieces
+        self._filters = filters
 
     def __len__(self) -> int:
         return len(self._columns["text"])
@@ -52,42 +52,34 @@ class PhaseLengths:
         self._add_clips(result, rows)
         if not self._phase.visual_tokens:
             result[images > 0] = NEVER_FITS
-        result[self._unusable(rows, text)] = 0
+        result[self._filters.rejected(self._columns, rows)] = FILTERED
+        result[members(self._columns["failure_sample"], rows)[1]] = 0
         return result
 
     def _images(self, rows: Rows) -> tuple[Numbers, Numbers]:
         """[k] images of each sample, and their visual tokens."""
-        starts, ends = _spans(self._columns["size_ends"], rows)
+        starts, ends = spans(self._columns["size_ends"], rows)
         counts = ends - starts
         if not counts.any() or not self._phase.visual_tokens:
             return counts, np.zeros_like(counts)
         hw = self._columns["sizes"]
-        hw = hw[starts[0] : ends[-1]] if isinstance(rows, slice) else hw[_ragged(starts, counts)]
+        hw = hw[starts[0] : ends[-1]] if isinstance(rows, slice) else hw[ragged(starts, counts)]
         of_sample = 1 if (is_single := bool((counts <= 1).all())) else np.repeat(counts, counts)
         tokens = _tokens(sizes.image_grids(hw, of_sample, self._phase))
         if is_single:
             visual = np.zeros_like(counts)
             visual[counts > 0] = tokens
             return counts, visual
-        return counts, _sums(tokens, counts)
+        return counts, sums(tokens, counts)
 
     def _add_clips(self, result: Numbers, rows: Rows) -> None:
         owners = self._columns["clip_sample"]
         if not len(owners):
             return
-        if isinstance(rows, slice):
-            low, high = np.searchsorted(owners, [rows.start, rows.stop]).tolist()
-            clips = np.arange(low, high)
-            places = owners[low:high] - rows.start
-            numbers = clips - np.searchsorted(owners, owners[low:high])
-        else:
-            starts = np.searchsorted(owners, rows)
-            counts = np.searchsorted(owners, rows, side="right") - starts
-            clips = _ragged(starts, counts)
-            places = np.repeat(np.arange(len(rows)), counts)
-            numbers = clips - starts[places]
+        clips, places = members(owners, rows)
         if not len(clips):
             return
+        numbers = clips - np.searchsorted(owners, owners[clips])
         if not self._phase.visual_tokens or self._phase.frames < 1:
             result[places] = NEVER_FITS
             return
@@ -118,7 +110,7 @@ class PhaseLengths:
         shown = number * frames[owner] // (counts + 1)[owner]
         times = decimals(self._seconds(clips, owner, shown, rates), 2)
         first = times[ends - counts]
-        marks = _sums(self._pieces.marks(times), counts) - self._pieces.marks(first)
+        marks = sums(self._pieces.marks(times), counts) - self._pieces.marks(first)
         heads = self._pieces.heads(
             columns["before_hash"][clips], durations.astype(np.int64), counts, decimals(counts / durations, 1), first,
             lambda place: self._before(int(clips[place])),
@@ -130,7 +122,7 @@ class PhaseLengths:
         """[f] when frames are shown, as media.video.timestamps says."""
         seconds: npt.NDArray[np.float64] = shown / rates[owner]
         if len(self._columns["times"]):
-            starts, ends = _spans(self._columns["time_ends"], clips)
+            starts, ends = spans(self._columns["time_ends"], clips)
             given = (ends > starts)[owner]
             seconds[given] = self._columns["times"][starts[owner[given]] + shown[given]]
         return seconds
@@ -138,39 +130,6 @@ class PhaseLengths:
     def _before(self, clip: int) -> str:
         ends = self._columns["before_ends"]
         return bytes(self._columns["before"][ends[clip - 1] if clip else 0 : ends[clip]]).decode()
-
-    def _unusable(self, rows: Rows, text: Numbers) -> npt.NDArray[Any]:
-        failures = self._columns["failure_sample"]
-        if isinstance(rows, slice):
-            low, high = np.searchsorted(failures, [rows.start, rows.stop]).tolist()
-            places: npt.NDArray[Any] = failures[low:high] - rows.start
-            return places
-        if not len(failures):
-            return np.zeros(0, np.int64)
-        return failures[np.minimum(np.searchsorted(failures, rows), len(failures) - 1)] == rows
-
-
-def _spans(ends: Numbers, rows: Rows) -> tuple[Numbers, Numbers]:
-    """Where the values of rows begin and end, given where those of each row end."""
-    if isinstance(rows, slice):
-        stops = ends[rows]
-        first = int(ends[rows.start - 1]) if rows.start else 0
-        return np.concatenate([[first], stops])[: len(stops)].astype(np.int64), stops
-    return np.where(rows > 0, ends[rows - 1], 0), ends[rows]
-
-
-def _ragged(starts: Numbers, counts: Numbers) -> Numbers:
-    """[counts.sum()] the numbers from each start on, one span after the other."""
-    first = np.cumsum(counts) - counts
-    return np.repeat(starts - first, counts) + np.arange(counts.sum())
-
-
-def _sums(values: npt.NDArray[Any], counts: Numbers) -> Numbers:
-    """[k] sums of spans of values that follow one another."""
-    total = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
-    ends = np.cumsum(counts)
-    sums: Numbers = total[ends] - total[ends - counts]
-    return sums
 
 
 def _tokens(grids: Numbers) -> Numbers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import pathlib
 
@@ -10,12 +11,14 @@ import numpy as np
 from data_pipelines.failures import failure_line
 from data_pipelines.index.build import Builder, Built
 from data_pipelines.index.columns import ORDER
+from data_pipelines.index.filters import Filters
 from data_pipelines.index.layout import PhaseLengths, sample_seeds
 from data_pipelines.index.pieces import PieceCounts
 from data_pipelines.index.usable import Usable
 from data_pipelines.index.work import Recipe, Stop
-from data_pipelines.schema import DataError, PhaseSettings
+from data_pipelines.schema import DataError, PhaseSettings, SourceSettings
 from data_pipelines.sources import Source
+from data_pipelines.sources.samples import FILTERED
 from data_pipelines.storage import write_whole
 from data_pipelines.text.tokenizers import Tokenizer
 
@@ -34,7 +37,9 @@ class LengthIndex:
 
     Attributes:
       name: the source's name.
-      usable: the numbers of the samples that can be used.
+      max_epochs: how often its samples are read at most over the run; 0: no limit.
+      usable: the numbers of the samples that can be used. Those that the source's `keep` leaves out are among them: their lengths say so.
+      filtered: how many of them a condition on a row's column leaves out.
       unusable: how many samples cannot be used, by reason.
       conversions: how many pictures of usable samples need each of faithful.CONVERSIONS. The source's setting `pictures` says whether
         they are applied ("faithful") or the picture is altered or left as stored ("reference").
@@ -42,11 +47,14 @@ class LengthIndex:
       log: the file that names the first NAMED unusable samples.
     """
 
-    def __init__(self, name: str, built: Built, tokenizer: Tokenizer, folder: pathlib.Path, log: pathlib.Path):
-        self.name = name
+    def __init__(self, source: SourceSettings, built: Built, tokenizer: Tokenizer, folder: pathlib.Path, log: pathlib.Path):
+        self.name = source.name
+        self.max_epochs = source.max_epochs
+        self._filters = Filters(source.keep)
         self.path = built.path
         self.log = log
         self.unusable, self.conversions = built.facts.failures, built.facts.conversions
+        self.filtered = len(built.columns["filtered_sample"])
         self.usable = Usable(len(built.columns["text"]), np.array(built.columns["failure_sample"]))
         self._built = built
         self._pieces = PieceCounts(tokenizer, folder / "pieces" / f"{tokenizer.fingerprint[:32]}.npz")
@@ -100,9 +108,10 @@ class LengthIndex:
         built = Builder(source, tokenizer, folder, recipe, threads, stop or (lambda: False)).build(NAMED)
         lines = (failure_line(source.name, source.key(sample), *failure) for sample, failure in built.failures.items())
         _write_log(log, "".join(lines))
-        index = cls(source.name, built, tokenizer, folder, log)
-        if not len(index.usable):
-            counts = ", ".join(f"{count} {reason}" for reason, count in index.unusable.most_common())
+        index = cls(source.settings, built, tokenizer, folder, log)
+        if len(index.usable) == index.filtered:
+            reasons = index.unusable + collections.Counter({FILTERED: index.filtered})
+            counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
             raise DataError(
                 f"no sample of source {source.name!r} can be used ({counts}); they are named in {log}. "
                 f"To measure all samples again delete {index.path}"
@@ -111,7 +120,7 @@ class LengthIndex:
 
     def lengths(self, phase: PhaseSettings, seed: int) -> PhaseLengths:
         """The lengths of samples in a phase, computed where they are looked at."""
-        return PhaseLengths(self._built.columns, phase, seed, self.name, self._pieces)
+        return PhaseLengths(self._built.columns, phase, seed, self.name, self._pieces, self._filters)
 
     def save_pieces(self) -> None:
         """Keeps the texts' tokens that were counted for lengths, so that the next start need not count them again."""

@@ -8,6 +8,7 @@ from data_pipelines.index.columns import Entry, Failure, Measured
 from data_pipelines.media import images, video
 from data_pipelines.schema import NO_LABEL, Media, Sample, SampleError
 from data_pipelines.sources import Source
+from data_pipelines.sources.samples import FILTERED
 from data_pipelines.text import chat
 from data_pipelines.text.marks import VIDEO_MARK, marks_of
 from data_pipelines.text.tokenizers import Tokenizer
@@ -92,6 +93,8 @@ def renew(source: Source, tokenizer: Tokenizer, number: int, known: Entry) -> En
             return Entry(known.measured, None)
         return Entry(inspect(sample, tokenizer), None)
     except SampleError as error:
+        if error.reason == FILTERED:
+            return Entry(None, None, is_filtered=True)
         return Entry(known.measured, Failure(error.reason, str(error)))
 
 
@@ -102,6 +105,6 @@ def same_lengths(one: Entry, other: Entry) -> bool:
         measured = entry.measured
         clips = [(c.duration, c.rate, c.frames, c.height, c.width, c.times) for c in measured.clips] if measured else []
         known = measured and (measured.text, [(height, width) for height, width in measured.sizes], clips, list(measured.before))
-        return known, entry.failure and entry.failure.reason
+        return known, entry.failure and entry.failure.reason, entry.is_filtered
 
     return lengths(one) == lengths(other)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from data_pipelines.conditions import of_columns
 from data_pipelines.index import arrays, work
 from data_pipelines.index.columns import COLUMNS, Columns
 from data_pipelines.index.locks import FileLock
@@ -25,7 +26,7 @@ from data_pipelines.sources import Source
 from data_pipelines.sources.dialects.row import VERSION as ROW_VERSION
 from data_pipelines.text.tokenizers import Tokenizer
 
-VERSION = 5  # of what is measured: raise it when a length may change
+VERSION = 6  # of what is measured: raise it when a length may change
 
 
 class Shard(NamedTuple):
@@ -44,7 +45,9 @@ class Shard(NamedTuple):
 
 def shards_of(source: Source, tokenizer: Tokenizer) -> list[Shard]:
     """The shards of a source in order."""
-    settings = dataclasses.replace(source.settings, name="", path="", media_root="given" if source.settings.media_root else "")
+    columns = tuple(map(str, of_columns(source.settings.keep)))  # conditions on measures leave the measures as they are
+    media_root = "given" if source.settings.media_root else ""
+    settings = dataclasses.replace(source.settings, name="", path="", media_root=media_root, keep=columns, max_epochs=0.0)
     result, first = [], 0
     for shard in source.shards():
         name = shard.name if settings.prompts else ""  # a row's key chooses among prompts

@@ -135,8 +135,13 @@ def gather(
 def _source_facts(
     source: Source, index: LengthIndex, phase: PhaseSettings, planner: Planner, tokens: float, read: tuple[float, float]
 ) -> SourceFacts:
-    usable, too_long = len(index.usable), planner.too_long[source.name]
+    too_long = planner.too_long[source.name]
+    usable = too_long.usable
     dropped = []
+    if too_long.filtered:
+        dropped.append(
+            f"{too_long.filtered:,} of {too_long.filtered + usable:,} are left out by `keep` ({'; '.join(source.settings.keep)})"
+        )
     if index.unusable:
         dropped.append(
             f"{sum(index.unusable.values()):,} of {len(index):,} samples cannot be used ({counts_text(index.unusable)}): {index.log}"
@@ -151,7 +156,8 @@ def _source_facts(
     if source.ignored:
         dropped.append(f"keys that are not read: {', '.join(sorted(source.ignored))}")
     weight = phase.mixture[source.name] / sum(phase.mixture.values())
-    return SourceFacts(source.name, weight, float(tokens), usable, (read[0] / usable, read[1] / usable), dropped)
+    epoch = len(index.usable)
+    return SourceFacts(source.name, weight, float(tokens), usable, (read[0] / epoch, read[1] / epoch), dropped)
 
 
 def _headers(

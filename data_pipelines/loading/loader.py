@@ -17,7 +17,8 @@ from data_pipelines.loading.rows import pack
 from data_pipelines.loading.shards import arrange
 from data_pipelines.planning.advice import Advice
 from data_pipelines.planning.draws import Draw
-from data_pipelines.planning.planner import BLOCK_ROWS, InputState, Planner, exceeded
+from data_pipelines.planning.forecast import Forecast, forecast
+from data_pipelines.planning.planner import BLOCK_ROWS, InputState, Planner, check_mixture, exceeded
 from data_pipelines.planning.too_long import TooLong
 from data_pipelines.schema import DataError, Document, PhaseSettings, SampleError
 from data_pipelines.sources import Source
@@ -67,13 +68,14 @@ class RowLoader:
       names_excluded: the log also names what the indexes exclude: of several processes, one does.
 
     Attributes:
+      forecast: how often the phases will read each source.
       failures: counts of what failed at decoding in the rows that `batches` delivered: with several processes, in this one's own rows, which
         the policy judges alone.
     With up to LAID_OUT_AT_ONCE samples all phases are looked at here, else each when it begins.
 
     Raises:
       DataError: sources and indexes do not belong together, a mixture is impossible, no sample of a source fits a phase that is looked at,
-        or the indexes exclude a larger share of a source than the policy allows.
+        the indexes exclude a larger share of a source than the policy allows, or max_epochs leave too little data for a phase.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class RowLoader:
             _check_index(index, policy)
             for line in index.log.read_text(encoding="utf-8").splitlines() if names_excluded else ():
                 self.failures.name(**json.loads(line))
+        self.forecast = _checked_forecast(self._phases, indexes, seed)
         self._laid_out: dict[int, PhaseLayout] = {}
         samples = sum(map(len, indexes))
         for number in range(len(phases)):
@@ -127,6 +130,11 @@ class RowLoader:
     def laid_out(self) -> list[int]:
         """The phases whose samples were looked at."""
         return sorted(self._laid_out)
+
+    def epochs(self, state: InputState) -> dict[str, float]:
+        """Returns how often the samples of each source that was read had been read when the block of rows began that `state` lies in."""
+        read = zip(self._indexes, state.positions, strict=True)
+        return {index.name: position / len(index.usable) for index, position in read if position}
 
     def start(self) -> InputState:
         """Returns the state before the first row of the first phase."""
@@ -260,10 +268,23 @@ def _stack(rows: Sequence[_Decoded]) -> tuple[Batch, list[_Failure | str]]:
     return stack([decoded.row for decoded in rows]), [failure for decoded in rows for failure in decoded.failures]
 
 
+def _checked_forecast(phases: Sequence[PhaseSettings], indexes: Sequence[LengthIndex], seed: int) -> Forecast:
+    for phase in phases:
+        check_mixture(phase, [index.name for index in indexes])
+    found = forecast(phases, indexes, seed)
+    if found.short:
+        limits = ", ".join(f"{index.name} {index.max_epochs:g}" for index in indexes if index.max_epochs)
+        raise DataError(
+            f"the data does not suffice for phase {found.short!r}: all sources of its mixture will be used up before its last row (max_epochs: "
+            f"{limits}): raise max_epochs, add a source, or take fewer steps"
+        )
+    return found
+
+
 def _check_index(index: LengthIndex, policy: FailurePolicy) -> None:
     """Raises DataError with a summary when the index excludes too large a share of its source."""
     excluded = sum(index.unusable.values())
-    if policy.exceeded(excluded, len(index), whole=True):
+    if policy.exceeded(excluded, len(index) - index.filtered, whole=True):
         counts = ", ".join(f"{count} {reason}" for reason, count in index.unusable.most_common())
         raise DataError(
             f"{excluded} of the {len(index)} samples of source {index.name!r} cannot be used ({counts}), more than {policy.max_rate:.2%}; "

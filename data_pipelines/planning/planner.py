@@ -18,7 +18,7 @@ import numpy as np
 from data_pipelines.planning.advice import Advice, advise
 from data_pipelines.planning.balance import document_pairs, order_rows
 from data_pipelines.planning.blocks import pack_block
-from data_pipelines.planning.draws import Draw, Draws, MixedSource
+from data_pipelines.planning.draws import Draw, Draws, MixedSource, UsedUp
 from data_pipelines.planning.too_long import NEVER_FITS, SourceLengths, TooLong, find_too_long
 from data_pipelines.randomness import stable_seed
 from data_pipelines.schema import DataError, PhaseSettings
@@ -80,6 +80,17 @@ def budgets(phase: PhaseSettings) -> np.ndarray:
     return np.array([phase.context, phase.visual_tokens, phase.images, phase.segments], np.int64)
 
 
+def check_mixture(phase: PhaseSettings, names: Sequence[str]) -> None:
+    """Raises DataError unless the phase draws from at least one of the sources named, each with a positive weight."""
+    if not phase.mixture:
+        raise DataError(f"phase {phase.name!r} has an empty mixture: name at least one of {names}")
+    for name, weight in phase.mixture.items():
+        if name not in names:
+            raise DataError(f"the mixture of phase {phase.name!r} names the source {name!r}; the sources are {names}")
+        if not (0 < weight < float("inf")):
+            raise DataError(f"the mixture of phase {phase.name!r} gives {name!r} the weight {weight}: it must be positive")
+
+
 class Planner:
     """The rows of one phase.
 
@@ -118,35 +129,27 @@ class Planner:
         self.number, self.phase, self.seed = number, phase, seed
         self.block_rows = block_rows = max(1, block_rows // phase.rows_per_step) * phase.rows_per_step
         self.too_long = dict(too_long or {})
-        self._check_mixture([index.name for index in indexes])
+        check_mixture(phase, [index.name for index in indexes])
         self._count = len(indexes)
         self._sources = {s: self._open(index) for s, index in enumerate(indexes) if index.name in phase.mixture}
-        shares = np.array([phase.mixture[source.name] for source in self._sources.values()], np.float64)
-        self._edges = (np.minimum(np.cumsum(shares / shares.sum())[:-1], 1 - 2.0**-53) * 2.0**64).astype(np.uint64)
         self._starts = {state.row // block_rows: _Start(state.cursor, state.positions)}
         self._rows: dict[int, list[list[Draw]]] = {}
         self._lock = threading.Lock()  # decoding threads share the planner
-
-    def _check_mixture(self, names: list[str]) -> None:
-        if not self.phase.mixture:
-            raise DataError(f"phase {self.phase.name!r} has an empty mixture: name at least one of {names}")
-        for name, weight in self.phase.mixture.items():
-            if name not in names:
-                raise DataError(f"the mixture of phase {self.phase.name!r} names the source {name!r}; the sources are {names}")
-            if not (0 < weight < float("inf")):
-                raise DataError(f"the mixture of phase {self.phase.name!r} gives {name!r} the weight {weight}: it must be positive")
 
     def _open(self, index: SourceLengths) -> MixedSource:
         lengths, budget = index.lengths(self.phase, self.seed), budgets(self.phase)
         if (found := self.too_long.get(index.name)) is None:
             self.too_long[index.name] = found = find_too_long(lengths, index.usable, budget)
+        if found.usable == 0:
+            raise DataError(f"`keep` of source {index.name!r} leaves none of its {found.filtered} usable samples: check its conditions")
         if found.total == found.usable:
             counts = ", ".join(f"{count} pass {name}" for name, count in zip(BUDGETS, found.passed + found.not_taken, strict=True))
             raise DataError(
                 f"no sample of source {index.name!r} fits phase {self.phase.name!r} ({counts}, of {found.usable} usable): "
                 "raise its budgets or take the source out of its mixture"
             )
-        return MixedSource(index.name, index.usable, lengths, stable_seed("order", self.seed, index.name))
+        order = stable_seed("order", self.seed, index.name)
+        return MixedSource(index.name, index.usable, lengths, order, self.phase.mixture[index.name], index.max_epochs)
 
     def lengths(self, draws: Sequence[Draw]) -> np.ndarray:
         """Returns the [k, 4] lengths that drawn samples were planned with."""
@@ -197,14 +200,21 @@ class Planner:
         """Returns a block's rows in order, and where the next block starts."""
         budget = budgets(self.phase).tolist()
         draws = self._draws(start, budget)
-        rows, taken = pack_block(draws, budget, wanted)
+        try:
+            rows, taken = pack_block(draws, budget, wanted)
+        except UsedUp:
+            names = ", ".join(source.name for source in self._sources.values())
+            raise DataError(
+                f"the data of phase {self.phase.name!r} is used up: all sources of its mixture ({names}) were read as often as their max_epochs "
+                f"allow, {self.phase.rows:,} rows of {self.phase.context:,} tokens need more: raise max_epochs, add a source, or take fewer steps"
+            ) from None
         order = order_rows(_row_pairs(rows, draws.lengths(taken), self.phase.context), self.phase.rows_per_step, self._seed_of(start))
         drawn = draws.first(taken)
         planned = [[drawn[number] for number in rows[row]] for row in order.tolist()]
         return planned, _Start(start.cursor + taken, draws.positions(taken, start.positions))
 
     def _draws(self, start: _Start, budget: Sequence[int]) -> Draws:
-        return Draws(self._sources, self._edges, start.cursor, start.positions, budget)
+        return Draws(self._sources, start.cursor, start.positions, budget)
 
     def _seed_of(self, start: _Start) -> int:
         return stable_seed("rows", self.seed, self.number, start.cursor)

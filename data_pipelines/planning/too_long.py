@@ -13,6 +13,7 @@ import numpy.typing as npt
 from data_pipelines.schema import PhaseSettings
 
 NEVER_FITS = np.iinfo(np.int32).max  # the length of a sample that a phase does not take
+FILTERED = NEVER_FITS - 1  # the length of a sample that its source's `keep` leaves out
 NAMED = 1000  # samples of a source and phase that are named
 _BLOCK = 1 << 15  # samples looked at together: their columns stay in a core's cache
 
@@ -38,6 +39,11 @@ class SourceLengths(Protocol):
         """[u]: numbers of the samples that can be read, ascending."""
         ...
 
+    @property
+    def max_epochs(self) -> float:
+        """How often the samples are read at most over the run; 0: no limit."""
+        ...
+
     def lengths(self, phase: PhaseSettings, seed: int) -> Lookup:
         """[n, 4]: tokens, visual tokens, images, segments of each sample."""
         ...
@@ -53,7 +59,8 @@ class TooLong(NamedTuple):
       passed: [4] how many pass each budget, and are of a kind that the phase takes.
       longest: [4] the most that one of these needs of it; 0 without any.
       not_taken: how many are of a kind that the phase takes none of.
-      usable: samples of the source that can be read.
+      usable: samples of the source that can be read and are kept.
+      filtered: samples that can be read and that the source's `keep` leaves out; they are counted nowhere else.
     """
 
     samples: Numbers
@@ -63,6 +70,7 @@ class TooLong(NamedTuple):
     longest: Numbers
     not_taken: int
     usable: int
+    filtered: int
 
 
 def find_too_long(lengths: Lookup, usable: Lookup, budget: Numbers) -> TooLong:
@@ -78,15 +86,18 @@ def find_too_long(lengths: Lookup, usable: Lookup, budget: Numbers) -> TooLong:
         samples = usable[start : start + _BLOCK]
         first, last = int(samples[0]), int(samples[-1])
         of_block = lengths[slice(first, last + 1) if last - first == len(samples) - 1 else samples]
-        rows = np.flatnonzero((of_block > budget).any(axis=1))
+        is_filtered = of_block[:, 0] == FILTERED
+        rows = np.flatnonzero((of_block > budget).any(axis=1) & ~is_filtered)
         found = of_block[rows]
-        passed = (found > budget) & (found < NEVER_FITS)
+        passed = (found > budget) & (found < FILTERED)
         longest = np.where(passed, found, 0).max(axis=0, initial=0)
         not_taken = int((found == NEVER_FITS).any(axis=1).sum())
-        return TooLong(samples[rows[:NAMED]], found[:NAMED], len(rows), passed.sum(axis=0), longest, not_taken, len(samples))
+        filtered = int(is_filtered.sum())
+        kept = len(samples) - filtered
+        return TooLong(samples[rows[:NAMED]], found[:NAMED], len(rows), passed.sum(axis=0), longest, not_taken, kept, filtered)
 
     nothing = np.zeros(4, np.int64)
-    total = TooLong(np.zeros(0, np.int64), np.zeros((0, 4), np.int64), 0, nothing, nothing, 0, 0)
+    total = TooLong(np.zeros(0, np.int64), np.zeros((0, 4), np.int64), 0, nothing, nothing, 0, 0, 0)
     for block in _mapped(over, range(0, len(usable), _BLOCK)):
         total = TooLong(
             np.concatenate([total.samples, block.samples])[:NAMED],
@@ -96,6 +107,7 @@ def find_too_long(lengths: Lookup, usable: Lookup, budget: Numbers) -> TooLong:
             np.maximum(total.longest, block.longest),
             total.not_taken + block.not_taken,
             total.usable + block.usable,
+            total.filtered + block.filtered,
         )
     return total
 

@@ -56,15 +56,17 @@ class Keys:
     Args:
       source: its name.
       ignore: keys of rows and turns to pass over, whatever they are.
+      conditions: keys of rows that conditions are about: allowed, whatever they are.
 
     Attributes:
       ignored: keys that were passed over by rule, with the number of rows or turns. Each is named once in the log.
     """
 
-    def __init__(self, source: str, ignore: Iterable[str]):
+    def __init__(self, source: str, ignore: Iterable[str], conditions: Iterable[str] = ()):
         self.ignored: Counter[str] = Counter()
         self._source = source
         self._ignore = frozenset(ignore)
+        self._allowed = self._ignore | frozenset(conditions)
         self._lock = threading.Lock()
 
     def read(self, fields: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
@@ -77,7 +79,7 @@ class Keys:
         Args:
           known: the keys that are read: of a turn where "role" is among them, of a part of a turn where "type" is, else of a row.
         """
-        others = [key for key in fields if key not in known and key not in self._ignore and not is_empty(fields[key])]
+        others = [key for key in fields if key not in known and key not in self._allowed and not is_empty(fields[key])]
         has_media = not is_empty([fields.get(key) for key in known if key in _MEDIA])
         for key in others:
             if has_media and _WEB_ADDRESS.match(str(fields[key])):

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
+from data_pipelines.conditions import of_columns
 from data_pipelines.schema import Clip, Media, Sample, SampleError, SourceSettings
 from data_pipelines.sources.dialects.files import MediaFile, RowClip, is_still
 from data_pipelines.sources.dialects.row import read_row, with_rate
@@ -15,6 +16,8 @@ from data_pipelines.sources.keys import Keys
 from data_pipelines.sources.paths import MediaRoot
 from data_pipelines.storage.files import Whole
 from data_pipelines.storage.interface import Stored, is_remote
+
+FILTERED = "filtered"  # the reason of a row that a condition of the source's `keep` leaves out: no fault of the row
 
 
 class SampleReader:
@@ -27,7 +30,8 @@ class SampleReader:
     def __init__(self, settings: SourceSettings):
         self._settings = settings
         self._root = MediaRoot(settings)
-        self._keys = Keys(settings.name, settings.ignore)
+        self._conditions = of_columns(settings.keep)
+        self._keys = Keys(settings.name, settings.ignore, [condition.column for condition in self._conditions])
 
     @property
     def ignored(self) -> Counter[str]:
@@ -42,8 +46,15 @@ class SampleReader:
           key: names it.
           held: files that the container itself holds, by the names that rows give them.
 
-        Raises StorageError where a store does not answer; SampleError as dialects.row.read_row, and "path_escapes_root", "unreadable_file" for files.
+        Raises StorageError where a store does not answer; SampleError as dialects.row.read_row, "filtered", and "path_escapes_root",
+        "unreadable_file" for files.
         """
+        if isinstance(record, Mapping):
+            for condition in self._conditions:
+                if not condition.holds_for(record):
+                    raise SampleError(
+                        FILTERED, f"{key}: left out by `keep`: {condition} does not hold for {record.get(condition.column)!r:.80}"
+                    )
         row = read_row(record, key, self._keys, self._settings)
         files = held or {}
         images = tuple(self._media(file, key, files) for file in row.images)

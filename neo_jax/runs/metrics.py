@@ -34,6 +34,7 @@ class StepRecord:
       heldout_loss: held-out loss of each source, on the steps that measured it.
       input_wait_seconds: that the step waited for its rows.
       fill: share of the rows' tokens that are not padding.
+      epochs: how often each source's samples were read before the rows that were planned together with the step's (planner.BLOCK_ROWS).
       useful_flops: that the step needed (training/flops.py).
       tokens_per_second: of all devices, over the last steps.
       mfu: model FLOPs utilisation over the last steps, where the device's peak is known.
@@ -51,6 +52,7 @@ class StepRecord:
     heldout_loss: Mapping[str, float] | None = None
     input_wait_seconds: float | None = None
     fill: float | None = None
+    epochs: Mapping[str, float] = dataclasses.field(default_factory=dict)
     useful_flops: float | None = None
     tokens_per_second: float | None = None
     mfu: float | None = None
@@ -67,8 +69,9 @@ class StepRecord:
         for name in ("step", "phase", "tokens", "loss"):
             if name not in known:
                 raise ValueError(f"field {name} is missing")
+        kinds = {"phase": str, "step": int, "tokens": int, "source_loss": dict, "heldout_loss": dict, "epochs": dict}
         for name, value in known.items():
-            wanted = str if name == "phase" else int if name in ("step", "tokens") else dict if name.endswith("_loss") else int | float
+            wanted = kinds.get(name, int | float)
             numbers = value.values() if isinstance(value, dict) else ()
             if not isinstance(value, wanted) or isinstance(value, bool) or not all(isinstance(each, int | float) for each in numbers):
                 raise ValueError(f"field {name} is {value!r}")

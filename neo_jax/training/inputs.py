@@ -59,7 +59,7 @@ class RunData:
         fitting = [
             (source, index)
             for source, index in zip(self.heldout, self.heldout_indexes, strict=True)
-            if find_too_long(index.lengths(phase, self.settings.run.seed), index.usable, budgets(phase)).total < len(index.usable)
+            if (found := find_too_long(index.lengths(phase, self.settings.run.seed), index.usable, budgets(phase))).total < found.usable
         ]
         if not fitting:
             return [], []

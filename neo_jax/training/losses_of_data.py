@@ -1,4 +1,4 @@
-"""What of the data is not trained on, for the console: excluded by the index, too long for a phase, failed while reading; rows left empty."""
+"""What becomes of the data, for the console: excluded by the index, too long for a phase, failed while reading; rows left empty; epochs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from data_pipelines.index.lengths import LengthIndex
 from data_pipelines.planning.advice import Advice
+from data_pipelines.planning.forecast import Forecast
 from data_pipelines.planning.planner import BUDGETS, budgets
 from data_pipelines.planning.too_long import TooLong
 from data_pipelines.schema import VISUAL_TOKEN_BYTES
@@ -39,8 +40,11 @@ def converted_lines(indexes: Sequence[LengthIndex]) -> Iterator[str]:
 
 
 def too_long_lines(phase: config.Phase, too_long: Mapping[str, TooLong]) -> Iterator[str]:
-    """A line for each source with samples that fit no row of a phase: how many, which budget they pass, how long the longest is."""
+    """A line for each source with samples that its `keep` leaves out, and one for those that fit no row of a phase: how many, which budget
+    they pass, how long the longest is."""
     for source, found in too_long.items():
+        if found.filtered:
+            yield f"{phase.name}: {share(found.filtered, found.usable + found.filtered)} samples of {source} are left out by its `keep`"
         if not found.total:
             continue
         columns = zip(BUDGETS, found.passed.tolist(), budgets(phase.input()).tolist(), found.longest.tolist(), strict=True)
@@ -49,6 +53,16 @@ def too_long_lines(phase: config.Phase, too_long: Mapping[str, TooLong]) -> Iter
             parts.append(f"{found.not_taken} are of a kind that the phase takes none of")
         named = "skipped.jsonl" if found.total == len(found.samples) else f"the first {len(found.samples)} in skipped.jsonl"
         yield f"{phase.name}: {share(found.total, found.usable)} samples of {source} do not fit a row ({'; '.join(parts)}): {named}"
+
+
+def epoch_lines(phases: Sequence[config.Phase], forecast: Forecast, sources: Sequence[Source]) -> Iterator[str]:
+    """How often each source will have been read by the end of the run, and a line for each whose max_epochs end that before."""
+    counts = ", ".join(f"{name} {epochs:.2g}" for name, epochs in forecast.epochs[-1].items())
+    yield f"epochs of each source by the end of the run, about: {counts}"
+    limits = {source.name: source.settings.max_epochs for source in sources}
+    for phase, names in zip(phases, forecast.used_up, strict=True):
+        for name in names:
+            yield f"{name} is used up in phase {phase.name} (max_epochs {limits[name]:g}); from there on other sources take its share"
 
 
 def underfilled_lines(phase: config.Phase, advice: Advice | None) -> Iterator[str]:

@@ -34,7 +34,15 @@ from neo_jax.training.console import Progress, step_line
 from neo_jax.training.curriculum import abstract_state, first_state, mesh_problems, next_state, phase_mesh
 from neo_jax.training.heldout import HeldoutLosses
 from neo_jax.training.inputs import RunData, accumulated, local_rows, open_run_data
-from neo_jax.training.losses_of_data import FailureLines, converted_lines, excluded_lines, ignored_lines, too_long_lines, underfilled_lines
+from neo_jax.training.losses_of_data import (
+    FailureLines,
+    converted_lines,
+    epoch_lines,
+    excluded_lines,
+    ignored_lines,
+    too_long_lines,
+    underfilled_lines,
+)
 from neo_jax.training.optimizer import learning_rates
 from neo_jax.training.phase_evaluation import evaluate_phase
 from neo_jax.training.step import StepMetrics, TrainState, make_train_step
@@ -137,6 +145,7 @@ class Trainer:
         self._tell(converted_lines(indexes))
         for number in data.train.laid_out:
             self._tell_layout(number, data)
+        self._tell(epoch_lines(self.settings.phases, data.train.forecast, data.sources))
         return data
 
     def _tell_layout(self, phase: int, data: RunData) -> None:
@@ -269,6 +278,7 @@ class Trainer:
             heldout_loss=tools.heldout.measure(self._current_state().parameters) if measures else None,
             input_wait_seconds=done.waited,
             fill=held.tokens / (phase.rows_per_step * phase.context),
+            epochs=self._data.train.epochs(done.position.input),
             useful_flops=useful,
             tokens_per_second=speed.tokens_per_second if speed else None,
             mfu=speed.mfu if speed else None,

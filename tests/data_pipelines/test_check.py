@@ -189,6 +189,23 @@ def test_a_source_of_the_configuration_is_read_with_its_settings(tmp_path, capsy
     assert run(capsys, path, config(tmp_path, phases, **data))[0] == 0
 
 
+def test_what_conditions_leave_out_is_counted_and_is_no_failure(tmp_path, capsys):
+    rows = [{"text": f"a text {number}", "lang": "en" if number % 4 else "de"} for number in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"format": "jsonl", "path": str(tmp_path / "rows.jsonl")}
+    phases = {"p": {"context": 64, "mixture": {"rows": 1.0}}}
+    conditions = ("column.lang in en", "images == 0")
+    flag = config(tmp_path, phases, sources={"rows": source | {"keep": conditions}})
+    status, out, err = run(capsys, tmp_path / "rows.jsonl", flag)
+    assert status == 0 and not err and "30 of 40 rows can be used" in out and "10 filtered" in out
+    flag = config(tmp_path, phases, sources={"rows": source | {"keep": (*conditions, "tokens > 1000")}})
+    status, out, err = run(capsys, tmp_path / "rows.jsonl", flag)
+    assert status == 65 and "40 filtered" in out and "none is left" in err
+    flag = config(tmp_path, phases, sources={"rows": source | {"keep": ("size > 3",)}})
+    status, out, err = run(capsys, tmp_path / "rows.jsonl", flag)
+    assert status == 65 and "data.sources.rows.keep[0] is 'size > 3': 'size' is nothing that is known of a sample" in err
+
+
 def test_a_dataset_folder_is_checked_too(root, tmp_path, capsys):
     settings = SourceSettings("mixed", "jsonl", str(root / "mixed.jsonl"), str(root / "media"))
     folder, _ = convert.convert(settings, tmp_path, 1 << 30, FailurePolicy())

@@ -60,6 +60,7 @@ def build_report(settings: config.Config) -> RunReport:
         starts=tuple(starts),
         configuration=settings.to_json(),
         skipped=tuple(skipped),
+        epochs=steps[-1].epochs if steps else {},
         warnings=tuple(find_leaks(training, held_out)),
         problems=tuple(problems),
     )

@@ -120,6 +120,7 @@ class RunReport:
       starts: what each start of the run ran on, as far as is known.
       configuration: the resolved configuration as JSON text.
       skipped: samples that were not used.
+      epochs: how often each source's samples were read.
       warnings: sentences on held-out samples that training may have seen.
       problems: sentences on files of the run that are damaged and on what is not shown for another reason.
     """
@@ -134,6 +135,7 @@ class RunReport:
     starts: tuple[RunFacts, ...] = ()
     configuration: str = ""
     skipped: tuple[Skipped, ...] = ()
+    epochs: Mapping[str, float] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -185,6 +187,7 @@ def summary(report: RunReport) -> dict[str, Any]:
         "versions": facts.versions if facts else {},
         "commit": facts.commit or None if facts else None,
         "skipped": [dataclasses.asdict(each) for each in report.skipped],
+        "epochs": dict(report.epochs),
         "warnings": list(report.warnings),
         "problems": list(report.problems),
     }

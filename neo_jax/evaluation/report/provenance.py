@@ -33,6 +33,7 @@ def facts(report: RunReport) -> str:
         ("Parameters", f"{short(report.parameters)} ({report.parameters:,})" if report.parameters else UNKNOWN),
         ("Hardware", _hardware(report.starts)),
         ("Speed", _speed(report.phases)),
+        ("Epochs", ", ".join(f"{name} {epochs:.2f}" for name, epochs in report.epochs.items()) or UNKNOWN),
         ("Commit", (start.commit or f"{UNKNOWN} (not run from a git checkout)") if start else UNKNOWN),
         ("Versions", ", ".join(f"{name} {version}" for name, version in start.versions.items()) if start else UNKNOWN),
         ("Starts", _starts(report.starts)),

@@ -9,6 +9,7 @@ from small_corpus import phase, tokenizer
 from data_pipelines.documents import measure
 from data_pipelines.index import layout, store
 from data_pipelines.index.columns import COLUMNS, ORDER, Entry, Failure, Measured, cut, pack, unpack
+from data_pipelines.index.filters import Filters
 from data_pipelines.index.layout import PhaseLengths
 from data_pipelines.index.lengths import sample_seed
 from data_pipelines.index.measures import count_text
@@ -93,7 +94,7 @@ def entries(samples):
 @pytest.mark.parametrize("settings", PHASES, ids=range(len(PHASES)))
 def test_lengths_of_any_samples_are_those_of_each(samples, entries, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(layout, "_CLIPS", 50)
-    lengths = PhaseLengths(pack(entries), settings, 3, "s", PieceCounts(tokenizer(), tmp_path / "pieces.npz"))
+    lengths = PhaseLengths(pack(entries), settings, 3, "s", PieceCounts(tokenizer(), tmp_path / "pieces.npz"), Filters(()))
     wanted = np.array([expected(sample, settings, sample_seed(3, "s", number)) for number, sample in enumerate(samples)])
     wanted[[number for number, entry in enumerate(entries) if entry.failure]] = 0
     assert len(lengths) == 250

@@ -2,22 +2,12 @@ import collections
 
 import numpy as np
 import pytest
+from made_lengths import Index, phase
 
 from data_pipelines.planning import draws as draws_module
 from data_pipelines.planning.planner import InputState, Planner, budgets
 from data_pipelines.randomness import permute, stable_seed, weyl
-from data_pipelines.schema import DataError, PhaseSettings
-
-
-class Index:
-    """Lengths made up: [n, 4] tokens, visual tokens, images, segments."""
-
-    def __init__(self, name, lengths, usable=None):
-        self.name, self._lengths = name, np.asarray(lengths, np.int64)
-        self.usable = np.arange(len(self._lengths)) if usable is None else np.asarray(usable, np.int64)
-
-    def lengths(self, phase, seed):
-        return self._lengths
+from data_pipelines.schema import DataError
 
 
 def lognormal(name, count, images, scale, seed):
@@ -27,14 +17,6 @@ def lognormal(name, count, images, scale, seed):
     visual = images * np.maximum(4, random.lognormal(np.log(scale), 0.5, count).astype(int) // max(1, images // 2))
     ones = np.ones(count, int)
     return Index(name, np.stack([text + visual + 2 * images, visual, images * ones, ones], axis=1))
-
-
-def phase(**changes):
-    settings = dict(
-        name="p", rows=256, context=512, visual_tokens=460, images=32, segments=64, min_pixels=1024, max_pixels=4096, frames=8,
-        frames_per_second=(1.0, 4.0), frame_pixels=1024, mixture={"text": 2, "image": 4, "video": 1},
-    )  # fmt: skip
-    return PhaseSettings(**(settings | changes))
 
 
 def mixed(scale=40):

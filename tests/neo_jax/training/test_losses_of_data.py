@@ -9,11 +9,13 @@ import pytest
 
 from configs.demo import get_config
 from data_pipelines.planning.advice import Advice
-from data_pipelines.planning.too_long import NEVER_FITS, find_too_long
+from data_pipelines.planning.forecast import Forecast
+from data_pipelines.planning.too_long import FILTERED, NEVER_FITS, find_too_long
 from neo_jax.config import Config
 from neo_jax.training.losses_of_data import (
     FailureLines,
     converted_lines,
+    epoch_lines,
     excluded_lines,
     ignored_lines,
     share,
@@ -76,6 +78,25 @@ def test_budgets_that_leave_rows_empty():
         "text: about 63% of the context will be filled, since visual_tokens 4096 and segments 4 are used up first; with visual_tokens 6656 and "
         "segments 11 about 99% would be, for 7.5 MiB more pixels a row",
         "captions: about 80% of the context will be filled, since images 64 is used up first; with images 96 about 99% would be, at no cost",
+    ]
+
+
+def test_what_keep_leaves_out():
+    lengths = np.array([[30, 0, 0, 1], [FILTERED] * 4, [FILTERED] * 4, [30, 0, 0, 1]])
+    found = find_too_long(lengths, np.arange(4), np.array([128, 0, 0, 8]))
+    (line,) = too_long_lines(Config.from_config_dict(get_config()).phases[0], {"web": found})
+    assert line == "text: 2 of 4 (50%) samples of web are left out by its `keep`"
+
+
+def test_epochs_of_sources():
+    phases = [types.SimpleNamespace(name="first"), types.SimpleNamespace(name="second")]
+    forecast = Forecast(({"web": 0.5, "own": 1.0}, {"web": 1.26, "own": 2.0}), ((), ("own",)), None)
+    sources = [
+        types.SimpleNamespace(name=name, settings=types.SimpleNamespace(max_epochs=epochs)) for name, epochs in (("web", 0), ("own", 2))
+    ]
+    assert list(epoch_lines(phases, forecast, sources)) == [
+        "epochs of each source by the end of the run, about: web 1.3, own 2",
+        "own is used up in phase second (max_epochs 2); from there on other sources take its share",
     ]
 
 

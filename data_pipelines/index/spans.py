@@ -1,0 +1,45 @@
+"""Spans of values that follow one another: where those of rows begin and end, and their sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipelines.index.columns import Numbers
+
+Rows = slice | Numbers
+
+
+def spans(ends: Numbers, rows: Rows) -> tuple[Numbers, Numbers]:
+    """Where the values of rows begin and end, given where those of each row end."""
+    if isinstance(rows, slice):
+        stops = ends[rows]
+        first = int(ends[rows.start - 1]) if rows.start else 0
+        return np.concatenate([[first], stops])[: len(stops)].astype(np.int64), stops
+    return np.where(rows > 0, ends[rows - 1], 0), ends[rows]
+
+
+def ragged(starts: Numbers, counts: Numbers) -> Numbers:
+    """[counts.sum()] the numbers from each start on, one span after the other."""
+    first = np.cumsum(counts) - counts
+    return np.repeat(starts - first, counts) + np.arange(counts.sum())
+
+
+def sums(values: npt.NDArray[Any], counts: Numbers) -> Numbers:
+    """[k] sums of spans of values that follow one another."""
+    total = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    ends = np.cumsum(counts)
+    result: Numbers = total[ends] - total[ends - counts]
+    return result
+
+
+def members(numbers: Numbers, rows: Rows) -> tuple[Numbers, Numbers]:
+    """Which entries of an ascending column of sample numbers belong to rows: the entries, and the place in `rows` that each belongs to."""
+    if isinstance(rows, slice):
+        low, high = np.searchsorted(numbers, [rows.start, rows.stop]).tolist()
+        return np.arange(low, high), np.asarray(numbers[low:high] - rows.start)
+    starts = np.searchsorted(numbers, rows)
+    counts = np.searchsorted(numbers, rows, side="right") - starts
+    return ragged(starts, counts), np.repeat(np.arange(len(rows)), counts)
