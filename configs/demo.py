@@ -48,7 +48,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "initializer_range": 0.06,  # with 0.02 the same data took more than twice as many steps
     }
     config.tokenizer = {"path": f"{CORPUS}/tokenizer.model", "add_special_tokens": True}
-    config.optimizer = {"weight_decay": 0.01, "clip_norm": 1.0}
+    config.optimizer = {
+        "weight_decay": 0.01,
+        "clip_norm": 1.0,
+        "beta2": 0.99,  # with 0.95 one seed of four ended at 63% instead of 87%: steps of 2,048 tokens have noisy gradients
+    }
     train = {name: _jsonl(f"train/{name}.jsonl") for name in ("text", "caption", "large", "multi", "video")}
     tfds = {"format": "tfds", "path": f"{CORPUS}/tfds/image/1.0.0", "media_root": ""}
     config.data = {
@@ -72,12 +76,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     names = {"caption": 0.7, "image": 3.0, "text": 0.5}
     everything = {"caption": 0.3, "image": 2.2, "large": 0.6, "multi": 2.0, "video": 2.8, "text": 0.8}
     config.phases = {
-        "text": _phase(context=256, rows=8, steps=350, learning_rate=2e-3, mixture={"text": 1.0}, architecture="qwen3"),
-        "pretrain": _phase(context=256, rows=8, steps=80, learning_rate=2e-3, mixture={"caption": 1.0, "text": 0.2}, trains="new", grid=9),
-        "captions": _phase(context=256, rows=8, steps=120, learning_rate=2e-3, mixture={"caption": 1.0, "text": 0.2}, grid=9),
-        "mid_256": _phase(context=256, rows=8, steps=450, learning_rate=2e-3, mixture=names, grid=9),
-        "mid_512": _phase(context=512, rows=4, steps=700, learning_rate=2e-3, mixture=everything, grid=16, frames=4),
-        "sft": _phase(context=1024, rows=2, steps=600, learning_rate=1.2e-3, mixture=everything, grid=36, frames=8, minimum_ratio=0.02),
+        "text": _phase(context=256, rows=8, steps=330, learning_rate=2e-3, mixture={"text": 1.0}, architecture="qwen3"),
+        "pretrain": _phase(context=256, rows=8, steps=60, learning_rate=2e-3, mixture={"caption": 1.0, "text": 0.2}, trains="new", grid=9),
+        "captions": _phase(context=256, rows=8, steps=110, learning_rate=2e-3, mixture={"caption": 1.0, "text": 0.2}, grid=9),
+        "mid_256": _phase(context=256, rows=8, steps=430, learning_rate=2e-3, mixture=names, grid=9),
+        "mid_512": _phase(context=512, rows=4, steps=650, learning_rate=2e-3, mixture=everything, grid=16, frames=4),
+        "sft": _phase(context=1024, rows=2, steps=520, learning_rate=1.2e-3, mixture=everything, grid=36, frames=8, minimum_ratio=0.02),
     }
     config.curriculum = ("text", "pretrain", "captions", "mid_256", "mid_512", "sft")
     if arg == "smoke":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import copy
 import hashlib
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -121,6 +123,12 @@ class LengthIndex:
     def lengths(self, phase: PhaseSettings, seed: int) -> PhaseLengths:
         """The lengths of samples in a phase, computed where they are looked at."""
         return PhaseLengths(self._built.columns, phase, seed, self.name, self._pieces, self._filters)
+
+    def limited(self, keep: Sequence[str], max_epochs: float) -> LengthIndex:
+        """The same index under other conditions on measures and another limit of epochs."""
+        other = copy.copy(self)
+        other.max_epochs, other._filters = max_epochs, Filters(keep)
+        return other
 
     def save_pieces(self) -> None:
         """Keeps the texts' tokens that were counted for lengths, so that the next start need not count them again."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -15,10 +17,11 @@ from data_pipelines.failures import FailurePolicy, Failures
 from data_pipelines.index.lengths import LengthIndex, sample_seed
 from data_pipelines.loading.rows import pack
 from data_pipelines.loading.shards import arrange
+from data_pipelines.loading.spliced import Earlier, SplicedPlanner
 from data_pipelines.planning.advice import Advice
 from data_pipelines.planning.draws import Draw
 from data_pipelines.planning.forecast import Forecast, forecast
-from data_pipelines.planning.planner import BLOCK_ROWS, InputState, Planner, check_mixture, exceeded
+from data_pipelines.planning.planner import BLOCK_ROWS, InputState, Planner, check_mixture, exceeded, whole_steps
 from data_pipelines.planning.too_long import TooLong
 from data_pipelines.schema import DataError, Document, PhaseSettings, SampleError
 from data_pipelines.sources import Source
@@ -101,7 +104,8 @@ class RowLoader:
         self._sources, self._indexes, self._phases = list(sources), list(indexes), tuple(phases)
         self._tokenizer, self._seed, self._threads, self._block_rows = tokenizer, seed, threads, block_rows
         self.failures = Failures(pathlib.Path(log), policy)
-        self._planner: Planner | None = None
+        self._planner: SplicedPlanner | None = None
+        self._earlier: Sequence[Earlier] = ()
         self._names_excluded = names_excluded
         for index in indexes:
             _check_index(index, policy)
@@ -172,7 +176,7 @@ class RowLoader:
         if not local or not all(0 <= offset < rows_per_step for offset in local):
             raise DataError(f"local rows {local} must be among the {rows_per_step} rows of a step, at least one")
         self.layout(state.phase)
-        return self._batches(self._plan(state), state, local, context_shards, prepare)
+        return self._batches(self._spliced(state), state, local, context_shards, prepare)
 
     def keys(self, phase: int, row: int) -> list[str]:
         """Returns the keys of a row's samples as SOURCE/KEY, for messages.
@@ -184,6 +188,28 @@ class RowLoader:
             raise DataError(f"phase {phase} is not being read")
         return [f"{self._sources[draw.source].name}/{self._sources[draw.source].key(draw.sample)}" for draw in planner.row(row)]
 
+    def plan_earlier(self, earlier: Sequence[Earlier]) -> None:
+        """Has rows planned by settings of before where they were: those up to `until` of each, in phases of these names."""
+        self._earlier = sorted(earlier, key=lambda each: each.until)
+
+    def next_block(self, state: InputState) -> int:
+        """Returns the first row of the state's phase, not before the state's own, that is planned apart from the rows before it."""
+        rows = whole_steps(self._block_rows, self._phases[state.phase])
+        return -(-state.row // rows) * rows
+
+    def _spliced(self, state: InputState) -> SplicedPlanner:
+        phase = self._phases[state.phase]
+        spans: list[tuple[int, Callable[[InputState], Planner]]] = [
+            (each.until, functools.partial(self._plan_earlier, each)) for each in self._earlier if each.phase == phase.name
+        ]
+        spans = [span for span in spans if state.row < span[0]]
+        return SplicedPlanner([*spans, (phase.rows, self._plan)], state)
+
+    def _plan_earlier(self, earlier: Earlier, state: InputState) -> Planner:
+        phase = dataclasses.replace(self._phases[state.phase], mixture=earlier.mixture)
+        indexes = [index.limited(*earlier.limits[index.name]) if index.name in earlier.limits else index for index in self._indexes]
+        return Planner(state.phase, phase, indexes, self._seed, state, self._block_rows)
+
     def _plan(self, state: InputState) -> Planner:
         known = self._laid_out.get(state.phase)
         too_long = known.too_long if known else None
@@ -191,7 +217,7 @@ class RowLoader:
 
     def _batches(
         self,
-        planner: Planner,
+        planner: SplicedPlanner,
         state: InputState,
         local: list[int],
         context_shards: int,
@@ -199,7 +225,7 @@ class RowLoader:
     ) -> Generator[tuple[Any, InputState]]:
         self._planner = planner
         if self._names_excluded:
-            self._name_too_long(planner)
+            self._name_too_long(planner.phase, self.layout(planner.number))
         rows_per_step = planner.phase.rows_per_step
         steps = (planner.phase.rows - state.row) // rows_per_step
 
@@ -225,12 +251,12 @@ class RowLoader:
         finally:
             iterator.close()
 
-    def _decode(self, planner: Planner, row: int) -> _Decoded:
+    def _decode(self, planner: SplicedPlanner, row: int) -> _Decoded:
         documents: list[Document] = []
         numbers: list[int] = []
         failures: list[_Failure | str] = []
-        draws = planner.row(row)
-        for draw, planned in zip(draws, planner.lengths(draws).tolist(), strict=True):
+        draws, lengths = planner.planned(row)
+        for draw, planned in zip(draws, lengths.tolist(), strict=True):
             try:
                 documents.append(self._document(draw, planner.phase, planned))
             except SampleError as error:
@@ -255,12 +281,12 @@ class RowLoader:
             )
         return document
 
-    def _name_too_long(self, planner: Planner) -> None:
+    def _name_too_long(self, phase: PhaseSettings, layout: PhaseLayout) -> None:
         sources = {source.name: source for source in self._sources}
-        for name, found in planner.too_long.items():
+        for name, found in layout.too_long.items():
             for sample, lengths in zip(found.samples.tolist(), found.lengths.tolist(), strict=True):
-                over = exceeded(lengths, planner.phase)
-                message = f"does not fit a row of phase {planner.phase.name!r}: {', '.join(over)}; raise the budget or split the sample"
+                over = exceeded(lengths, phase)
+                message = f"does not fit a row of phase {phase.name!r}: {', '.join(over)}; raise the budget or split the sample"
                 self.failures.name(name, sources[name].key(sample), "too_long", message)
 
 

@@ -21,7 +21,7 @@ _CHUNK = 256
 class Lengths(Protocol):
     """The lengths of draws: `Draws` has it."""
 
-    def lengths(self, count: int) -> Numbers: ...  # [m, 4], at least the first `count`
+    def lengths(self, count: int) -> Numbers: ...  # [m, 4], at least the first `count`; fewer where no more are to come
 
 
 def pack_block(draws: Lengths, budget: Sequence[int], wanted: int) -> tuple[list[list[int]], int]:
@@ -29,7 +29,7 @@ def pack_block(draws: Lengths, budget: Sequence[int], wanted: int) -> tuple[list
     visual tokens are short). A block takes an unbroken run of draws: a state need not name any that were left over.
 
     Args:
-      draws: without end, each within the budget.
+      draws: each within the budget. Where they end, fewer rows than wanted may be filled.
       budget: [4] of a row.
       wanted: rows.
 
@@ -63,7 +63,7 @@ def _head(draws: Lengths, first: int, most: npt.NDArray[np.float64]) -> int:
     count = _CHUNK
     while True:
         within = (np.cumsum(draws.lengths(first + count)[first:], axis=0) <= most).all(axis=1)
-        if not within.all():
+        if len(within) < count or not within.all():
             return int(within.sum())
         count = 2 * len(within)
 
@@ -71,8 +71,9 @@ def _head(draws: Lengths, first: int, most: npt.NDArray[np.float64]) -> int:
 def _in_order(draws: Lengths, rows: list[list[int]], taken: int, budget: Sequence[int], wanted: int) -> tuple[list[list[int]], int]:
     """Adds the draws after the first `taken` one by one, until one has no room in `wanted` rows."""
     packing = OpenRows(rows, draws.lengths(taken), budget, wanted)
-    while True:
-        for needs in draws.lengths(taken + _CHUNK)[taken:].tolist():
+    while following := draws.lengths(taken + _CHUNK)[taken:].tolist():
+        for needs in following:
             if not packing.place(taken, needs):
                 return packing.rows, taken
             taken += 1
+    return packing.rows, taken

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from data_pipelines.planning.too_long import Lookup
 from data_pipelines.randomness import permute, scramble, weyl
-from data_pipelines.schema import DataError
 
 Numbers = npt.NDArray[np.int64]
 
@@ -58,10 +57,6 @@ class Samples(NamedTuple):
     lengths: Numbers
 
 
-class UsedUp(DataError):
-    """All sources of a mixture are used up: they were read as often as their max_epochs allow."""
-
-
 class Draws:
     """The draws of a phase from a cursor on, made as they are asked for. The mixture's shares hold over any stretch of them.
 
@@ -90,8 +85,8 @@ class Draws:
         self._drawn = _empty(0)
 
     def lengths(self, count: int) -> Numbers:
-        """Returns the [m, 4] lengths of what is drawn, at least the first `count`. Raises UsedUp."""
-        while len(self._source) < count:
+        """Returns the [m, 4] lengths of what is drawn: at least the first `count`, fewer where all sources are used up."""
+        while len(self._source) < count and self._left:
             self._draw(max(_CHUNK, count - len(self._source)))
         return self._drawn.lengths
 
@@ -107,9 +102,7 @@ class Draws:
         return tuple(positions.tolist())
 
     def _draw(self, count: int) -> None:
-        """Makes at least one and at most `count` more draws. Raises UsedUp."""
-        if not self._left:
-            raise UsedUp("all sources of the mixture are used up")
+        """Makes `count` more draws, or those up to where a source is used up."""
         choices = self._choose(count)
         drawn = _empty(count)
         complete = count  # draws before the first for which a source has nothing more

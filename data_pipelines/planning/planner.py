@@ -18,7 +18,7 @@ import numpy as np
 from data_pipelines.planning.advice import Advice, advise
 from data_pipelines.planning.balance import document_pairs, order_rows
 from data_pipelines.planning.blocks import pack_block
-from data_pipelines.planning.draws import Draw, Draws, MixedSource, UsedUp
+from data_pipelines.planning.draws import Draw, Draws, MixedSource
 from data_pipelines.planning.too_long import NEVER_FITS, SourceLengths, TooLong, find_too_long
 from data_pipelines.randomness import stable_seed
 from data_pipelines.schema import DataError, PhaseSettings
@@ -80,6 +80,11 @@ def budgets(phase: PhaseSettings) -> np.ndarray:
     return np.array([phase.context, phase.visual_tokens, phase.images, phase.segments], np.int64)
 
 
+def whole_steps(block_rows: int, phase: PhaseSettings) -> int:
+    """Returns the largest multiple of the phase's rows_per_step up to `block_rows`, at least one step."""
+    return max(1, block_rows // phase.rows_per_step) * phase.rows_per_step
+
+
 def check_mixture(phase: PhaseSettings, names: Sequence[str]) -> None:
     """Raises DataError unless the phase draws from at least one of the sources named, each with a positive weight."""
     if not phase.mixture:
@@ -127,7 +132,7 @@ class Planner:
         if phase.rows_per_step < 1 or phase.rows % phase.rows_per_step:
             raise DataError(f"the {phase.rows} rows of phase {phase.name!r} are not whole steps of {phase.rows_per_step} rows")
         self.number, self.phase, self.seed = number, phase, seed
-        self.block_rows = block_rows = max(1, block_rows // phase.rows_per_step) * phase.rows_per_step
+        self.block_rows = block_rows = whole_steps(block_rows, phase)
         self.too_long = dict(too_long or {})
         check_mixture(phase, [index.name for index in indexes])
         self._count = len(indexes)
@@ -162,14 +167,20 @@ class Planner:
 
     def advice(self) -> Advice | None:
         """Returns better budgets where those of the phase leave rows empty, by a trial with the first draws; the same from any state."""
-        nothing = _Start(0, (0,) * self._count)
-        return advise(lambda other: self._draws(nothing, other), budgets(self.phase).tolist())
+        positions = (0,) * self._count
+        endless = {number: dataclasses.replace(source, max_epochs=0.0) for number, source in self._sources.items()}
+        return advise(lambda other: Draws(endless, 0, positions, other), budgets(self.phase).tolist())
 
     def row(self, row: int) -> list[Draw]:
         """Returns the samples of a row, in order. Raises DataError for a row before the first planned block."""
         block, offset = divmod(row, self.block_rows)
         with self._lock:
             return self._block(block)[offset]
+
+    def planned(self, row: int) -> tuple[list[Draw], np.ndarray]:
+        """Returns the samples of a row, in order, and the [k, 4] lengths that they were planned with."""
+        draws = self.row(row)
+        return draws, self.lengths(draws)
 
     def state(self, row: int) -> InputState:
         """Returns the state from which `row` is the next; after the phase's last row, the start of the next phase."""
@@ -199,22 +210,18 @@ class Planner:
     def _plan(self, start: _Start, wanted: int) -> tuple[list[list[Draw]], _Start]:
         """Returns a block's rows in order, and where the next block starts."""
         budget = budgets(self.phase).tolist()
-        draws = self._draws(start, budget)
-        try:
-            rows, taken = pack_block(draws, budget, wanted)
-        except UsedUp:
+        draws = Draws(self._sources, start.cursor, start.positions, budget)
+        rows, taken = pack_block(draws, budget, wanted)
+        if len(rows) < wanted:
             names = ", ".join(source.name for source in self._sources.values())
             raise DataError(
                 f"the data of phase {self.phase.name!r} is used up: all sources of its mixture ({names}) were read as often as their max_epochs "
                 f"allow, {self.phase.rows:,} rows of {self.phase.context:,} tokens need more: raise max_epochs, add a source, or take fewer steps"
-            ) from None
+            )
         order = order_rows(_row_pairs(rows, draws.lengths(taken), self.phase.context), self.phase.rows_per_step, self._seed_of(start))
         drawn = draws.first(taken)
         planned = [[drawn[number] for number in rows[row]] for row in order.tolist()]
         return planned, _Start(start.cursor + taken, draws.positions(taken, start.positions))
-
-    def _draws(self, start: _Start, budget: Sequence[int]) -> Draws:
-        return Draws(self._sources, start.cursor, start.positions, budget)
 
     def _seed_of(self, start: _Start) -> int:
         return stable_seed("rows", self.seed, self.number, start.cursor)

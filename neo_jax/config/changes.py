@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-MAY_CHANGE = (  # in an existing run directory: nothing here changes which rows are trained on, in which order, or the mathematics
+MAY_CHANGE = (  # at any start: nothing here changes which rows are trained on, in which order, or the mathematics
     "phases.*.accumulate",
     "phases.*.mesh.*",
     "phases.*.remat",
     "phases.*.attention",
     "optimizer.offload",
+    "data.sources.*.path",  # of what is known by its content: another is noticed by the index's digest
+    "data.sources.*.media_root",
     "data.heldout*",
     "data.index_folder",
     "data.threads",
@@ -28,23 +30,58 @@ MAY_CHANGE = (  # in an existing run directory: nothing here changes which rows 
     "run.heldout_rows",
     "run.debug",
 )
+# At any start too, from the next block of rows on (data_pipelines.loading.spliced): samples are neither repeated nor lost.
+FROM_THE_NEXT_BLOCK = ("phases.*.mixture.*", "data.sources.*.keep", "data.sources.*.max_epochs")
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], begun: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
     """Compares two resolved configurations (Config.resolved(), or the JSON beside a run).
+
+    Args:
+      begun: the phases that the run has begun, in order; the last is the one it is in. Those that are not begun may change in any way, and
+        sources may be added. None: the configurations are of one start, where nothing but MAY_CHANGE may differ.
 
     Returns:
       (forbidden, allowed): what changed, as "key: old -> new". Forbidden changes would change the order of the data or the mathematics of
-      a run that has begun; allowed ones (MAY_CHANGE) do not.
+      what a run has begun; allowed ones do not.
     """
     before, after = _flat(old), _flat(new)
     forbidden: list[str] = []
     allowed: list[str] = []
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
-            changes = allowed if any(fnmatch.fnmatchcase(key, pattern) for pattern in MAY_CHANGE) else forbidden
+            may = _matches(key, MAY_CHANGE) or (begun is not None and _may_while_running(key, old, new, begun))
+            changes = allowed if may else forbidden
             changes.append(f"{key}: {before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r}")
+    if begun is not None and (moved := _moved_sources(old, new)):
+        forbidden.append(f"data.sources: {moved}")
     return forbidden, allowed
+
+
+def _may_while_running(key: str, old: Mapping[str, Any], new: Mapping[str, Any], begun: Sequence[str]) -> bool:
+    section, _, rest = key.partition(".")
+    if key == "curriculum":
+        return list(new[key])[: len(begun)] == list(begun)
+    if section == "phases":
+        name = rest.partition(".")[0]
+        return name not in begun or (name == begun[-1] and _matches(key, FROM_THE_NEXT_BLOCK))
+    if key.startswith("data.sources."):
+        return key.split(".")[2] not in old["data"]["sources"] or _matches(key, FROM_THE_NEXT_BLOCK)
+    return False
+
+
+def _moved_sources(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What is wrong with the order of sources, or ""."""
+    before, after = (list(values["data"]["sources"]) for values in (old, new))
+    if missing := [name for name in before if name not in after]:
+        return f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: keep them, and leave them out of the mixtures"
+    if [name for name in after if name in before] != before:
+        return f"the order {before} became {after}: keep it, and add new ones anywhere"
+    return ""
+
+
+def _matches(key: str, patterns: Collection[str]) -> bool:
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from data_pipelines.schema import PhaseSettings
-from neo_jax.config.changes import MAY_CHANGE
+from neo_jax.config.changes import FROM_THE_NEXT_BLOCK, MAY_CHANGE
 from neo_jax.config.documentation import field_descriptions
 from neo_jax.config.fields import field_types, required_fields
 from neo_jax.config.phase import Phase
@@ -32,8 +32,9 @@ it. On the command line of every command that takes it, and in sweeps, single ke
 | `--config.phases.extra=mid_512` | adds a copy of a phase (or source), before any other key is set |
 | `--config.curriculum=text,extra` | which phases are trained, in order |
 
-Paths may begin with `~`. "In a run: yes" marks keys that may change when a run directory is continued; others would change the order of the data or
-the mathematics, and are refused there.
+Paths may begin with `~`. "In a run" says what may change when a run directory is continued: "yes", at any start; "next block", at any start, from the
+next block of rows on (planner.BLOCK_ROWS at most), so that no sample is repeated or lost; "before its phase", until the phase begins; "no": it would
+change the order of the data or the mathematics, and is refused. Sources may be added, and phases behind the one that the run is in.
 """
 TITLES = {
     "model": "the transformer's shape",
@@ -55,7 +56,7 @@ def reference() -> str:
     for name, hint in field_types(Sections).items():
         parts.append(f"## {name}: {TITLES[name]}\n")
         if name == "curriculum":
-            parts.append(f"A tuple of names of phases, each once. In a run: {_may_change(name)}.\n")
+            parts.append("A tuple of names of phases, each once. In a run: what follows the phase that it is in may change.\n")
             continue
         parts.append("| key | type | default | meaning | in a run |\n| --- | --- | --- | --- | --- |")
         parts.append("\n".join(_lines(hint, name)) + "\n")
@@ -76,7 +77,7 @@ def _lines(hint: Any, path: str) -> Iterator[str]:
         if dataclasses.is_dataclass(kind) or _is_section(kind):
             yield from _lines(kind, key)
         else:
-            name = f"{key}.SOURCE" if typing.get_origin(kind) is Mapping else key
+            name = key = f"{key}.SOURCE" if typing.get_origin(kind) is Mapping else key
             default = "required" if field.name in required_fields(hint) else f"`{field_default(field)!r}`"
             yield f"| `{name}` | {_type(kind)} | {default} | {_cell(descriptions[field.name])} | {_may_change(key)} |"
 
@@ -121,7 +122,10 @@ def _type(kind: Any) -> str:
 
 def _may_change(key: str) -> str:
     concrete = key.replace("NAME", "name")
-    return "yes" if any(fnmatch.fnmatchcase(concrete, pattern) for pattern in MAY_CHANGE) else "no"
+    for patterns, said in ((MAY_CHANGE, "yes"), (FROM_THE_NEXT_BLOCK, "next block"), (("phases.*",), "before its phase")):
+        if any(fnmatch.fnmatchcase(concrete, pattern) for pattern in patterns):
+            return said
+    return "no"
 
 
 def _cell(text: str) -> str:

@@ -9,11 +9,15 @@ import fcntl
 import json
 import pathlib
 import time
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TextIO
 
+from data_pipelines.loading.spliced import Earlier, Limits
 from data_pipelines.storage import write_whole
 from neo_jax import config
+
+EARLIER = "planned_before.json"  # how rows were planned before settings of the data changed within a phase
 
 
 class RunDirectoryError(RuntimeError):
@@ -34,7 +38,8 @@ class RunDirectory:
         self.path = pathlib.Path(settings.run.directory).absolute()
         self._settings = settings
         self._lock: TextIO | None = None
-        self._allowed: list[str] = []
+        self._before: dict[str, Any] | None = None  # the configuration of the last start
+        self._earlier: list[Earlier] = []
 
     def __enter__(self) -> RunDirectory:
         try:
@@ -67,20 +72,71 @@ class RunDirectory:
                     "to a new folder"
                 )
             return
-        forbidden, self._allowed = config.differences(read_config(path), self._settings.resolved())
-        if forbidden:
+        self._before = read_config(path)
+        self._earlier = _read_earlier(self.path / EARLIER)
+        self.check_changes([])
+
+    def check_changes(self, begun: Sequence[str]) -> None:
+        """Raises RunDirectoryError if the configuration differs from the last start's in what a run cannot change.
+
+        Args:
+          begun: phases that the run has begun, in order. Before that is known: none.
+        """
+        if forbidden := self._differences(begun)[0]:
             raise RunDirectoryError(
                 f"{self.path} holds a run of another configuration; what differs changes data order or mathematics:\n  "
                 + "\n  ".join(forbidden)
                 + "\nset run.directory to a new one, or take the changes back"
             )
 
-    def claim(self) -> None:
-        """Writes the resolved configuration: from now on the folder belongs to this run. Changes that are allowed are recorded."""
-        if self._allowed:
+    def _differences(self, begun: Sequence[str]) -> tuple[list[str], list[str]]:
+        return config.differences(self._before, self._settings.resolved(), begun) if self._before else ([], [])
+
+    def earlier(self, phase: str, until: int) -> list[Earlier]:
+        """Returns how rows are planned up to where later settings hold (data_pipelines.loading.spliced).
+
+        Args:
+          phase: the one that the run is in.
+          until: its first row that the settings of this start hold for, if it goes on with other ones than the last start.
+        """
+        known = any(each.phase == phase and each.until == until for each in self._earlier)  # a start that took no step up to there
+        if self._before and until and not known:
+            before, now = (_planned_by(values, phase, until) for values in (self._before, self._settings.resolved()))
+            changed = before.mixture != now.mixture or any(before.limits[name] != now.limits[name] for name in before.limits)
+            if changed:
+                self._earlier.append(before)
+        return list(self._earlier)
+
+    def claim(self, begun: Sequence[str]) -> None:
+        """Writes the resolved configuration: from now on the folder belongs to this run. Changes that are allowed are recorded.
+
+        Args:
+          begun: as for check_changes.
+        """
+        if allowed := self._differences(begun)[1]:
             with (self.path / "config_changes.jsonl").open("a") as file:
-                file.write(json.dumps({"time": time.time(), "changed": self._allowed}) + "\n")
+                file.write(json.dumps({"time": time.time(), "changed": allowed}) + "\n")
+        if self._earlier:  # before config.json, which the next start compares with
+            write_whole(self.path / EARLIER, json.dumps([each.to_json() for each in self._earlier], indent=1) + "\n")
         write_whole(self.path / "config.json", self._settings.to_json())
+
+
+def _planned_by(values: Mapping[str, Any], phase: str, until: int) -> Earlier:
+    limits = {name: Limits(tuple(source["keep"]), source["max_epochs"]) for name, source in values["data"]["sources"].items()}
+    mixture = {name: weight for name, weight in values["phases"][phase]["mixture"].items() if weight}
+    return Earlier(phase, until, mixture, limits)
+
+
+def _read_earlier(path: pathlib.Path) -> list[Earlier]:
+    try:
+        return [Earlier.from_json(each) for each in json.loads(path.read_text())]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as error:
+        raise RunDirectoryError(
+            f"{path} cannot be read ({error}): it says how rows of phases whose mixture changed are planned; put back what it was, or set "
+            "run.directory to a new folder"
+        ) from error
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:

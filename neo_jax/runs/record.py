@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ class CheckpointRecord:
 
     Attributes:
       position: where the run stands.
+      sources: names of the training sources, in the order of `position.input.positions`.
       tokens, seconds: trained on so far, and taken so far, earlier starts included.
       data: digests of the tokenizer and of every training source: what the order of the data follows from.
       failures: of samples so far (data_pipelines.failures.Failures.state).
@@ -37,6 +38,7 @@ class CheckpointRecord:
     """
 
     position: Position
+    sources: Sequence[str]
     tokens: int
     seconds: float
     data: Mapping[str, str]

@@ -24,13 +24,14 @@ from neo_jax.interop.initial import initial_parameters
 from neo_jax.model.computation import Computation
 from neo_jax.processes import exchange
 from neo_jax.runs.checkpoints import Checkpoints
-from neo_jax.runs.directory import RunDirectory, RunDirectoryError
+from neo_jax.runs.directory import RunDirectory
 from neo_jax.runs.facts import RunFacts, write_facts
 from neo_jax.runs.metrics import MetricsWriter, StepRecord
 from neo_jax.runs.record import CheckpointRecord, Position
 from neo_jax.sharding import own_rows, slice_count, to_devices
 from neo_jax.training import flops
 from neo_jax.training.console import Progress, step_line
+from neo_jax.training.continuing import check_changes, check_data, continued
 from neo_jax.training.curriculum import abstract_state, first_state, mesh_problems, next_state, phase_mesh
 from neo_jax.training.heldout import HeldoutLosses
 from neo_jax.training.inputs import RunData, accumulated, local_rows, open_run_data
@@ -107,7 +108,7 @@ class Trainer:
             resources.callback(self._checkpoints.close)
             position = self._restore()
             if exchange.is_first():
-                self._directory.claim()
+                self._directory.claim([phase.name for phase in self.settings.phases[: position.phase + 1]] if position.step else [])
                 write_facts(self._directory.path, RunFacts.now(self.settings.model.parameters()))
                 self._metrics = resources.enter_context(MetricsWriter(self._directory.path, position.step))
             for number in range(position.phase, len(self.settings.phases)):
@@ -161,6 +162,7 @@ class Trainer:
         """Takes over the newest checkpoint, or begins before the first step."""
 
         def template(record: CheckpointRecord) -> dict[str, Any]:
+            check_changes(self._directory, record)
             phase = self.settings.phases[record.position.phase]
             return _as_tree(abstract_state(self.settings, phase, phase_mesh(phase)))
 
@@ -168,17 +170,15 @@ class Trainer:
         if restored is None:
             return Position(0, 0, 0, self._data.train.start())
         arrays, record = restored
-        if changed := [name for name, digest in self._data.identity.items() if digest != record.data.get(name)]:
-            raise RunDirectoryError(
-                f"{self._directory.path} holds a run over other data: {', '.join(changed)} changed since step {record.position.step}, and with it "
-                "the order of the samples; put back what the run began with, or set run.directory to a new one"
-            )
+        check_data(self._directory, record, self._data)
         self._state = TrainState(**arrays)
         self._tokens, self._seconds = record.tokens, record.seconds
         self._data.train.failures.restore(record.failures)
         phase = self.settings.phases[record.position.phase]
         self.progress.line(f"resumed after step {record.position.step}, in phase {phase.name}")
-        return record.position
+        position, note = continued(self._directory, record, self._data, self.settings.phases)
+        self._tell([note] if note else [])
+        return position
 
     def _phase(self, number: int, position: Position) -> Position:
         """Trains phase `number` to its end and answers its questions."""
@@ -315,6 +315,7 @@ class Trainer:
     def _save(self, position: Position) -> None:
         record = CheckpointRecord(
             position,
+            list(self.settings.data.sources),
             self._tokens,
             self._total_seconds(),
             self._data.identity,

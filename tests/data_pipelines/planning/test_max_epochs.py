@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_lengths import Index, phase
 
-from data_pipelines.planning.draws import Draws, MixedSource, UsedUp
+from data_pipelines.planning.draws import Draws, MixedSource
 from data_pipelines.planning.planner import InputState, Planner, budgets
 from data_pipelines.randomness import permute, scramble, weyl
 from data_pipelines.schema import DataError
@@ -56,11 +56,9 @@ def one_by_one(mixed, positions):
 def test_draws_are_those_of_the_definition_however_many_are_asked_for(ask, positions):
     wanted = one_by_one(sources(), positions)
     draws = Draws(sources(), 0, positions, BUDGETS)
-    asked = 0
-    with pytest.raises(UsedUp):
-        for count in [*ask, 10_000]:
-            asked += count
-            draws.lengths(asked)
+    for asked in np.cumsum([*ask, 10_000]).tolist():
+        assert min(asked, len(wanted)) <= len(draws.lengths(asked)) <= len(wanted)
+    assert len(draws.lengths(10_000)) == len(wanted)
     assert [tuple(draw) for draw in draws.first(len(wanted) + 1)] == wanted
     assert collections.Counter(wanted).most_common(1)[0][1] == 1
 
@@ -86,6 +84,15 @@ def test_a_run_goes_on_without_the_source_and_resumes_anywhere():
     for first in range(0, 240, 20):
         resumed = Planner(0, settings, indexes, 5, whole.state(first), block_rows=32)
         assert [resumed.row(row) for row in range(first, min(first + 40, 240))] == rows[first : first + 40]
+
+
+def test_the_last_sample_is_read_too():
+    """Rows that hold all there is, with room for a sample more."""
+    index = Index("a", np.tile([30, 0, 0, 1], (50, 1)), None, 2.0)
+    settings = phase(rows=7, context=451, mixture={"a": 1.0})  # 15 samples a row
+    planner = Planner(0, settings, [index], 1, InputState(0, 0, 0, (0,)))
+    found = collections.Counter((draw.sample, draw.epoch) for row in range(7) for draw in planner.row(row))
+    assert len(found) == 100 and set(found.values()) == {1}
 
 
 def test_a_phase_that_needs_more_than_there_is_says_so():

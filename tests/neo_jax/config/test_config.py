@@ -288,6 +288,8 @@ def test_defaults_need_not_be_written() -> None:
         ("data.threads", 7),
         ("data.max_failure_rate", 0.5),
         ("data.index_folder", "elsewhere"),
+        ("data.sources.text.path", "other.jsonl"),
+        ("data.sources.text.media_root", "elsewhere"),
         ("data.heldout.text.path", "other.jsonl"),
         ("run.log_every", 3),
         ("run.checkpoint_every", 3),
@@ -309,7 +311,8 @@ def test_may_change_in_an_existing_run(path: str, value: object) -> None:
         ("tokenizer.path", "other.model"),
         ("optimizer.beta1", 0.8),
         ("run.seed", 1),
-        ("data.sources.text.path", "other.jsonl"),
+        ("data.sources.text.format", "parquet"),
+        ("data.sources.text.keep", ["tokens > 3"]),
         ("phases.sft.mixture.text", 2.0),
         ("phases.sft.rows_per_step", 8),
         ("phases.sft.context", 2048),
@@ -329,7 +332,63 @@ def test_may_not_change_in_an_existing_run(path: str, value: object) -> None:
     assert allowed == []
 
 
-def _changes(path: str, value: object) -> tuple[list[str], list[str]]:
+BEGUN = ["text", "pretrain", "captions"]  # a run in its third phase
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("phases.sft.mixture.text", 2.0),
+        ("phases.sft.context", 2048),
+        ("phases.mid_256.steps", 3),
+        ("phases.mid_256.learning_rate", 3.0),
+        ("phases.captions.mixture.text", 2.0),
+        ("phases.captions.mixture.caption", 0.0),
+        ("data.sources.text.keep", ["tokens > 3"]),
+        ("data.sources.text.max_epochs", 3.0),
+        ("curriculum", [*BEGUN, "sft"]),
+        ("curriculum", BEGUN),
+    ],
+)
+def test_what_is_not_begun_may_change(path: str, value: object) -> None:
+    forbidden, allowed = _changes(path, value, BEGUN)
+    assert forbidden == []
+    assert len(allowed) == 1 and allowed[0].startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("model.rope_theta", 1e5),
+        ("run.seed", 1),
+        ("phases.captions.steps", 3),
+        ("phases.captions.learning_rate", 3.0),
+        ("phases.pretrain.mixture.text", 2.0),
+        ("data.sources.text.prompts", ["Say."]),
+        ("curriculum", ["text", "captions", "sft"]),
+        ("curriculum", BEGUN[:2]),
+    ],
+)
+def test_what_is_begun_may_not_change(path: str, value: object) -> None:
+    forbidden, allowed = _changes(path, value, BEGUN)
+    assert any(change.startswith(f"{path}: ") and " -> " in change for change in forbidden)
+    assert allowed == []
+
+
+def test_sources_may_be_added_and_neither_removed_nor_moved() -> None:
+    old = Config.from_config_dict(demo.get_config()).resolved()
+    new = copy.deepcopy(old)
+    sources = old["data"]["sources"]
+    new["data"]["sources"] = {"more": sources["text"]} | sources
+    new["phases"]["captions"]["mixture"]["more"] = 1.0
+    assert differences(old, new, BEGUN)[0] == []
+    new["data"]["sources"] = dict(reversed(sources.items()))
+    assert any("data.sources: the order" in each for each in differences(old, new, BEGUN)[0])
+    new["data"]["sources"] = {name: source for name, source in sources.items() if name != "video"}
+    assert any("data.sources: video is missing" in each for each in differences(old, new, BEGUN)[0])
+
+
+def _changes(path: str, value: object, begun: list[str] | None = None) -> tuple[list[str], list[str]]:
     old = Config.from_config_dict(demo.get_config()).resolved()
     new = copy.deepcopy(old)
     *sections, last = path.split(".")
@@ -338,7 +397,7 @@ def _changes(path: str, value: object) -> tuple[list[str], list[str]]:
         section = section[key]
     assert section[last] != value
     section[last] = value
-    return differences(old, new)
+    return differences(old, new, begun)
 
 
 def test_nothing_changed_is_no_difference() -> None:

@@ -17,6 +17,8 @@ from neo_jax.planning.show import memory_chart, show
 from neo_jax.sharding import mesh_problem
 from tests.neo_jax.planning.tiny import CONFIGURATION, EIGHT
 
+pytestmark = pytest.mark.xdist_group("plan")  # one worker: plans are made once
+
 PLANS = pathlib.Path(__file__).parents[3] / "docs" / "plans"
 
 
@@ -39,6 +41,11 @@ def made(settings):
     return result, lines
 
 
+@pytest.fixture(scope="module")
+def searched(settings):
+    return plan.make_plan(settings, plan.Flags("h200:1x8", phases=("frozen",), search=2), lambda text: None)
+
+
 def test_every_phase_is_described(made, settings):
     result, lines = made
     assert [phase.phase for phase in result.phases] == ["frozen", "long"]
@@ -58,11 +65,10 @@ def test_every_phase_is_described(made, settings):
     assert frozen.edge == 0 and long.edge >= long.memory.parameters + long.memory.optimizer
 
 
-def test_a_plan_comes_back_as_it_was_written(made, settings, tmp_path):
+def test_a_plan_comes_back_as_it_was_written(made, searched, tmp_path):
     result, _ = made
     write_plan(tmp_path / "plan.json", result)
     assert read_plan(tmp_path / "plan.json") == result
-    searched = plan.make_plan(settings, plan.Flags("h200:1x8", phases=("frozen",), search=1), lambda text: None)
     write_plan(tmp_path / "plan.json", searched)
     assert read_plan(tmp_path / "plan.json") == searched and searched.phases[0].candidates
 
@@ -113,9 +119,8 @@ def test_too_little_memory_is_a_result(settings, monkeypatch):
     assert [phase.fits for phase in result.phases] == [False]
 
 
-def test_search_ranks_what_it_compiled(settings):
-    result = plan.make_plan(settings, plan.Flags("h200:1x8", phases=("frozen",), search=2), lambda text: None)
-    (phase,) = result.phases
+def test_search_ranks_what_it_compiled(searched):
+    (phase,) = searched.phases
     assert len(phase.candidates) == 2
     speeds = [candidate.tokens_per_day for candidate in phase.candidates]
     assert speeds == sorted(speeds, reverse=True) and phase.tokens_per_day == speeds[0]

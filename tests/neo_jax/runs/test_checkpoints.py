@@ -22,7 +22,7 @@ SHARDED = {"fsdp": 8}
 
 def record(step: int) -> CheckpointRecord:
     position = Position(1, step, step, InputState(1, 8 * step, 3, (4, 5)))
-    return CheckpointRecord(position, 2**40, 0.1 + 0.2, {"tokenizer": "a"}, {"samples": 3}, {"run": {"seed": 0}})
+    return CheckpointRecord(position, ["text", "image"], 2**40, 0.1 + 0.2, {"tokenizer": "a"}, {"samples": 3}, {"run": {"seed": 0}})
 
 
 def state(step: int = 0, **axes: int) -> dict:

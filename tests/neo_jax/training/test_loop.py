@@ -1,6 +1,7 @@
 """The loop waits for the devices once a step, and a phase's memory ends with the phase."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from neo_jax.processes import exchange
 from neo_jax.training import phase_evaluation, trainer
 from neo_jax.training.console import Progress
 from neo_jax.training.stopping import Preempted
-from tests.neo_jax.training.running import ROOT, TIMEOUT, write_config
+from tests.neo_jax.training.running import FAST, ROOT, TIMEOUT, write_config
 from tests.neo_jax.training.tiny_run import STEPS, tiny_config_dict
 
 pytestmark = pytest.mark.xdist_group("loop")  # one worker: the watched run is made once
@@ -32,7 +33,7 @@ def watched(corpus: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> d
     done = subprocess.run(
         [sys.executable, str(program), f"--config={file}"],
         cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": FAST},
         capture_output=True,
         text=True,
         timeout=TIMEOUT,

@@ -1,0 +1,60 @@
+"""Whether a run may go on from a checkpoint with the configuration and data of now, and where its rows go on.
+
+Called by all processes; process 0 alone holds the run directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from data_pipelines.loading.spliced import Earlier
+from neo_jax import config
+from neo_jax.processes import exchange
+from neo_jax.runs.directory import RunDirectory, RunDirectoryError
+from neo_jax.runs.record import CheckpointRecord, Position
+from neo_jax.training.inputs import RunData
+
+
+def check_changes(directory: RunDirectory, record: CheckpointRecord) -> None:
+    """Raises RunDirectoryError for changes of phases that the checkpoint's run has begun."""
+    problem = None
+    if exchange.is_first():
+        try:
+            directory.check_changes(record.configuration["curriculum"][: record.position.phase + 1])
+        except RunDirectoryError as error:
+            problem = str(error)
+    if problem := exchange.from_first(problem):
+        raise RunDirectoryError(problem)
+
+
+def check_data(directory: RunDirectory, record: CheckpointRecord, data: RunData) -> None:
+    """Raises RunDirectoryError if the tokenizer or a source that the checkpoint knows has other content now."""
+    now = data.identity
+    if changed := [name for name, digest in record.data.items() if now.get(name) != digest]:
+        raise RunDirectoryError(
+            f"{directory.path} holds a run over other data: {', '.join(changed)} changed since step {record.position.step}, and with it the "
+            "order of the samples; put back what the run began with, or set run.directory to a new one"
+        )
+
+
+def continued(directory: RunDirectory, record: CheckpointRecord, data: RunData, phases: tuple[config.Phase, ...]) -> tuple[Position, str]:
+    """Returns the checkpoint's position among the sources of now, and a sentence if rows are still planned by settings of before, else "".
+
+    Has the loader of `data` finish a block of rows that was begun as it was planned.
+    """
+    state = record.position.input
+    read = dict(zip(record.sources, state.positions, strict=True))
+    state = dataclasses.replace(state, positions=tuple(read.get(source.name, 0) for source in data.sources))
+    position = dataclasses.replace(record.position, input=state)
+    if state.phase == len(phases):
+        return position, ""
+    phase = phases[state.phase]
+    until = min(data.train.next_block(state), phase.input().rows)
+    of_first = [each.to_json() for each in directory.earlier(phase.name, until)] if exchange.is_first() else []
+    earlier = [Earlier.from_json(each) for each in exchange.from_first(of_first)]
+    data.train.plan_earlier(earlier)
+    ends = [each.until for each in earlier if each.phase == phase.name and each.until > state.row]
+    if not ends:
+        return position, ""
+    step = position.step + (max(ends) - state.row) // phase.rows_per_step
+    return position, f"rows are planned as before up to step {step}; from then on by the mixture, keep and max_epochs of now"
