@@ -2,6 +2,9 @@
 # environment. make test-aot, make test-aot-gpu: programs compiled for TPUs and for an H200 that are not there.
 # make benchmark-step: times the training step beside the same in PyTorch (4 GB, an environment of its own).
 # make plan ARGS="--config=configs/neo_ov_2b.py --hardware=v5p:4x4x4": what a run needs (neo_jax/plan.py).
+# Huge pages for what XLA allocates in each step: on two cores the demo's step takes 0.82 to 0.88 of the time without (benchmarks/train_step.py;
+# Linux 6.18 with transparent huge pages set to madvise, glibc 2.36). Elsewhere it does nothing.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 PYTHON_JAX ?=
 ENVIRONMENT := .venv$(if $(PYTHON_JAX),-jax-$(PYTHON_JAX))
 RUN := $(ENVIRONMENT)/bin/python -m

@@ -149,8 +149,8 @@ class SourceSettings:
     Attributes:
       name: its name in mixtures and logs.
       format: what the files are: "jsonl" (JSON lines or a JSON list, plain, .gz or .zst), "tar" (WebDataset), "parquet", "arrayrecord",
-        "tfds" (a dataset's folder, DATA_DIR/NAME or DATA_DIR/NAME:VERSION) or "folder" (media with texts of the same name, or with
-        metadata.jsonl).
+        "tfds" (a dataset's folder, DATA_DIR/NAME or DATA_DIR/NAME:VERSION), "folder" (media with texts of the same name, or with
+        metadata.jsonl) or "meta" (a list of JSONL datasets with root, annotation and repeat_time, as InternVL's and U1's kits read it).
       path: the file, or a pattern of files: {000..127}, {a,b}, * ? [] and **; or several of these. Local, or s3://BUCKET/KEY, gs://BUCKET/KEY.
       media_root: folder, local or in a store, that media paths are relative to and may not leave. Files that a shard itself holds are
         found first.

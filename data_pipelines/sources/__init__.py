@@ -88,6 +88,13 @@ def _open_folder(settings: SourceSettings, tables: pathlib.Path | None) -> Sourc
     return RecordSource(dataclasses.replace(settings, media_root=settings.media_root or one_path(settings)), container)
 
 
+def _open_meta(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
+    from data_pipelines.sources.containers.tables import Tables
+    from data_pipelines.sources.meta import open_meta
+
+    return open_meta(settings, Tables(tables))
+
+
 def _open_tfds(settings: SourceSettings, tables: pathlib.Path | None) -> Source:
     from data_pipelines.sources.containers.tables import Tables
     from data_pipelines.sources.tfds import open_tfds  # importing the library takes over a second
@@ -102,6 +109,7 @@ FORMATS: Mapping[str, Callable[[SourceSettings, pathlib.Path | None], Source]] =
     "arrayrecord": _open_arrayrecord,
     "tfds": _open_tfds,
     "folder": _open_folder,
+    "meta": _open_meta,
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow_datasets
 
+from data_pipelines.conditions import of_columns
 from data_pipelines.schema import DOCUMENT, ROLES, Clip, DataError, Media, Sample, SampleError, SourceSettings, Turn
 from data_pipelines.sources.containers import Shard
 from data_pipelines.sources.containers.arrayrecord import ArrayRecords, example_decoder
@@ -92,6 +93,11 @@ class TfdsSource:
         self.name = settings.name
         self.settings, self._container, self._folder = settings, container, folder
         self._keys = Keys(self.name, settings.ignore)
+        if conditions := of_columns(settings.keep):
+            raise DataError(
+                f"source {self.name!r}: `keep` has the condition {str(conditions[0])!r}, but {self._folder} holds samples without their rows' "
+                "columns: filter the rows that it was converted from"
+            )
         self._check_others(held - set(features()) - set(settings.ignore))
 
     def _check_others(self, others: set[str]) -> None:

@@ -9,6 +9,7 @@ import tensorflow_datasets
 from array_record.python import array_record_module
 from PIL import Image
 
+from data_pipelines.convert import FailurePolicy, convert
 from data_pipelines.media.images import image_size
 from data_pipelines.schema import DataError, SourceSettings
 from data_pipelines.sources import open_source
@@ -83,3 +84,11 @@ def test_a_copy_is_the_same_data(data_dir, tmp_path):
         small_corpus.identities(open_source(SourceSettings("rows", "tfds", str(folder)))) for folder in (path, tmp_path / "copy")
     )
     assert first == copy != small_corpus.identities(open_source(SourceSettings("rows", "tfds", str(data_dir / "captions"))))
+
+
+def test_a_converted_dataset_has_no_columns_to_filter_by(tmp_path):
+    small_corpus.write_jsonl(tmp_path / "rows.jsonl", [{"text": "a text", "lang": "en"}])
+    folder, _ = convert(SourceSettings("rows", "jsonl", str(tmp_path / "rows.jsonl")), tmp_path / "out", 1 << 30, FailurePolicy())
+    assert len(open_source(SourceSettings("copy", "tfds", str(folder), keep=("tokens > 0",)))) == 1
+    with pytest.raises(DataError, match="column.lang in en.* holds samples without their rows' columns"):
+        open_source(SourceSettings("copy", "tfds", str(folder), keep=("column.lang in en",)))

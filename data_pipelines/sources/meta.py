@@ -1,0 +1,138 @@
+"""Datasets listed in a meta file, as the training kits of InternVL and SenseNova-U1 read them:
+
+    {"NAME": {"root": "images/", "annotation": "rows.jsonl", "repeat_time": 2, "length": 1000}, ...}
+
+`annotation` is a JSONL file, a pattern or a list of these; `root` the folder of its media; `repeat_time` how many copies of its rows one epoch holds:
+a whole number, or a share below 1, of which the first rows are taken.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import itertools
+import json
+import numbers
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from data_pipelines.schema import DataError, Sample, SourceSettings
+from data_pipelines.sources.containers import Shard
+from data_pipelines.sources.containers.lines import Lines
+from data_pipelines.sources.containers.shards import Shards
+from data_pipelines.sources.containers.tables import Tables
+from data_pipelines.sources.paths import local_path, one_path
+from data_pipelines.sources.source import RecordSource
+
+_READ = ("root", "annotation", "repeat_time")
+_WITHOUT_MEANING = ("length", "max_dynamic_patch", "min_dynamic_patch")  # rows are counted, and pictures are not cut into tiles
+
+
+class _Part(NamedTuple):
+    """A dataset of the list: its rows from the first on, and how many of them one copy has."""
+
+    name: str
+    source: RecordSource
+    samples: int
+
+
+def open_meta(settings: SourceSettings, tables: Tables) -> MetaSource:
+    """Opens all datasets of a meta file.
+
+    Raises DataError for a file that is none, or a dataset in it that cannot be used; the message names it.
+    """
+    path = local_path(one_path(settings), f"source {settings.name!r}: path")
+    where = f"source {settings.name!r}: {path}"
+    if settings.media_root:
+        raise DataError(f"{where} names the root of each dataset: leave media_root of the source empty")
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where} cannot be read as JSON ({error})") from error
+    if not isinstance(listed, dict) or not listed:
+        raise DataError(f'{where} is no meta file: it must be an object {{"NAME": {{"root": ..., "annotation": ..., "repeat_time": 1}}}}')
+    parts: list[_Part] = []
+    ignored: Counter[str] = Counter()
+    for name, entry in listed.items():
+        parts += _open_part(name, entry, f"{where}: dataset {name!r}", settings, tables, ignored)
+    return MetaSource(settings, parts, ignored)
+
+
+def _open_part(name: str, entry: Any, where: str, settings: SourceSettings, tables: Tables, ignored: Counter[str]) -> list[_Part]:
+    if not isinstance(entry, dict) or not _is_paths(entry.get("annotation")):
+        raise DataError(f'{where} must have "annotation", the path of its rows or a list of paths')
+    root, repeat = entry.get("root") or "", entry.get("repeat_time", 1)
+    if not isinstance(root, str):
+        raise DataError(f'{where}: "root" is {root!r}, must be a folder')
+    is_number = isinstance(repeat, numbers.Real) and not isinstance(repeat, bool)
+    if not is_number or repeat <= 0 or (repeat > 1 and repeat != int(repeat)):
+        raise DataError(f'{where}: "repeat_time" is {repeat!r}, must be a whole number, or a share between 0 and 1 of its rows')
+    for key in sorted(set(entry) - set(_READ) - set(settings.ignore)):
+        if key not in _WITHOUT_MEANING and entry[key]:
+            raise DataError(
+                f"{where}: the key {key!r} is not read and may change what is trained: list it in `ignore` of the source to train without it"
+            )
+    ignored.update(set(entry) - set(_READ))
+    annotation = entry["annotation"]
+    of_part = dataclasses.replace(
+        settings, format="jsonl", path=annotation if isinstance(annotation, str) else tuple(annotation), media_root=root
+    )
+    source = RecordSource(of_part, Shards(Lines(), of_part.path, tables, f"{settings.name}/{name}"))
+    samples = len(source) if repeat >= 1 else max(1, int(len(source) * repeat))
+    return [_Part(name, source, samples)] * max(1, int(repeat))
+
+
+def _is_paths(value: object) -> bool:
+    return isinstance(value, str) if not isinstance(value, list) else bool(value) and all(isinstance(each, str) for each in value)
+
+
+class MetaSource:
+    """The rows of all datasets, one after the other, repeated ones as often as the list says. Equal shards are measured once."""
+
+    def __init__(self, settings: SourceSettings, parts: Sequence[_Part], ignored: Mapping[str, int]):
+        self.name = settings.name
+        paths = dict.fromkeys(path for part in parts for path in part.source.settings.paths)
+        self.settings = dataclasses.replace(settings, path=tuple(paths))  # what a comparison of sources looks at
+        self._parts, self._ignored = parts, Counter(ignored)
+        self._ends = list(itertools.accumulate(part.samples for part in parts))
+
+    @property
+    def ignored(self) -> Counter[str]:
+        """Keys that are not read, of rows and of datasets in the list, with the number of times each was passed over so far."""
+        different = {id(part.source): part.source for part in self._parts}
+        return sum((source.ignored for source in different.values()), self._ignored.copy())
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises SampleError for a record that cannot be used."""
+        part, row = self._find(index)
+        sample = part.source[row]
+        return dataclasses.replace(sample, key=f"{part.name}/{sample.key}")
+
+    def key(self, index: int) -> str:
+        """Names a sample, usable or not: DATASET/FILE:LINE."""
+        part, row = self._find(index)
+        return f"{part.name}/{part.source.key(row)}"
+
+    def shards(self) -> Sequence[Shard]:
+        """The files of each dataset in order, as often as it is repeated, the last one cut where a share of the rows is taken."""
+        result = []
+        for part in self._parts:
+            left = part.samples
+            media = "media" if part.source.settings.media_root else ""
+            for shard in part.source.shards():
+                taken = min(left, shard.samples)
+                cut = f"first {taken} of " if taken < shard.samples else ""
+                if taken:
+                    result.append(shard._replace(fingerprint=f"{cut}{shard.fingerprint}{media}", samples=taken))
+                left -= taken
+        return result
+
+    def _find(self, index: int) -> tuple[_Part, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        number = bisect.bisect_right(self._ends, index)
+        return self._parts[number], index - (self._ends[number - 1] if number else 0)
