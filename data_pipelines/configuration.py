@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from data_pipelines.failures import FailurePolicy
-from data_pipelines.schema import DataError, PhaseSettings, SourceSettings
+from data_pipelines.schema import FRAME_CHOICES, IMAGE_BUDGETS, DataError, PhaseSettings, SourceSettings
 
 # Of keys that a phase may leave out (neo_jax.config.Phase has the same: a test compares them).
 PHASE_DEFAULTS: Mapping[str, Any] = {
@@ -22,6 +22,10 @@ PHASE_DEFAULTS: Mapping[str, Any] = {
     "frame_pixels": 0,
     "loss_weighting": "square",
     "resize": "exact",
+    "frame_choice": "neo",
+    "clip_pixels": 0,
+    "image_budget": "neo",
+    "jpeg_quality": (0, 0),
 }
 
 
@@ -126,9 +130,13 @@ class _Section:
 
 
 def _phase(section: _Section, name: str) -> PhaseSettings:
-    kinds = {"mixture": dict, "frames_per_second": tuple, "loss_weighting": str, "resize": str}
+    texts = ("loss_weighting", "resize", "frame_choice", "image_budget")
+    kinds = {"mixture": dict, "frames_per_second": tuple, "jpeg_quality": tuple} | dict.fromkeys(texts, str)
     names = [field.name for field in dataclasses.fields(PhaseSettings) if field.name not in ("name", "rows", "mixture")]
     fields = {key: section.value(key, kinds.get(key, int), PHASE_DEFAULTS.get(key)) for key in names}
+    for key, words in (("frame_choice", FRAME_CHOICES), ("image_budget", IMAGE_BUDGETS)):
+        if fields[key] not in words:
+            section.refuse(key, f"is {fields[key]!r}, must be one of {', '.join(words)}")
     mixture = {source: weight for source, weight in section.section("mixture").values.items() if weight}
     return PhaseSettings(name=name, rows=section.value("steps", int) * section.value("rows_per_step", int), mixture=mixture, **fields)
 

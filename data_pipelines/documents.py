@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.media import images, sizes, video
-from data_pipelines.randomness import spread
+from data_pipelines.randomness import scramble, spread, uniform
 from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, VISUAL_TOKEN_SIDE, Document, PhaseSettings, Sample, SampleError, Turn
 from data_pipelines.text import chat
 from data_pipelines.text.marks import IMAGE_MARK, marks_of
@@ -93,14 +93,15 @@ def check_fits(lengths: Lengths, phase: PhaseSettings) -> None:
             raise SampleError("too_long", f"it needs {length} of {name}, phase {phase.name} has {budget}: raise it or split the sample")
 
 
-def build_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, seed: int) -> Document:
+def build_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, seed: int, epoch: int | None = None) -> Document:
     """Decodes, resizes and tokenizes a sample.
 
     Args:
       sample: the conversation and its encoded media.
       phase: limits on pixels, frames and lengths, and how images are resized.
       tokenizer: with the special tokens.
-      seed: the sample's own; it draws a video's frames.
+      seed: the sample's own; it draws a video's frames, and with the epoch the quality that each image is degraded to.
+      epoch: of the sample's source, where the document is trained on; None: images are not degraded.
 
     Raises:
       SampleError: whatever makes the sample unusable; the message begins with its key.
@@ -108,7 +109,8 @@ def build_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, s
     try:
         plan, clips = _plan_sample(sample, phase, seed)
         tokens, labels = chat.encode(plan.turns, plan.grids.prod(axis=1).tolist(), tokenizer)
-        return _document(sample, plan, clips, tokens, labels, phase)
+        qualities = [] if epoch is None else _qualities(phase, seed, epoch, len(sample.images))
+        return _document(sample, plan, clips, tokens, labels, phase, qualities)
     except SampleError as error:
         raise _named(sample, error) from error
 
@@ -173,25 +175,36 @@ def _document(
     tokens: npt.NDArray[np.int32],
     labels: npt.NDArray[np.int32],
     phase: PhaseSettings,
+    qualities: Sequence[int] = (),
 ) -> Document:
     visual_tokens = int(plan.grids.prod(axis=1).sum())
     check_fits(Lengths(len(tokens), visual_tokens, len(plan.grids)), phase)
     visual = np.zeros((visual_tokens, VISUAL_TOKEN_BYTES), np.uint8)
     start = 0
-    for picture, (rows, columns) in zip(_pictures(sample, plan, clips), plan.grids.tolist(), strict=True):
+    for picture, (rows, columns) in zip(_pictures(sample, plan, clips, qualities), plan.grids.tolist(), strict=True):
         resized = images.resize(picture, rows * VISUAL_TOKEN_SIDE, columns * VISUAL_TOKEN_SIDE, phase.resize)
         visual[start : start + rows * columns] = images.to_visual_tokens(resized)
         start += rows * columns
     return Document(tokens, labels, plan.grids.astype(np.int32), visual)
 
 
-def _pictures(sample: Sample, plan: _Plan, clips: Sequence[video.VideoInfo]) -> Iterator[npt.NDArray[np.uint8]]:
-    """Images and frames in the order of their marks, one decoded after the other."""
-    of_images, of_clips = iter(sample.images), zip(sample.clips, clips, plan.frames, strict=True)
+def _qualities(phase: PhaseSettings, seed: int, epoch: int, count: int) -> list[int]:
+    """The JPEG quality that each of a sample's images is degraded to; empty where they are not."""
+    low, high = phase.jpeg_quality
+    if not high:
+        return []
+    draws = uniform(spread(scramble(spread(seed, epoch)), np.arange(count)))
+    return (low + (draws * (high - low + 1)).astype(np.int64)).tolist()
+
+
+def _pictures(sample: Sample, plan: _Plan, clips: Sequence[video.VideoInfo], qualities: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
+    """Images and frames in the order of their marks, one decoded after the other; images degraded to `qualities`, if there are any."""
+    of_images, of_clips = enumerate(sample.images), zip(sample.clips, clips, plan.frames, strict=True)
     for mark in plan.marks:
         if mark == IMAGE_MARK:
-            media = next(of_images)
-            yield images.decode(images.read_bytes(media), media.name, media.pictures)
+            number, media = next(of_images)
+            picture = images.decode(images.read_bytes(media), media.name, media.pictures)
+            yield images.degrade(picture, qualities[number]) if qualities else picture
         else:
             yield from video.read_frames(*next(of_clips))
 

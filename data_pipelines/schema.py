@@ -22,6 +22,9 @@ NO_LABEL = -100
 ROLES = ("system", "user", "assistant")
 DOCUMENT = "document"  # the role of a text that is no conversation: it is learned whole
 PICTURES = ("faithful", "reference")
+FRAME_CHOICES = ("neo", "qwen_vl", "internvl", "llava_video")
+IMAGE_BUDGETS = ("neo", "u1")
+U1_TEXT_TOKENS = 3072  # that SenseNova-U1 keeps of its context for what is no image
 COLUMNS = (  # keys of rows that a source's `columns` may rename
     "conversations", "messages", "system", "tools", "question", "answer", "caption", "text", "texts",
     "image", "images", "video", "videos", "fps", "timestamps", "family", "id",
@@ -229,6 +232,12 @@ class PhaseSettings:
       frames: most frames taken from a video.
       frames_per_second: (low, high) of the uniform draw of the sampling rate, capped by the video's own rate.
       frame_pixels: most pixels of a frame when a video gives more than four frames.
+      frame_choice: which frames are shown (media/frames.py): "neo" (NEO-ov's and SenseNova-U1's), "qwen_vl", "internvl" or "llava_video".
+      clip_pixels: most pixels of all frames of a clip together; 0: no such limit.
+      jpeg_quality: (low, high): before it is resized, each image that is trained on is saved as a JPEG of a quality drawn from these, both
+        included, anew in each epoch; (0, 0): never. Frames of clips are left as they are.
+      image_budget: how several images (and frames) share pixels: "neo": each has 2 * max_pixels // n; "u1": what the context leaves beside
+        3,072 tokens of text, 1024 * (context - 3072) // n, at most max_pixels.
       mixture: weight of each source by name: its share of samples.
       loss_weighting: "square", "token" or "sample": weight 1/sqrt(N), 1 or 1/N for each of a sample's N label tokens.
       resize: "exact" (Pillow bicubic, the reference's pixels) or "fast" (OpenCV).
@@ -250,3 +259,7 @@ class PhaseSettings:
     loss_weighting: str = "square"
     resize: str = "exact"
     rows_per_step: int = 1
+    frame_choice: str = "neo"
+    clip_pixels: int = 0
+    image_budget: str = "neo"
+    jpeg_quality: tuple[int, int] = (0, 0)

@@ -10,7 +10,7 @@ from data_pipelines.index.filters import Filters
 from data_pipelines.index.pieces import PieceCounts
 from data_pipelines.index.spans import Rows, members, ragged, spans, sums
 from data_pipelines.media import sizes
-from data_pipelines.media.video import frame_counts
+from data_pipelines.media.frames import Chosen, choose, shown
 from data_pipelines.planning.too_long import FILTERED, NEVER_FITS
 from data_pipelines.randomness import scramble, spread, stable_seed
 from data_pipelines.schema import VISUAL_TOKEN_SIDE, PhaseSettings
@@ -99,16 +99,16 @@ class PhaseLengths:
         seeds = spread(sample_seeds(self._seed, self._source, columns["clip_sample"][clips]), numbers)
         durations, rates, in_all, heights, widths = columns["clips"][clips].T
         frames = in_all.astype(np.int64)
-        counts = frame_counts(durations, rates, frames, self._phase, seeds)
+        chosen = choose(durations, rates, frames, self._phase, seeds)
+        counts = chosen.counts
         limits = sizes.frame_limits(counts, self._phase)
         resized = sizes.smart_resize(np.stack([heights, widths], axis=1), self._phase.min_pixels, limits)
         visual = _tokens(resized // VISUAL_TOKEN_SIDE) * counts
-        # Frame i of n is number i * frames // (n + 1), i from 1 on.
         ends = np.cumsum(counts)
         owner = np.repeat(np.arange(len(clips)), counts)
-        number = np.arange(1, ends[-1] + 1) - (ends - counts)[owner]
-        shown = number * frames[owner] // (counts + 1)[owner]
-        times = decimals(self._seconds(clips, owner, shown, rates), 2)
+        number = np.arange(ends[-1]) - (ends - counts)[owner]
+        indices = shown(number, Chosen(*(each[owner] for each in chosen)), frames[owner], self._phase)
+        times = decimals(self._seconds(clips, owner, indices, rates), 2)
         first = times[ends - counts]
         marks = sums(self._pieces.marks(times), counts) - self._pieces.marks(first)
         heads = self._pieces.heads(
@@ -118,13 +118,13 @@ class PhaseLengths:
         text: Numbers = 2 * counts + marks + heads
         return text, visual, counts
 
-    def _seconds(self, clips: Numbers, owner: Numbers, shown: Numbers, rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def _seconds(self, clips: Numbers, owner: Numbers, indices: Numbers, rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """[f] when frames are shown, as media.video.timestamps says."""
-        seconds: npt.NDArray[np.float64] = shown / rates[owner]
+        seconds: npt.NDArray[np.float64] = indices / rates[owner]
         if len(self._columns["times"]):
             starts, ends = spans(self._columns["time_ends"], clips)
             given = (ends > starts)[owner]
-            seconds[given] = self._columns["times"][starts[owner[given]] + shown[given]]
+            seconds[given] = self._columns["times"][starts[owner[given]] + indices[given]]
         return seconds
 
     def _before(self, clip: int) -> str:

@@ -270,7 +270,7 @@ class RowLoader:
     def _document(self, draw: Draw, phase: PhaseSettings, planned: list[int]) -> Document:
         source = self._sources[draw.source]
         sample = source[draw.sample]
-        document = build_document(sample, phase, self._tokenizer, sample_seed(self._seed, source.name, draw.sample))
+        document = build_document(sample, phase, self._tokenizer, sample_seed(self._seed, source.name, draw.sample), draw.epoch)
         lengths = [len(document.tokens), len(document.visual), len(document.grids), 1]
         if lengths != planned:
             raise SampleError(

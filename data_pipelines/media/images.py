@@ -131,6 +131,13 @@ def decode(data: bytes, name: str, pictures: str = "faithful") -> npt.NDArray[np
             raise SampleError("truncated", f"{name}: the image data is cut short or damaged ({error})") from error
 
 
+def degrade(image: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
+    """[H, W, 3] as it looks after being saved as a JPEG of this quality (Pillow's scale, 1 to 100)."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file, formats=("JPEG",)).convert("RGB"))
+
+
 def resize(image: npt.NDArray[np.uint8], height: int, width: int, mode: str) -> npt.NDArray[np.uint8]:
     """[H, W, 3] uint8 to [height, width, 3].
 

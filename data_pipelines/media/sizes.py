@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.schema import VISUAL_TOKEN_SIDE, PhaseSettings, SampleError
+from data_pipelines.schema import U1_TEXT_TOKENS, VISUAL_TOKEN_SIDE, PhaseSettings, SampleError
 
 LONGEST_ASPECT_RATIO = 200
 FEW_FRAMES = 4  # up to so many frames have an image's budget of pixels, more have a frame's
@@ -24,17 +24,28 @@ def check_size(height: int, width: int, name: str) -> None:
 def image_limits(images: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.int64]:
     """Most pixels of each image of a sample with `images` images: a number or an array of numbers.
 
-    One image may have max_pixels; n images share twice that: max(2 * max_pixels // n, min_pixels) each (reference).
+    One image may have max_pixels. n images share by the phase's image_budget: "neo" gives each 2 * max_pixels // n; "u1" (SenseNova-U1) gives
+    each what the context leaves beside U1_TEXT_TOKENS tokens of text, 32 * 32 * (context - U1_TEXT_TOKENS) // n, at most max_pixels. Neither
+    gives less than min_pixels.
     """
     count = np.maximum(np.asarray(images, np.int64), 1)
-    shared = np.maximum(2 * phase.max_pixels // count, phase.min_pixels)
-    return np.where(count > 1, shared, phase.max_pixels)
+    if phase.image_budget == "u1":
+        left = VISUAL_TOKEN_SIDE * VISUAL_TOKEN_SIDE * (phase.context - U1_TEXT_TOKENS)
+        shared = np.minimum(left // count, phase.max_pixels)
+    else:
+        shared = 2 * phase.max_pixels // count
+    return np.where(count > 1, np.maximum(shared, phase.min_pixels), phase.max_pixels)
 
 
 def frame_limits(frames: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.int64]:
-    """Most pixels of each frame of clips that show `frames` frames: what images share; above FEW_FRAMES frames at most phase.frame_pixels."""
-    shared = image_limits(frames, phase)
-    return np.where(np.asarray(frames) > FEW_FRAMES, np.minimum(shared, phase.frame_pixels), shared)
+    """Most pixels of each frame of clips that show `frames` frames: what images share; above FEW_FRAMES frames at most phase.frame_pixels; and
+    phase.clip_pixels, where that is not 0, is shared by all frames, with no less than min_pixels for each."""
+    count = np.maximum(np.asarray(frames, np.int64), 1)
+    limit = image_limits(count, phase)
+    limit = np.where(count > FEW_FRAMES, np.minimum(limit, phase.frame_pixels), limit)
+    if phase.clip_pixels:
+        limit = np.minimum(limit, np.maximum(phase.clip_pixels // count, phase.min_pixels))
+    return limit
 
 
 def image_grids(hw: npt.ArrayLike, images_of_sample: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.int64]:

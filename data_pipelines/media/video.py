@@ -13,10 +13,9 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.media import faithful
+from data_pipelines.media import faithful, frames
 from data_pipelines.media.images import decode, header, is_faithful, open_media, read_bytes
 from data_pipelines.media.sizes import check_size
-from data_pipelines.randomness import uniform
 from data_pipelines.schema import Clip, Media, PhaseSettings, SampleError
 from data_pipelines.storage.interface import StorageError
 
@@ -63,18 +62,18 @@ def probe(clip: Clip) -> VideoInfo:
         return _probe_frames(clip)
     (media,) = clip.files
     with _opened(media) as (container, stream):
-        frames, duration = stream.frames, (stream.duration or 0) * stream.time_base
-        if not frames or not duration:
+        count, duration = stream.frames, (stream.duration or 0) * stream.time_base
+        if not count or not duration:
             times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
-            frames = len(times)
+            count = len(times)
             # The last frame is taken to be shown as long as the mean of the others.
-            duration = (max(times) - min(times)) * stream.time_base * Fraction(frames, frames - 1) if frames > 1 else Fraction(0)
+            duration = (max(times) - min(times)) * stream.time_base * Fraction(count, count - 1) if count > 1 else Fraction(0)
         height, width = _Shape.of(stream, media.pictures).size(stream.height, stream.width)
         conversions = _conversions(stream)
-    if frames < 1 or duration <= 0 or height < 1 or width < 1:
-        raise SampleError("broken_video", f"{media.name}: the clip has {frames} frames in {float(duration)} s; is it a video?")
+    if count < 1 or duration <= 0 or height < 1 or width < 1:
+        raise SampleError("broken_video", f"{media.name}: the clip has {count} frames in {float(duration)} s; is it a video?")
     check_size(height, width, media.name)
-    return VideoInfo(float(duration), float(frames / duration), frames, height, width, conversions)
+    return VideoInfo(float(duration), float(count / duration), count, height, width, conversions)
 
 
 def _probe_frames(clip: Clip) -> VideoInfo:
@@ -89,40 +88,17 @@ def _probe_frames(clip: Clip) -> VideoInfo:
 
 
 def choose_frames(info: VideoInfo, phase: PhaseSettings, seed: int) -> npt.NDArray[np.int64]:
-    """[n] indices of the frames a sample shows, ascending, at the interior points of an even division: i * frames // (n + 1).
+    """[n] indices of the frames a sample shows, ascending, in the phase's way (frames.py).
 
-    n is that of frame_counts. Raises SampleError "no_frames" in a phase that takes none.
+    Raises SampleError "no_frames" in a phase that takes none.
     """
     if phase.frames < 1:
         raise SampleError(
             "no_frames", f"phase {phase.name} takes no video frames (frames = {phase.frames}); take videos out of its mixture"
         )
-    duration, rate, frames = np.array([info.duration]), np.array([info.rate]), np.array([info.frames])
-    count = int(frame_counts(duration, rate, frames, phase, np.array([seed], np.uint64))[0])
-    return np.arange(1, count + 1) * info.frames // (count + 1)
-
-
-def frame_counts(
-    duration: npt.NDArray[np.float64],
-    rate: npt.NDArray[np.float64],
-    frames: npt.NDArray[np.int64],
-    phase: PhaseSettings,
-    seeds: npt.NDArray[np.uint64],
-) -> npt.NDArray[np.int64]:
-    """[c] how many frames clips show: at least 1 and at most phase.frames, which must be positive.
-
-    The sampling rate is drawn from U(low, min(high, the clip's rate)) of phase.frames_per_second, by the clip's seed alone.
-
-    Args:
-      duration, rate, frames: [c] of each clip, as in VideoInfo.
-      seeds: [c] one for each.
-    """
-    low, high = phase.frames_per_second
-    highest = np.minimum(high, rate)
-    lowest = np.minimum(low, highest)
-    drawn = lowest + (highest - lowest) * uniform(seeds)
-    wanted = np.minimum(duration * drawn, float(phase.frames)).astype(np.int64)
-    return np.maximum(1, np.minimum(wanted, frames))
+    duration, rate, total = np.array([info.duration]), np.array([info.rate]), np.array([info.frames])
+    chosen = frames.choose(duration, rate, total, phase, np.array([seed], np.uint64))
+    return frames.shown(np.arange(chosen.counts[0]), chosen, total, phase)
 
 
 def timestamps(info: VideoInfo, indices: Indices) -> list[float]:
@@ -221,18 +197,18 @@ def _conversions(stream: Any) -> tuple[str, ...]:
 def _shown_at(container: Any, stream: Any, info: VideoInfo, times: Sequence[float], name: str) -> Iterator[av.VideoFrame]:
     # Containers round times to their clock; its own tick may be as long as a frame.
     tolerance = min(2 * float(stream.time_base), 0.25 / info.rate)
-    frames = _decode(container, stream, info, name)
-    shown, following = next(frames, None), next(frames, None)
+    decoded = _decode(container, stream, info, name)
+    shown, following = next(decoded, None), next(decoded, None)
     for time in times:
         if shown is not None and time - shown[0] > SEEK_SECONDS and not _lacks_presentation_times(container):
             for target in (time, 0.0):  # where a container's index is coarse the jump may land behind: then from the beginning
                 container.seek(int((target + _start(stream)) / stream.time_base), stream=stream)
-                frames = _decode(container, stream, info, name)
-                shown, following = next(frames, None), next(frames, None)
+                decoded = _decode(container, stream, info, name)
+                shown, following = next(decoded, None), next(decoded, None)
                 if shown is not None and shown[0] <= time + tolerance:
                     break
         while following is not None and following[0] <= time + tolerance:
-            shown, following = following, next(frames, None)
+            shown, following = following, next(decoded, None)
         if shown is None or (following is None and time > shown[1] + tolerance):
             raise SampleError("broken_video", f"{name}: the clip ends before {time:.2f} s, its header promises {info.duration:.2f} s")
         yield shown[2]
@@ -240,8 +216,8 @@ def _shown_at(container: Any, stream: Any, info: VideoInfo, times: Sequence[floa
 
 def _decode(container: Any, stream: Any, info: VideoInfo, name: str) -> Iterator[tuple[float, float, av.VideoFrame]]:
     """Each frame with the seconds from the clip's start at which it appears and disappears."""
-    frames = _decode_in_order(container, stream) if _lacks_presentation_times(container) else _decode_by_time(container, stream)
-    for frame, ticks in frames:
+    decoded = _decode_in_order(container, stream) if _lacks_presentation_times(container) else _decode_by_time(container, stream)
+    for frame, ticks in decoded:
         if frame.is_corrupt or ticks is None:
             raise SampleError("broken_video", f"{name}: a frame is damaged or has no time")
         appears = ticks * stream.time_base

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Annotated
 
-from data_pipelines.schema import VISUAL_TOKEN_SIDE, PhaseSettings
+from data_pipelines.schema import FRAME_CHOICES, IMAGE_BUDGETS, U1_TEXT_TOKENS, VISUAL_TOKEN_SIDE, PhaseSettings
 from neo_jax.config.fields import AboveZero, AtLeastZero, OneOf, Positive, Ratio, Whole, near_divisors, near_multiples
 
 ARCHITECTURES = ("qwen3", "neo")
@@ -84,6 +84,10 @@ class Phase:
     compute_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     mesh: Mesh = Mesh()
     resize: Annotated[str, OneOf(("exact", "fast"))] = "exact"
+    frame_choice: Annotated[str, OneOf(FRAME_CHOICES)] = "neo"
+    clip_pixels: Whole = 0
+    image_budget: Annotated[str, OneOf(IMAGE_BUDGETS)] = "neo"
+    jpeg_quality: tuple[Whole, Whole] = (0, 0)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not any(weight > 0 for weight in self.mixture.values()):
@@ -126,6 +130,11 @@ class Phase:
             yield "max_pixels", f"is {self.max_pixels}, but {self.visual_tokens} visual tokens hold {budget} pixels: lower it"
         elif self.max_pixels // TOKEN_PIXELS + 2 > self.context:
             yield "max_pixels", f"is {self.max_pixels}: with its two marks such an image fills more than {self.context} tokens: lower it"
+        low, high = self.jpeg_quality
+        if (low or high) and not 1 <= low <= high <= 100:
+            yield "jpeg_quality", f"is {self.jpeg_quality}, must be (low, high) between 1 and 100, or (0, 0) for none"
+        if self.image_budget == "u1" and self.context <= U1_TEXT_TOKENS:
+            yield "image_budget", f'is "u1", which keeps {U1_TEXT_TOKENS} tokens for text, of a context of {self.context}: use "neo"'
         if self.frames:
             yield from self._video_problems(budget)
 
@@ -139,6 +148,11 @@ class Phase:
             yield "frame_pixels", f"is {self.frame_pixels}, below min_pixels {self.min_pixels}: raise it"
         if self.frame_pixels > self.max_pixels:
             yield "frame_pixels", f"is {self.frame_pixels}, above max_pixels {self.max_pixels}: lower it"
+        if 0 < self.clip_pixels < self.frames * self.min_pixels:
+            yield (
+                "clip_pixels",
+                f"is {self.clip_pixels}, but {self.frames} frames of min_pixels have {self.frames * self.min_pixels}: raise it",
+            )
         if self.frames * self.min_pixels > budget:
             yield "frames", f"{self.frames} frames of min_pixels do not fit {self.visual_tokens} visual tokens: lower it"
 

@@ -65,7 +65,8 @@ class RunData:
             return [], []
         sources, indexes = (list(each) for each in zip(*fitting, strict=True))
         names = [source.name for source in sources]
-        phase = dataclasses.replace(phase, rows=rows * len(names), rows_per_step=rows, mixture=dict.fromkeys(names, 1.0))
+        mixture = dict.fromkeys(names, 1.0)
+        phase = dataclasses.replace(phase, rows=rows * len(names), rows_per_step=rows, mixture=mixture, jpeg_quality=(0, 0))
         rows_of = RowLoader(
             sources,
             indexes,

@@ -45,6 +45,7 @@ def test_a_source_may_have_several_paths(tmp_path):
     [
         ({"phases": {}}, "phases.p is missing: set it"),
         ({"phases": {"p": PHASE | {"context": "128"}}}, "phases.p.context is '128', must be a whole number"),
+        ({"phases": {"p": PHASE | {"frame_choice": "first"}}}, "phases.p.frame_choice is 'first', must be one of neo, qwen_vl"),
         ({"phases": {"p": PHASE | {"images": True}}}, "phases.p.images is True, must be a whole number"),
         ({"phases": {"p": {key: PHASE[key] for key in PHASE if key != "steps"}}}, "phases.p.steps is missing"),
         ({"phases": 3}, "phases is 3, must be a section"),

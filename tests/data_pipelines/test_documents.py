@@ -92,6 +92,28 @@ def test_fast_resize_is_used_when_the_phase_says_so(tokenizer):
     assert (exact.visual != fast.visual).any()
 
 
+def test_images_that_are_trained_on_are_degraded_anew_in_each_epoch(tokenizer, movie):
+    """To a JPEG of a drawn quality, before they are resized; frames and prompts are left as they are."""
+    item = sample("<image><image><video>", (picture(100, 100), picture(100, 100)), (movie,))
+    phase = dataclasses.replace(PHASE, jpeg_quality=(20, 22))
+    plain = documents.build_document(item, PHASE, tokenizer, 3, 0)
+    degraded = [documents.build_document(item, phase, tokenizer, 3, epoch) for epoch in range(12)]
+    again = documents.build_document(item, phase, tokenizer, 3, 7)
+    assert (again.visual == degraded[7].visual).all()
+    pixels = images.decode(images.read_bytes(item.images[0]), "")
+    height, width = (32 * side for side in plain.grids[0].tolist())
+    each = [images.to_visual_tokens(images.resize(images.degrade(pixels, quality), height, width, "exact")) for quality in (20, 21, 22)]
+    count = len(each[0])
+    found = [
+        [next(q for q in range(3) if (document.visual[start : start + count] == each[q]).all()) for start in (0, count)]
+        for document in degraded
+    ]
+    assert {q for pair in found for q in pair} == {0, 1, 2} and any(first != second for first, second in found)
+    for document in degraded:
+        assert (document.tokens == plain.tokens).all() and (document.visual[2 * count :] == plain.visual[2 * count :]).all()
+    assert (documents.build_document(item, phase, tokenizer, 3).visual == plain.visual).all()
+
+
 def test_pictures_and_clips_stand_in_the_order_of_their_marks(tokenizer, movie):
     """A clip between two pictures, and two clips: grids, frames and pixels in the order of the marks; lengths as measured."""
     item = sample("<image> and <video>\nor <image>?", (picture(64, 64), picture(32, 96)), (movie,))

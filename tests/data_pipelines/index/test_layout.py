@@ -25,6 +25,9 @@ PHASES = [
     phase(frames=64, frames_per_second=(0.5, 4.0), max_pixels=512 * 512),
     phase(frames=3, frames_per_second=(2.0, 2.0), frame_pixels=32 * 32),
     phase(frames=150, frames_per_second=(0.1, 60.0)),
+    phase(frames=64, frame_choice="qwen_vl", clip_pixels=64 * 40 * 40),
+    phase(frames=9, frames_per_second=(0.5, 8.0), frame_choice="internvl", context=8192, image_budget="u1"),
+    phase(frames=64, frames_per_second=(0.5, 8.0), frame_choice="llava_video"),
     phase(frames=0),
     phase(frames=0, visual_tokens=0, images=0, min_pixels=0, max_pixels=0, frame_pixels=0),
 ]

@@ -90,5 +90,5 @@ def test_a_converted_dataset_has_no_columns_to_filter_by(tmp_path):
     small_corpus.write_jsonl(tmp_path / "rows.jsonl", [{"text": "a text", "lang": "en"}])
     folder, _ = convert(SourceSettings("rows", "jsonl", str(tmp_path / "rows.jsonl")), tmp_path / "out", 1 << 30, FailurePolicy())
     assert len(open_source(SourceSettings("copy", "tfds", str(folder), keep=("tokens > 0",)))) == 1
-    with pytest.raises(DataError, match="column.lang in en.* holds samples without their rows' columns"):
+    with pytest.raises(DataError, match=r"column\.lang in en.* holds samples without their rows' columns"):
         open_source(SourceSettings("copy", "tfds", str(folder), keep=("column.lang in en",)))
