@@ -240,7 +240,8 @@ class PhaseSettings:
         3,072 tokens of text, 1024 * (context - 3072) // n, at most max_pixels.
       mixture: weight of each source by name: its share of samples.
       loss_weighting: "square", "token" or "sample": weight 1/sqrt(N), 1 or 1/N for each of a sample's N label tokens.
-      resize: "exact" (Pillow bicubic, the reference's pixels) or "fast" (OpenCV).
+      resize: "exact" (Pillow bicubic, the reference's pixels) or "fast" (OpenCV; a JPEG that is to be shrunk to half or less is decoded to part of
+        its size).
       rows_per_step: rows of an update, over all hosts. They are chosen to balance the work of its devices.
     """
 

@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image, PngImagePlugin, features
 
 from data_pipelines.media import faithful
@@ -111,24 +112,40 @@ def image_size(media: Media) -> tuple[int, int]:
     return height, width
 
 
-def decode(data: bytes, name: str, pictures: str = "faithful") -> npt.NDArray[np.uint8]:
+def decode(data: bytes, name: str, pictures: str = "faithful", at_least: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
     """The first frame of an encoded image as RGB [H, W, 3].
 
     Args:
       data: the file's bytes.
       name: stands in messages.
       pictures: "faithful" (see faithful.decode_image) or "reference" (Pillow's RGB: alpha dropped, EXIF orientation ignored).
+      at_least: (height, width) that will be made of it: a JPEG that is at least twice as large is decoded to four, three, two or one eighths of
+        its size, by fewer coefficients. None: to its whole size.
 
     Raises:
       SampleError: "not_an_image", "truncated", "bomb", "aspect_ratio".
     """
     as_shown = is_faithful(pictures)
     with _opened(io.BytesIO(data), name) as image:
+        orientation = faithful.pending_orientation(image) if as_shown else faithful.UPRIGHT
+        if (pixels := _decode_jpeg(image, data, orientation.size(*at_least) if at_least else None)) is not None:
+            return orientation.turn(pixels)
         try:
             return faithful.decode_image(image) if as_shown else np.asarray(image.convert("RGB"))
         except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them trip over
             _refuse_much_text(error, name)
             raise SampleError("truncated", f"{name}: the image data is cut short or damaged ({error})") from error
+
+
+def _decode_jpeg(image: Image.Image, data: bytes, at_least: tuple[int, int] | None) -> npt.NDArray[np.uint8] | None:
+    """A JPEG's pixels, Pillow's to the bit at its whole size and sooner; None for another file and for a damaged one, which Pillow judges."""
+    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        return None
+    height, width = at_least or (0, 0)
+    try:
+        return simplejpeg.decode_jpeg(data, min_height=height, min_width=width, min_factor=2 if at_least else 1)
+    except ValueError:
+        return None
 
 
 def degrade(image: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:

@@ -96,6 +96,40 @@ def test_fast_resize_does_not_alias_when_shrinking_much():
     assert images.resize(stripes, 64, 64, "fast").std() < 1
 
 
+def photo(height, width):
+    y, x = np.mgrid[0:height, 0:width]
+    waves = np.stack([np.sin(x / 37) + np.cos(y / 23), np.sin((x + y) / 51), np.cos(x / 91 - y / 13)], -1) * 60 + 128
+    return np.clip(waves + np.random.default_rng(0).normal(0, 8, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    "options", [{}, {"quality": 30}, {"subsampling": 0}, {"subsampling": 1, "progressive": True}, {"keep_rgb": True}], ids=str
+)
+def test_jpegs_have_pillows_pixels(mode, options):
+    for height, width in ((1, 1), (8, 8), (17, 33), (101, 100), (256, 384)):
+        data = encoded(Image.fromarray(photo(height, width)).convert(mode), "JPEG", **(options if mode == "RGB" else {}))
+        wanted = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        for pictures in ("faithful", "reference"):
+            np.testing.assert_array_equal(images.decode(data, "a.jpg", pictures), wanted)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_large_jpegs_are_decoded_to_part_of_their_size(orientation):
+    """As much smaller as leaves what will be made of them; turned; near to the whole picture made smaller."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = encoded(Image.fromarray(photo(800, 1200)), "JPEG", quality=92, exif=exif)
+    whole = images.decode(data, "a.jpg")
+    height, width, _ = whole.shape
+    for shrunk, eighths in ((1, 8), (1.9, 8), (2, 4), (2.6, 4), (2.7, 3), (4, 2), (9, 1)):
+        target = int(height / shrunk), int(width / shrunk)
+        part = images.decode(data, "a.jpg", at_least=target)
+        assert part.shape == (height * eighths // 8, width * eighths // 8, 3)
+        near = np.abs(images.resize(part, *target, "fast").astype(int) - images.resize(whole, *target, "fast")).mean()
+        assert near < 3.5, (shrunk, near)
+
+
 def test_resize_refuses_an_unknown_mode():
     with pytest.raises(ValueError, match="nearest"):
         images.resize(noise(8, 8), 32, 32, "nearest")
