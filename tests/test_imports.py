@@ -9,6 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 COMMANDS = {"neo_jax.train", "neo_jax.plan", "neo_jax.parity", "neo_jax.demo", "neo_jax.init"}
 COMMANDS |= {
+    "data_pipelines.bench",
     "data_pipelines.check",
     "data_pipelines.convert",
     "data_pipelines.inspect",
