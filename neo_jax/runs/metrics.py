@@ -19,7 +19,7 @@ from data_pipelines.storage import write_whole
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """One line of metrics.jsonl: what a step said of itself. A field that is None is not written.
+    """One line of metrics.jsonl: the metrics of a step. A field that is None is not written.
 
     Attributes:
       step: over the whole run; the first is 1.
@@ -81,8 +81,8 @@ class StepRecord:
 class MetricsWriter:
     """Writes each step's record to `metrics.jsonl` and `tensorboard/` of a run directory.
 
-    Lines after the step that a run resumes from belong to steps that will be done again: they are cut off, and TensorBoard is told so. Each step
-    is on disk in both when `write` returns: a writer with a thread of its own would lose some in a kill.
+    Lines of steps after the one that a run resumes from are removed, since these steps are taken again; TensorBoard is told so. When `write`
+    returns, the step is on disk in both: a writer with a thread of its own would lose steps when it is killed.
     """
 
     def __init__(self, directory: pathlib.Path, resumed_step: int):

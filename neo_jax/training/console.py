@@ -37,10 +37,10 @@ class Progress:
 
 
 def step_line(phase: config.Phase, phase_step: int, record: StepRecord, speed: Speed | None) -> str:
-    """What the live line says of a step: loss, gradient norm, learning rate, fill of the rows, speed, time left in the phase.
+    """Returns the live line of a step: loss, gradient norm, learning rate, fill of the rows, speed, time left in the phase.
 
     Args:
-      speed: None where it is not known yet.
+      speed: None if it is not known yet.
     """
     text = f"{phase.name} {phase_step}/{phase.steps}  loss {record.loss:.3f}  gradient {record.gradient_norm:.2f}"
     text += f"  rate {record.learning_rate:.1e}  fill {record.fill:.1%}"

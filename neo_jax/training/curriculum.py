@@ -1,4 +1,4 @@
-"""What happens at the edges of phases: parameters, optimizer and mesh from one phase to the next."""
+"""The transition from one phase to the next: parameters, optimizer state and mesh."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def phase_mesh(phase: config.Phase) -> Mesh:
 
 
 def mesh_problems(settings: config.Config, devices: int, slices: int = 1) -> list[str]:
-    """What of the phases does not fit so many devices in so many TPU slices, a sentence each, with sizes that would."""
+    """Returns a sentence for each phase whose mesh or rows do not fit `devices` devices in `slices` TPU slices, with sizes that would fit."""
     problems = []
     for phase in settings.phases:
         mesh = phase.mesh
@@ -47,7 +47,7 @@ def first_state(settings: config.Config, parameters: dict[str, jax.Array] | None
     """The state before the first step of the first phase, on the mesh that is set.
 
     Args:
-      parameters: to begin with, of the first phase's architecture; random ones where None.
+      parameters: initial values, of the first phase's architecture. None: random ones.
     """
     phase = settings.phases[0]
     if parameters is None:
@@ -59,11 +59,11 @@ def first_state(settings: config.Config, parameters: dict[str, jax.Array] | None
 def next_state(settings: config.Config, state: TrainState, before: config.Phase, after: config.Phase) -> TrainState:
     """Converts the final state of `before` into the initial state of `after` on the mesh that is set.
 
-    A Qwen3 becomes a NEO by the initialisation that real checkpoints go through. Moments go on where both phases train a parameter and the
-    phase carries them over; all others start at zero, with a step count of their own.
+    A Qwen3 becomes a NEO by the same initialisation as a published checkpoint. The moments of a parameter are kept if both phases train it and
+    `after.carry_optimizer` is set; all others start at zero, with a step count of their own.
 
     Args:
-      state: is consumed: its dictionaries are emptied array by array, so that at most one array is there twice. What is not carried over is
+      state: is consumed: its dictionaries are emptied array by array, so that at most one array exists twice at any time. What is not kept is
         released first.
     """
     parameters = state.trainable | state.frozen
@@ -83,7 +83,7 @@ def next_state(settings: config.Config, state: TrainState, before: config.Phase,
 
 
 def _move(arrays: dict[str, Any], shardings: Mapping[str, Any]) -> None:
-    """Puts each array (or tuple of arrays) of a dictionary where it belongs, one after the other: the old one is released before the next moves."""
+    """Moves each array (or tuple of arrays) of a dictionary to its sharding, one at a time: the old array is released before the next one moves."""
     for name in list(arrays):
         arrays[name] = jax.block_until_ready(jax.device_put(arrays[name], shardings[name]))
 

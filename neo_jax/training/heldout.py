@@ -1,4 +1,4 @@
-"""Held-out losses: the same packed rows of every held-out source, again and again."""
+"""Held-out losses: measured on the same packed rows of each held-out source every time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class HeldoutLosses:
 
     def __init__(self, data: RunData, settings: config.Config, phase: config.Phase):
         shards = row_shards()
-        rows = -(-settings.run.heldout_rows // shards) * shards  # every device has as many
+        rows = -(-settings.run.heldout_rows // shards) * shards  # the same number on every device
         own = [row for part in own_rows(rows) for row in part]
         self._names, self._batches = data.heldout_batches(phase.input(), rows, own, phase.mesh.context)
         self._step = make_heldout_step(settings.model, Computation.of(phase, settings.run.debug), len(self._names))
@@ -28,7 +28,7 @@ class HeldoutLosses:
         """The loss of each held-out source, nats a label; sources without a label in these rows are left out."""
         sums: list[LossSums] = []
         for batch in self._batches:
-            one = map_arrays(lambda array: array[None], batch)  # an accumulation of one
+            one = map_arrays(lambda array: array[None], batch)  # one pass of accumulation
             sums.append(jax.device_get(self._step(parameters, to_devices(one, accumulation_axis=True))))
         if not sums:
             return {}

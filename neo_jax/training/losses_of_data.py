@@ -83,13 +83,13 @@ def underfilled_lines(phase: config.Phase, advice: Advice | None) -> Iterator[st
 
 
 class FailureLines:
-    """Tells on the console of samples that failed while reading, when there are new ones."""
+    """Console lines about samples that failed while reading, when there are new ones."""
 
     def __init__(self) -> None:
         self._told: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def new(self, counts: Mapping[tuple[str, str], int], samples: int) -> Iterator[str]:
-        """A line for each source and reason with failures that were not told of yet.
+        """A line for each source and reason with new failures since the last call.
 
         Args:
           counts: failures so far by (source, reason).

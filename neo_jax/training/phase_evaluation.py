@@ -35,7 +35,7 @@ def evaluate_phase(
     Args:
       parameters: of the phase, on any mesh.
       seconds: that the run has taken so far.
-      check_stop: called between batches; what it raises ends the evaluation, which then begins anew at the next start.
+      check_stop: called between batches of questions; an exception that it raises ends the evaluation, which starts over at the next start.
     """
     phase = settings.phases[number]
     directory = pathlib.Path(settings.run.directory).absolute()
@@ -46,7 +46,7 @@ def evaluate_phase(
     last = number == len(settings.phases) - 1
     limit = evaluation.questions if last else evaluation.interim_questions
     log = Failures(directory / "skipped_heldout.jsonl", FailurePolicy(max_rate=1.0))
-    left_out = log.name if exchange.is_first() else lambda *_: None  # all processes read the same questions
+    left_out = log.name if exchange.is_first() else lambda *_: None  # all processes read the same questions, so one log suffices
     questions = read_questions(data.heldout, phase.input(), data.tokenizer, settings.run.seed, limit, left_out, check_stop)
     check_same(questions)
 

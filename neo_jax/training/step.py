@@ -1,6 +1,6 @@
 """The training step and the held-out loss: pure functions of (state, batch), jitted once a phase.
 
-A batch has an axis in front for gradient accumulation: arrays [accumulate, rows, ...].
+A batch has a leading axis for gradient accumulation: arrays [accumulate, rows, ...].
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from neo_jax.training.optimizer import Moments, update
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What a step changes, and the frozen parameters beside it.
+    """The state of training: what a step updates, and the frozen parameters.
 
     Attributes:
       trainable: parameters that this phase trains.
@@ -58,7 +58,7 @@ class LossSums(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What a training step says of itself; arrays on the devices until they are fetched.
+    """The metrics of a training step; arrays on the devices until they are fetched.
 
     Attributes:
       loss: weighted mean over the labels of the global batch, nats.
@@ -118,7 +118,7 @@ def make_train_step(
         labelled = sums.weight > 0
         weight = jnp.where(labelled, sums.weight, 1.0)
         gradients = jax.tree.map(lambda gradient: gradient / weight, gradients)
-        # A step without a label, all its samples having failed, changes nothing: no decay, no momentum.
+        # A step without a label (all its samples failed) changes nothing: no weight decay, no update of the moments.
         trainable, moments, norm = update(optimizer, gradients, state.moments, state.trainable, rate, labelled)
         metrics = StepMetrics(sums.loss / weight, norm, optax.tree.norm(trainable), sums.weight, sums.source_loss, sums.source_weight)
         return TrainState(trainable, state.frozen, moments), metrics

@@ -1,4 +1,4 @@
-"""How a run ends before its time: a signal asks it to stop, or its data stalls."""
+"""How a run ends early: a signal asks it to stop, or its data stalls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Preempted(Exception):
     """SIGTERM or Ctrl-C arrived; everything up to the last step is saved.
 
     Attributes:
-      agreed: every process of the run ends so at the same place. False: this one alone has stopped, while others wait for it.
+      agreed: True if every process of the run stops at the same step. False: this process alone has stopped, and the others wait for it.
     """
 
     def __init__(self, message: str, agreed: bool = True):
@@ -33,10 +33,10 @@ class Preempted(Exception):
 
 
 class StopSignal:
-    """Notes SIGTERM and Ctrl-C while it is entered; the run asks `reached` where stopping loses nothing. A second Ctrl-C interrupts at once.
+    """Records SIGTERM and Ctrl-C while it is entered. The run calls `reached` where it can stop without loss. A second Ctrl-C interrupts at once.
 
-    In a run of several processes jax listens for SIGTERM itself, and `reached` agrees on one of its calls, counted alike in every process:
-    once any process got the signal, the first call is chosen that none of them has made.
+    In a run of several processes jax itself listens for SIGTERM, and all processes stop at the same call of `reached`: after any of them got
+    the signal, at the first call that none has made yet. Every process counts its calls.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class StopSignal:
         self.requested = True
 
     def reached(self) -> bool:
-        """Whether to stop here: the same answer in every process, if all ask equally often."""
+        """Whether to stop here: the same answer in every process, provided that all call this equally often."""
         self._calls += 1
         if not self._alone and not self.requested:
             from jax.experimental import multihost_utils
@@ -69,7 +69,7 @@ class StopSignal:
         return self.requested
 
     def align(self) -> None:
-        """Called by all processes where some have asked more often than others, so that they count alike from here on."""
+        """Makes the counts of calls equal again after some processes called `reached` more often than others. All processes call this."""
         self._calls = max(exchange.gather(self._calls))
 
     def check(self, doing: str) -> None:
@@ -104,7 +104,7 @@ class StallGuard:
 
     @contextlib.contextmanager
     def watching(self, doing: str) -> Iterator[None]:
-        """Inside, `beat` or the end must come within the time limit."""
+        """While this is entered, `beat` must be called, or the block must end, within the time limit."""
         self._doing = doing
         self.beat()
         try:
@@ -113,7 +113,7 @@ class StallGuard:
             self._deadline = float("inf")
 
     def beat(self) -> None:
-        """Tells of progress."""
+        """Reports progress."""
         self._deadline = time.monotonic() + self._seconds
 
     def _watch(self) -> None:

@@ -46,7 +46,7 @@ class Throughput:
         return flops.useful(self._shapes, self._model.heads, self._model.head_dim, self._phase.trains, counts)
 
     def step_ended(self, tokens: int, useful: float) -> Speed | None:
-        """Notes the end of a step; returns the speed, None after the first one.
+        """Records the end of a step; returns the speed, None after the first step.
 
         Args:
           tokens: trained on by the whole run.

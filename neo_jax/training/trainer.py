@@ -1,4 +1,4 @@
-"""Walks the table of phases: train, save, answer held-out questions, next phase; from wherever the run stopped.
+"""Runs the phases of the curriculum in order: train, save, answer held-out questions; from wherever the run stopped.
 
 With several processes each runs this. Process 0 alone writes the run directory, but for the checkpoints' arrays and logs of failed samples.
 """
