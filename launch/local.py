@@ -3,14 +3,14 @@
     python launch/local.py -- python -m neo_jax.train --config=configs/demo.py
     python launch/local.py --processes=4 --devices=2 -- python -m neo_jax.train --config=configs/demo.py
 
-Several processes have so many virtual CPU devices each, and find each other at a free port. Process 0's output is shown as it is, of the others
-what they say on stderr, with their number before it. When one ends badly the others are ended too, and all are started again.
+With several processes, each has --devices virtual CPU devices, and they connect over a free port. The output of process 0 is shown unchanged; of
+the others, each line of stderr is shown with the process number in front. When one process fails, the others are stopped and all start again.
 
 SIGTERM, SIGINT (Ctrl-C) and SIGHUP are passed on as SIGTERM, unless this program was started with them ignored, as `nohup` and `&` in a script do.
-What has not ended --grace-seconds later is killed. No process outlives this program, not even if it is killed itself.
+Processes that still run --grace-seconds later are killed. No process outlives this program, not even if it is killed itself.
 
 A run resumes exactly from its last checkpoint, so starting again is always safe. Configuration and data errors, and losses that are not finite,
-are not tried again. Attempts are counted by progress: RETRIES in a row that write no checkpoint end it, however many succeeded before.
+are not retried. It gives up after RETRIES attempts in a row that wrote no checkpoint, however many made progress before.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Group:
             process.send_signal(signal.SIGTERM)
 
     def wait(self) -> int:
-        """Waits for all processes, ends those that outlive another, and returns the code that says most of why they ended."""
+        """Waits for all processes, stops the others when one fails, and returns the exit code that best explains why they ended."""
         ended: list[int] = []  # codes of those that were not ended by another's failure, in this order
         failed = False  # whether SIGTERM was sent because one of them failed
         while self._running:
@@ -92,7 +92,7 @@ class Group:
                     ended.append(process.returncode)
                 if self._signalled or process.returncode == DONE:
                     continue
-                wait = END_SECONDS if process.returncode > 0 else 0.0  # one that was killed told the others nothing
+                wait = END_SECONDS if process.returncode > 0 else 0.0  # a process that was killed could not tell the others
                 self._deadline = min(self._deadline, now + wait)
             if self._running and now > self._deadline:
                 if self._signalled:
@@ -118,7 +118,7 @@ class Group:
 
 
 def _show(process: subprocess.Popen[str], number: int) -> None:
-    """Passes on what a process says, each line with its number."""
+    """Prints the stderr of a process, each line with the process number."""
     assert process.stderr is not None
     for line in process.stderr:
         print(f"[{number}] {line}", end="", file=sys.stderr, flush=True)

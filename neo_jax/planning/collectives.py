@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices: its collectives, read from the compiler's final text (HLO).
+"""The collectives of a compiled program, read from the compiler's final text (HLO).
 
 What TPU slices send each other is written as a send to their runtime, between the parts of a reduction within each slice.
 
@@ -148,7 +148,7 @@ def _visits(computations: dict[str, _Computation], entry: str) -> Iterator[tuple
 
 
 def _turns(rest: str, computations: dict[str, _Computation], called: dict[str, str]) -> int:
-    """Turns of a while loop: what the compiler notes, else the constant that its condition compares with; loops without one count once."""
+    """Iterations of a while loop: as annotated by the compiler, else the constant in its condition; 1 if there is neither."""
     if known := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', rest):
         return int(known[1])
     condition = computations.get(called.get("condition", "").lstrip("%"))

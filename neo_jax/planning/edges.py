@@ -1,4 +1,4 @@
-"""Memory of a phase's edge: what one device holds while training/curriculum.py `next_state` hands the state over."""
+"""Memory at the transition between phases: what one device holds while training/curriculum.py `next_state` converts the state."""
 
 from __future__ import annotations
 

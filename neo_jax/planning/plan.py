@@ -45,7 +45,7 @@ class CollectiveSum:
 
 @dataclasses.dataclass(frozen=True)
 class PhasePlan:
-    """What one phase needs, and how fast it may be.
+    """What one phase needs, and a bound of its speed.
 
     Attributes:
       phase, mesh, rows_per_step, accumulate, context, remat, attention: what was planned; `attention` names the kernel and its blocks.

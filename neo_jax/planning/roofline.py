@@ -1,4 +1,4 @@
-"""How long a step takes at least, by formulas over what its program does.
+"""A lower bound of a step's time, from the work that its program does.
 
     compute  = executed FLOPs of a device / peak
     memory   = (bytes of matrix products and attention + 2 x (trained parameters + optimizer) + 8 x trained parameters x passes) / HBM bandwidth;

@@ -30,7 +30,7 @@ PASSES = (1, 2, 4, 8)
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A way to run a phase, and what it is estimated to take.
+    """A candidate: how a phase is run, and its estimated memory and time.
 
     Attributes:
       phase: with its mesh, rematerialisation, rows and passes.
