@@ -60,6 +60,7 @@ class Media:
       name: how messages name it (the path as written in the source).
       path, stored, data: the file, where its bytes are stored, or its encoded bytes; the others are None.
       pictures: how it becomes RGB, as in SourceSettings.
+      size: (height, width) in pixels that its row gives, where the source takes these (SourceSettings.given_sizes); else None.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Media:
     data: bytes | None = None
     pictures: str = "faithful"
     stored: Stored | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +167,8 @@ class SourceSettings:
       prompts: of captions and questions: what the user says, one of these for each row. {question} and {COLUMN} in braces are replaced by
         what the row has there; a list becomes lines A. B. C. Without prompts: the question; of captions nothing beside the file.
       frame_rate: frames a second of clips that are given as frames (a list of pictures or a folder) by rows without "fps" or "timestamps".
+      given_sizes: `width` and `height` of a row (numbers, or lists for several) are the sizes of its pictures as `pictures` shows them, and no
+        picture is opened to index it. A picture of another size fails when it is decoded.
       keep: conditions that all must hold for a sample to be used: ("column.language in en, de", "column.score >= 0.5", "side >= 224",
         "aspect <= 4"). Known are "tokens" (of its text), "images", "clips", "pixels", "side" (the shorter one) and "aspect" (longer through
         shorter side) of each image and clip, "seconds" of each clip, and "column.NAME" of its row.
@@ -181,6 +185,7 @@ class SourceSettings:
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prompts: tuple[str, ...] = ()
     frame_rate: float = 0.0
+    given_sizes: bool = False
     keep: tuple[str, ...] = ()
     max_epochs: float = 0.0
 

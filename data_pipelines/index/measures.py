@@ -6,6 +6,7 @@ import numpy as np
 
 from data_pipelines.index.columns import Entry, Failure, Measured
 from data_pipelines.media import images, video
+from data_pipelines.media.sizes import check_size
 from data_pipelines.schema import NO_LABEL, Media, Sample, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.sources.samples import FILTERED
@@ -34,11 +35,19 @@ LASTING = frozenset(
 def inspect(sample: Sample, tokenizer: Tokenizer) -> Measured:
     """Measures a sample without decoding pixels. Raises SampleError for one that cannot be used, "no_answer" where nothing has a label."""
     files = file_states(sample)
-    headers = [images.header(image) for image in sample.images]
+    headers = [_header(image) for image in sample.images]
     text, before = count_text(sample, tokenizer)
     clips = [video.probe(clip) for clip in sample.clips]
     conversions = [name for header in headers for name in header.conversions] + [name for clip in clips for name in clip.conversions]
     return Measured(text, [(header.height, header.width) for header in headers], clips, before, files, conversions)
+
+
+def _header(image: Media) -> images.Header:
+    """What the row gives, or the image's header says. A file that is not there is asked for its header, which says so."""
+    if image.size is None or (image.path is not None and not image.path.exists()):
+        return images.header(image)
+    check_size(*image.size, image.name)
+    return images.Header(*image.size, ())
 
 
 def count_text(sample: Sample, tokenizer: Tokenizer) -> tuple[int, list[str]]:

@@ -273,9 +273,10 @@ class RowLoader:
         document = build_document(sample, phase, self._tokenizer, sample_seed(self._seed, source.name, draw.sample), draw.epoch)
         lengths = [len(document.tokens), len(document.visual), len(document.grids), 1]
         if lengths != planned:
+            given = ", or its row gives another size than its picture has (given_sizes)" if source.settings.given_sizes else ""
             raise SampleError(
                 "changed",
-                f"{sample.key}: {lengths} tokens, visual tokens, images, segments, but {planned} when the run began: its file has changed; "
+                f"{sample.key}: {lengths} tokens, visual tokens, images, segments, but {planned} when the run began: its file has changed{given}; "
                 f"the next start measures it again if it is among the files that are looked at; deleting the index "
                 f"{self._indexes[draw.source].path} has every sample measured again",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -17,6 +18,7 @@ from data_pipelines.sources.paths import MediaRoot
 from data_pipelines.storage.files import Whole
 from data_pipelines.storage.interface import Stored, is_remote
 
+_SIDES = ("height", "width")
 FILTERED = "filtered"  # the reason of a row that a condition of the source's `keep` leaves out: no fault of the row
 
 
@@ -31,7 +33,8 @@ class SampleReader:
         self._settings = settings
         self._root = MediaRoot(settings)
         self._conditions = of_columns(settings.keep)
-        self._keys = Keys(settings.name, settings.ignore, [condition.column for condition in self._conditions])
+        read = [condition.column for condition in self._conditions] + (list(_SIDES) if settings.given_sizes else [])
+        self._keys = Keys(settings.name, settings.ignore, read)
 
     @property
     def ignored(self) -> Counter[str]:
@@ -58,6 +61,9 @@ class SampleReader:
         row = read_row(record, key, self._keys, self._settings)
         files = held or {}
         images = tuple(self._media(file, key, files) for file in row.images)
+        if self._settings.given_sizes and images:
+            sizes = _given_sizes(record, len(images), key)
+            images = tuple(dataclasses.replace(image, size=size) for image, size in zip(images, sizes, strict=True))
         return Sample(key, row.turns, images, tuple(self._clip(clip, key, files) for clip in row.clips), row.family)
 
     def _media(self, file: MediaFile, key: str, held: Mapping[str, Stored]) -> Media:
@@ -92,6 +98,23 @@ class SampleReader:
         if not names:
             raise SampleError("broken_video", f"{key}: the folder {folder.name!r} holds no pictures: it is no clip")
         return tuple(self._media(MediaFile(f"{folder.name.rstrip('/')}/{name}"), key, {}) for name in names)
+
+
+def _given_sizes(record: object, count: int, key: str) -> list[tuple[int, int]]:
+    """(height, width) of each of `count` pictures, as the row gives them. Raises SampleError "bad_record"."""
+    assert isinstance(record, Mapping), "read_row takes nothing else"
+    sides = []
+    for name in _SIDES:
+        value = record.get(name)
+        values = value if isinstance(value, list) else [value]
+        if len(values) != count or not all(type(each) is int and each > 0 for each in values):
+            raise SampleError(
+                "bad_record",
+                f"{key}: {name!r} is {value!r}, must be the pixels of its {count} {'picture' if count == 1 else 'pictures'} (the source has "
+                "given_sizes): mend the row, or take given_sizes from the source",
+            )
+        sides.append(values)
+    return list(zip(*sides, strict=True))
 
 
 def _numbered(name: str) -> tuple[tuple[int, str], ...]:
