@@ -22,6 +22,29 @@ def client_of_run() -> Any:
     return jax_distributed.global_state.client
 
 
+_stop_service: Any = None  # jax's preemption service, where it is this run's alone
+
+
+def keep_stop_service() -> None:
+    """Takes jax's preemption service from everyone else in this process; to be called once the processes are connected.
+
+    It answers a SIGTERM at one number, the next above those that all processes asked for last. Orbax asks it at each save for the step, training
+    for its count of calls: between two who count apart the answer goes to one of them, and the signal is lost to the other.
+    """
+    global _stop_service
+    _stop_service, jax_distributed.global_state.preemption_sync_manager = jax_distributed.global_state.preemption_sync_manager, None
+
+
+def return_stop_service() -> None:
+    """Gives the service back, so that jax shuts it down before the connection that it uses."""
+    jax_distributed.global_state.preemption_sync_manager = _stop_service
+
+
+def stop_agreed(number: int) -> bool:
+    """Whether all processes stop at this number: one of them got a SIGTERM. Every process asks for ascending numbers, the same ones."""
+    return bool(_stop_service.reached_sync_point(number))
+
+
 _rounds = itertools.count()
 
 

@@ -15,7 +15,7 @@ import jax
 
 from neo_jax.config.fields import ConfigError
 from neo_jax.processes.cluster import find_place
-from neo_jax.processes.exchange import barrier, client_of_run, is_first
+from neo_jax.processes.exchange import barrier, client_of_run, is_first, keep_stop_service, return_stop_service
 from neo_jax.processes.flags import Flags
 from neo_jax.processes.identity import compare, identity
 from neo_jax.processes.rendezvous import LOOPBACK, Meeting, meet
@@ -62,6 +62,7 @@ def start(flags: Flags, configuration: Mapping[str, Any]) -> None:
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=EXIT_SECONDS,
     )
+    keep_stop_service()
     threading.Thread(target=_watch, name="watch", daemon=True).start()
 
 
@@ -70,6 +71,7 @@ def finish() -> None:
     if jax.process_count() > 1:
         barrier()
         _finished.set()
+        return_stop_service()
         jax.distributed.shutdown()
 
 

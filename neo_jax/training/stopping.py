@@ -63,9 +63,7 @@ class StopSignal:
         """Whether to stop here: the same answer in every process, provided that all call this equally often."""
         self._calls += 1
         if not self._alone and not self.requested:
-            from jax.experimental import multihost_utils
-
-            self.requested = multihost_utils.reached_preemption_sync_point(self._calls)
+            self.requested = exchange.stop_agreed(self._calls)
         return self.requested
 
     def align(self) -> None:

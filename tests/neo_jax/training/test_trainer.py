@@ -124,7 +124,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(corpus: pathlib.Path, tmp_path:
 
 def test_two_processes_do_not_share_a_directory(corpus: pathlib.Path, tmp_path: pathlib.Path):
     directory = tmp_path / "run"
-    file = write_config(corpus, directory, curriculum=("text",))
+    file = write_config(
+        corpus, directory, curriculum=("text",), phases__text__steps=10_000
+    )  # the first is still there when the second looks
     first = start(file)
     wait_for_step(first, directory, 1)
     code, output = run(file)
