@@ -60,6 +60,7 @@ DATA_PIPELINES = {
     "data_pipelines.survey": BASE | {f"data_pipelines.{room}" for room in ("documents", "media", "text", "sources", "planning", "index")},
     "data_pipelines.inspection": BASE
     | {f"data_pipelines.{room}" for room in ("documents", "failures", "media", "text", "sources", "planning", "index", "loading")},
+    "data_pipelines.conversion": BASE | {"data_pipelines.media", "data_pipelines.text", "data_pipelines.sources"},
     "data_pipelines.scenes": BASE | {"data_pipelines.media", "data_pipelines.text"},
 }
 
