@@ -6,6 +6,7 @@ import sys
 import pytest
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.localfilesystem import LocalFileSystem
+from apache_beam.runners.portability.prism_runner import PrismRunner
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "data_pipelines"))
 
@@ -69,6 +70,16 @@ class StoreFileSystem(LocalFileSystem):
         for path in paths:
             for found in list(self._list(path)):
                 pathlib.Path(self.path(found.path)).unlink()
+
+
+@pytest.fixture(autouse=True)
+def _no_prism(monkeypatch):
+    """Beam's DirectRunner hands pipelines to its runner Prism where that is there or can be fetched. Tests run the same everywhere."""
+
+    def refuse(*_):
+        raise RuntimeError("no Prism in tests")
+
+    monkeypatch.setattr(PrismRunner, "run_pipeline", refuse)
 
 
 @pytest.fixture

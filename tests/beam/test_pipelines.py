@@ -130,6 +130,27 @@ def test_a_signal_stops_it_and_the_next_call_goes_on(root, tmp_path, inspected, 
     assert contents(tmp_path / "two", "beam/") == contents(tmp_path / "one")
 
 
+def test_a_worker_that_fails_ends_it_and_the_next_call_goes_on(root, tmp_path, inspected, capsys, monkeypatch):
+    """The DirectRunner tries none again."""
+    arguments = ["index", f"--config={root / 'config.py'}:{tmp_path / 'two'}"]
+    measure, chunks = work.Chunk.measure, []
+
+    def failing(chunk, *rest):
+        chunks.append(chunk)
+        if len(chunks) == 3:
+            raise MemoryError("no room")
+        return measure(chunk, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(work.Chunk, "measure", failing)
+        assert command.main(arguments) == 65
+    assert capsys.readouterr().err.splitlines()[-1] == "index: the pipeline 'measure' failed: no room"
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "two/beam").rglob("*.npz")}
+    assert kept and command.main(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert not list((tmp_path / "two").rglob("*.partial"))
+
+
 def flags(root, *more):
     inputs = [f"--input={root / name}" for name in ("a/s.jsonl", "t.jsonl", "empty.jsonl", "b/s.jsonl")]
     return [*inputs, f"--media-root={root / 'media'}", "--name=made", "--shard-samples=2", *more]
