@@ -1,5 +1,6 @@
 # make demo, make test, make lint, make test-aot: each sets up what it needs. make test PYTHON_JAX=0.11.2: the tests on another jax, in its own
 # environment. make test-aot, make test-aot-gpu: programs compiled for TPUs and for an H200 that are not there.
+# make test-beam: indexes and conversions as pipelines of Apache Beam, in an environment of its own.
 # make benchmark-step: times the training step beside the same in PyTorch (4 GB, an environment of its own).
 # make plan ARGS="--config=configs/neo_ov_2b.py --hardware=v5p:4x4x4": what a run needs (neo_jax/plan.py).
 # Huge pages for what XLA allocates in each step: on two cores the demo's step takes 0.82 to 0.88 of the time without (benchmarks/train_step.py;
@@ -15,7 +16,7 @@ GPU_JAX := 0.11.2
 LIBTPU := 0.0.52
 LIBTPU_FOLDER := .cache/libtpu-$(LIBTPU)
 
-.PHONY: benchmark-step demo plan test test-nightly test-aot test-aot-gpu lint clean
+.PHONY: benchmark-step demo plan test test-nightly test-aot test-aot-gpu test-beam lint clean
 
 demo: $(ENVIRONMENT)/complete
 	$(RUN) neo_jax.demo
@@ -35,6 +36,9 @@ plan: $(if $(findstring =h,$(filter --hardware=%,$(ARGS))),.venv-gpu/complete,$(
 test-aot-gpu: .venv-gpu/complete
 	.venv-gpu/bin/python -m pytest -q tests/aot_gpu
 
+test-beam: .venv-beam/complete
+	.venv-beam/bin/python -m pytest -q tests/beam
+
 benchmark-step: $(ENVIRONMENT)/complete .venv-torch/complete
 	$(RUN) benchmarks.step
 
@@ -44,7 +48,7 @@ lint: $(ENVIRONMENT)/complete
 	$(RUN) mypy
 
 clean:
-	rm -rf .venv .venv-gpu .venv-torch .venv-jax-* .cache
+	rm -rf .venv .venv-beam .venv-gpu .venv-torch .venv-jax-* .cache
 
 $(ENVIRONMENT)/complete: requirements.txt requirements-dev.txt requirements-cloud.txt scripts/make_environment.sh scripts/find_python.sh
 	scripts/make_environment.sh $(ENVIRONMENT) $(PYTHON_JAX)
@@ -56,6 +60,9 @@ $(LIBTPU_FOLDER)/complete: $(ENVIRONMENT)/complete
 
 .venv-gpu/complete: requirements.txt requirements-dev.txt requirements-cloud.txt requirements-gpu.txt scripts/make_environment.sh scripts/find_python.sh
 	scripts/make_environment.sh .venv-gpu $(GPU_JAX) requirements-gpu.txt
+
+.venv-beam/complete: requirements-beam.txt scripts/make_beam_environment.sh scripts/find_python.sh
+	scripts/make_beam_environment.sh .venv-beam
 
 .venv-torch/complete: requirements-torch.txt scripts/make_torch_environment.sh scripts/find_python.sh
 	scripts/make_torch_environment.sh .venv-torch

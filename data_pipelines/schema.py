@@ -36,6 +36,10 @@ class DataError(ValueError):
     """Data that cannot be used at all (an empty source, a broken index); the message says what, where and what to do."""
 
 
+class NoSamples(DataError):
+    """All files of a source are empty."""
+
+
 class SampleError(DataError):
     """One sample that cannot be used. It is skipped, counted and logged under `reason`, never replaced.
 

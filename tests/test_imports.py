@@ -15,6 +15,7 @@ COMMANDS |= {
     "data_pipelines.inspect",
     "data_pipelines.scenes.__main__",
     "data_pipelines.index.__main__",
+    "data_pipelines.beam.__main__",
 }
 # What each room may import, beside itself. Commands stand above everything.
 CONFIG = {"neo_jax.config"}
@@ -69,6 +70,9 @@ DATA_PIPELINES = {
     "data_pipelines.survey": BASE | {f"data_pipelines.{room}" for room in ("documents", "media", "text", "sources", "planning", "index")},
     "data_pipelines.inspection": BASE
     | {f"data_pipelines.{room}" for room in ("documents", "failures", "media", "text", "sources", "planning", "index", "loading")},
+    "data_pipelines.conversion": BASE | {"data_pipelines.media", "data_pipelines.text", "data_pipelines.sources"},
+    "data_pipelines.beam": BASE
+    | {f"data_pipelines.{room}" for room in ("configuration", "conversion", "failures", "text", "sources", "index")},
     "data_pipelines.scenes": BASE | {"data_pipelines.media", "data_pipelines.text"},
 }
 

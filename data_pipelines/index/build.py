@@ -87,6 +87,11 @@ class Builder:
                 self._discard(error)
         raise DataError(f"the index {self._folder / 'shards'} is damaged again and again: check the disk, or name another index_folder")
 
+    def missing(self) -> list[Chunk]:
+        """The samples that `build` would measure, but for those that it looks at again."""
+        shards = [shard for shard in self._different.values() if self._described(shard) is None]
+        return [chunk for shard in shards for chunk in _unmeasured(chunks_of(shard, self._path(shard) / "parts"))]
+
     def _discard(self, damaged: DamagedShard) -> None:
         """Has a shard measured again, unless another process has replaced it since it was found damaged."""
         shard, description = self._different[damaged.description.folder.name], damaged.description
@@ -150,7 +155,7 @@ class Builder:
                     found.append(shard.samples)
                     piece.lock.release()
                     continue
-                new = [chunk for chunk in piece.chunks if arrays.load(pathlib.Path(chunk.part), chunk.identity) is None]
+                new = _unmeasured(piece.chunks)
                 found.append(shard.samples - sum(chunk.stop - chunk.start for chunk in new))
                 piece.waiting, piece.is_whole = len(new), len(new) == len(piece.chunks)
                 yield from new
@@ -266,3 +271,8 @@ class Builder:
                 columns = load(description, [name for name in COLUMNS if name.startswith("failure")], verified=False)
                 result |= {shard.first + sample: failure for sample, failure in failures_of(columns, named - len(result)).items()}
         return result
+
+
+def _unmeasured(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Those that have no part."""
+    return [chunk for chunk in chunks if arrays.load(pathlib.Path(chunk.part), chunk.identity) is None]

@@ -41,6 +41,19 @@ def test_shards_close_at_their_size(tmp_path):
     assert [open_source(SourceSettings("rows", "tfds", str(folder)))[i].turns[0].text for i in (0, 7)] == ["<image> 0?", "<image> 7?"]
 
 
+@pytest.mark.parametrize("target", ["tar", "tfds"])
+def test_shards_of_so_many_samples_of_one_input_file(tmp_path, target):
+    """Divided before it is known what can be used: names are those of the places in the source."""
+    write_rows(tmp_path)
+    (tmp_path / "more.jsonl").write_text("{broken\n{broken\n" + "".join((tmp_path / "rows.jsonl").read_text().splitlines(True)[:3]))
+    arguments = [f"--format={target}", "--shard-samples=2", f"--input={tmp_path / 'more.jsonl'}", "--max-failure-rate=0.9"]
+    assert run(tmp_path, *arguments) == 0
+    made = opened(target, tmp_path / "out/rows", "rows")
+    assert [shard.samples for shard in made.shards()] == [2, 2, 2, 2, 2, 1]
+    if target == "tar":
+        assert [made.key(number).rpartition("/")[2] for number in (7, 8, 9, 10)] == ["000000007", "000000010", "000000011", "000000012"]
+
+
 def test_bad_samples_are_left_out_counted_and_named(tmp_path, capsys):
     (tmp_path / "media").mkdir()
     (tmp_path / "media/empty.png").touch()
@@ -95,7 +108,7 @@ def test_what_cannot_be_written_is_refused(tmp_path, capsys):
     assert run(tmp_path) == 65 and "exists; delete it" in capsys.readouterr().err
     (tmp_path / "rows.jsonl").write_text("{broken\n")
     assert run(tmp_path, "--name", "other") == 65 and "nothing to write" in capsys.readouterr().err
-    for wrong in (["--name", "a/b"], ["--shard-megabytes", "0"]):
+    for wrong in (["--name", "a/b"], ["--shard-megabytes", "0"], ["--shard-samples", "-1"]):
         with pytest.raises(SystemExit) as stopped:
             run(tmp_path, *wrong)
         assert stopped.value.code == 2

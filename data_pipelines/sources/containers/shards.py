@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from data_pipelines.progress import progress
-from data_pipelines.schema import DataError, SampleError
+from data_pipelines.schema import DataError, NoSamples, SampleError
 from data_pipelines.sources.containers import RawRecord, Shard
 from data_pipelines.sources.containers.tables import Entry, Tables
 from data_pipelines.storage.files import open_file
@@ -82,7 +82,7 @@ class Shards:
         kind.check(list(zip(self._names, entries, strict=True)), source)
         self._ends = list(itertools.accumulate(entry.samples for entry in entries))
         if not len(self):
-            raise DataError(
+            raise NoSamples(
                 f"source {source!r}: {_listed(self._addresses)} holds no samples; give it some or take it out of the configuration"
             )
         self._entries = entries

@@ -90,6 +90,11 @@ class Tables:
             return None
         return self.entry(str(seen.get("fingerprint")), kind)
 
+    def has_seen(self, file: File) -> bool:
+        """Whether a file was seen at this place with this size and time of change, whatever its kind."""
+        states = [_read(path) or {} for path in self.folder.glob(f"{_digest(file)}.*.seen")]
+        return any((seen.get("size"), seen.get("modified")) == (file.size, file.modified) for seen in states)
+
     def entry(self, fingerprint: str, kind: str) -> Entry | None:
         """The entry of a content; None where it or one of its files is missing."""
         values = _read(self._path(fingerprint, kind, "json"))
