@@ -241,7 +241,7 @@ class PhaseSettings:
       frames: most frames taken from a video.
       frames_per_second: (low, high) of the uniform draw of the sampling rate, capped by the video's own rate.
       frame_pixels: most pixels of a frame when a video gives more than four frames.
-      frame_choice: which frames are shown (media/frames.py): "neo" (NEO-ov's and SenseNova-U1's), "qwen_vl", "internvl" or "llava_video".
+      frame_choice: which frames are shown (media/frames.py): "neo" (NEO-ov's), "qwen_vl", "internvl" or "llava_video".
       clip_pixels: most pixels of all frames of a clip together; 0: no such limit.
       jpeg_quality: (low, high): before it is resized, each image that is trained on is saved as a JPEG of a quality drawn from these, both
         included, anew in each epoch; (0, 0): never. Frames of clips are left as they are.

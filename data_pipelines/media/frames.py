@@ -2,7 +2,7 @@
 
 All take a rate drawn from the phase's frames_per_second, at most the clip's own, and its cap `frames`. They differ in what they make of these:
 
-- "neo" (NEO-ov, SenseNova-U1): duration x rate frames, at the interior points of an even division: i * N // (n + 1).
+- "neo" (NEO-ov): duration x rate frames, at the interior points of an even division: i * N // (n + 1).
 - "qwen_vl" (qwen-vl-utils): the same number, at least 4 and even, evenly from the first to the last frame, rounded.
 - "internvl" (InternVL): the same number, from the middle of the first of as many equal segments on.
 - "llava_video" (LLaVA-Video, LLaVA-OneVision): every round(clip's rate / rate)th frame from the first on; if that passes the cap, as many as the
