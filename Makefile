@@ -50,7 +50,7 @@ lint: $(ENVIRONMENT)/complete
 clean:
 	rm -rf .venv .venv-beam .venv-gpu .venv-torch .venv-jax-* .cache
 
-$(ENVIRONMENT)/complete: requirements.txt requirements-dev.txt requirements-cloud.txt scripts/make_environment.sh scripts/find_python.sh
+$(ENVIRONMENT)/complete: requirements.txt requirements-dev.txt requirements-cloud.txt scripts/make_environment.sh scripts/new_environment.sh scripts/find_python.sh
 	scripts/make_environment.sh $(ENVIRONMENT) $(PYTHON_JAX)
 
 $(LIBTPU_FOLDER)/complete: $(ENVIRONMENT)/complete
@@ -58,11 +58,11 @@ $(LIBTPU_FOLDER)/complete: $(ENVIRONMENT)/complete
 	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --target $(LIBTPU_FOLDER) libtpu==$(LIBTPU)
 	touch $@
 
-.venv-gpu/complete: requirements.txt requirements-dev.txt requirements-cloud.txt requirements-gpu.txt scripts/make_environment.sh scripts/find_python.sh
+.venv-gpu/complete: requirements.txt requirements-dev.txt requirements-cloud.txt requirements-gpu.txt scripts/make_environment.sh scripts/new_environment.sh scripts/find_python.sh
 	scripts/make_environment.sh .venv-gpu $(GPU_JAX) requirements-gpu.txt
 
-.venv-beam/complete: requirements-beam.txt scripts/make_beam_environment.sh scripts/find_python.sh
+.venv-beam/complete: requirements-beam.txt scripts/make_beam_environment.sh scripts/new_environment.sh scripts/find_python.sh
 	scripts/make_beam_environment.sh .venv-beam
 
-.venv-torch/complete: requirements-torch.txt scripts/make_torch_environment.sh scripts/find_python.sh
+.venv-torch/complete: requirements-torch.txt scripts/make_torch_environment.sh scripts/new_environment.sh scripts/find_python.sh
 	scripts/make_torch_environment.sh .venv-torch

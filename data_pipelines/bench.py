@@ -9,7 +9,6 @@ thread, where the processor's time goes. Length indexes that are missing are bui
 
 from __future__ import annotations
 
-import argparse
 import collections
 import contextlib
 import dataclasses
@@ -29,7 +28,7 @@ import numpy as np
 
 from data_pipelines import documents
 from data_pipelines.batch import Batch
-from data_pipelines.commands import answer
+from data_pipelines.commands import answer, command_parser
 from data_pipelines.configuration import Configuration, read_configuration
 from data_pipelines.index.lengths import LengthIndex
 from data_pipelines.index.opening import NamedTokenizer, open_indexed
@@ -153,12 +152,12 @@ def _bench_phase(
     found = read(threads, sources)
     clock = _Clock()
     with clock.watching():
-        alone = read(1, [_TimedSource(source, clock) for source in sources])
-    # The pass in one thread counts what it decodes; its loader is ahead of the steps that are timed, so shares of it are taken.
-    images, frames = (clock.counts[name] / max(1, alone.samples) * found.samples for name in ("decode", "read_frames"))
+        read(1, [_TimedSource(source, clock) for source in sources])
+    read_alone = max(1, clock.counts["__getitem__"])  # the loader is ahead of the steps that are timed
+    images, frames = (clock.counts[name] / read_alone * found.samples for name in ("decode", "read_frames"))
     rows = steps * phase.rows_per_step
     tokens, visual = found.counted.tolist()
-    total = sum(clock.seconds.values()) + max(0.0, clock.total - sum(clock.seconds.values()))
+    total = max(clock.total, sum(clock.seconds.values()))
     stages = {name: clock.seconds[name] / total for name in (ROWS, *STAGES)}
     stages[OTHER] = 1 - sum(stages.values())
     return PhaseBench(
@@ -260,7 +259,7 @@ class _TimedSource:
 
     def __init__(self, source: Source, clock: _Clock):
         self._source, self.name, self.settings, self.ignored = source, source.name, source.settings, source.ignored
-        self.key, self.shards = source.key, source.shards
+        self.paths, self.key, self.shards = source.paths, source.key, source.shards
         self._read = clock.timed(ROWS, source.__getitem__)
 
     def __len__(self) -> int:
@@ -273,12 +272,7 @@ class _TimedSource:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 65 for data or a configuration that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.bench",
-        description=__doc__,
-        epilog="exit codes: 0 timed, 2 a flag is wrong, 65 the configuration or its data cannot be used",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("bench", __doc__, "0 timed, 2 a flag is wrong, 65 the configuration or its data cannot be used")
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="the configuration")
     parser.add_argument("--phase", action="append", default=[], metavar="NAME", help="a phase; may be repeated (default: all)")
     parser.add_argument("--steps", type=int, default=20, help="steps of each phase that are timed (default: %(default)s)")

@@ -93,6 +93,8 @@ class Checker:
         self.source, self.phases = source, phases
         self._tokenizer = _Remembering(tokenizer) if tokenizer else None
         self._seed, self._decode = seed, decode
+        # Without a tokenizer, tokens are not judged.
+        self._filters = Filters([text for text in source.settings.keep if tokenizer or read_condition(text).name != "tokens"])
 
     def rows(self) -> Iterator[Row]:
         """Yields every row in order; threads overlap the reading of files. Progress goes to standard error."""
@@ -114,11 +116,9 @@ class Checker:
             return Row(key, error.reason, str(error), None, None, [], ())
 
     def _filter(self, key: str, measured: Measured) -> None:
-        """Raises SampleError "filtered" for a sample that the source's `keep` leaves out. Without a tokenizer, tokens are not judged."""
-        keep = self.source.settings.keep
-        judged = [text for text in keep if self._tokenizer or read_condition(text).name != "tokens"]
-        if len(Filters(judged).rejected(pack([Entry(measured, None)]), slice(0, 1))):
-            raise SampleError(FILTERED, f"{key}: left out by `keep`: {'; '.join(keep)}")
+        """Raises SampleError "filtered" for a sample that the source's `keep` leaves out."""
+        if len(self._filters.rejected(pack([Entry(measured, None)]), slice(0, 1))):
+            raise SampleError(FILTERED, f"{key}: left out by `keep`: {'; '.join(self.source.settings.keep)}")
 
     def _measured(self, sample: Sample, measured: Measured, seed: int) -> Row:
         if self._tokenizer is None:

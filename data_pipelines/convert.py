@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 
-from data_pipelines.commands import answer
+from data_pipelines.commands import answer, command_parser
 from data_pipelines.conversion import TARGETS, VERSION, Complete, describe, file_names, ranges, read, write_shards
 from data_pipelines.failures import FailurePolicy, Failures
 from data_pipelines.progress import progress
@@ -116,12 +116,7 @@ def settings_of(options: argparse.Namespace, parser: argparse.ArgumentParser) ->
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 when the dataset is written, 65 when the data cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.convert",
-        description=__doc__,
-        epilog="exit codes: 0 written, 2 a flag is wrong, 65 the data cannot be used",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("convert", __doc__, "0 written, 2 a flag is wrong, 65 the data cannot be used")
     add_arguments(parser)
     parser.add_argument("--format", choices=TARGETS, default="tfds", help="what is written (default: %(default)s)")
     parser.add_argument(

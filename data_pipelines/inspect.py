@@ -9,11 +9,10 @@ sources share. Length indexes that are missing are built.
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 import sys
 
-from data_pipelines.commands import answer
+from data_pipelines.commands import answer, command_parser
 from data_pipelines.configuration import read_configuration
 from data_pipelines.index.opening import NamedTokenizer, open_indexed
 from data_pipelines.inspection.gather import gather
@@ -62,12 +61,7 @@ def _write(path: pathlib.Path, content: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 65 for data or a configuration that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.inspect",
-        description=__doc__,
-        epilog="exit codes: 0 written, 2 a flag is wrong, 65 the configuration or its data cannot be used",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("inspect", __doc__, "0 written, 2 a flag is wrong, 65 the configuration or its data cannot be used")
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="the configuration")
     parser.add_argument(
         "--output", required=True, metavar="DIR", type=lambda text: pathlib.Path(text).expanduser(), help="folder of the pages"

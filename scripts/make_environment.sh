@@ -8,18 +8,12 @@ folder=$1
 jax=${2:-}
 further=${3:-}
 
-python=$(scripts/find_python.sh)
-echo "Making $folder with $python ($("$python" --version)); this takes a minute or two, once."
-"$python" -m venv --clear "$folder"
-
-requirements=$folder/requirements.txt
+requirements=$(mktemp)
+trap 'rm -f "$requirements" "$requirements.as_pinned"' EXIT
 cat requirements.txt requirements-dev.txt requirements-cloud.txt ${further:+"$further"} >"$requirements"
 if [ -n "$jax" ]; then
     sed -i.as_pinned -E "s/^(jax|jaxlib)==.*/\1==$jax/" "$requirements"
 fi
-if ! "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --requirement "$requirements"; then
-    echo "The packages could not be installed; pip says why above. They come from the index that pip is set to: is it reachable?" >&2
-    exit 1
-fi
+scripts/new_environment.sh "$folder" "$requirements" "this takes a minute or two, once"
 "$folder/bin/python" -m pip --disable-pip-version-check check
 touch "$folder/complete"

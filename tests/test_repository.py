@@ -204,16 +204,9 @@ def test_linters_pass_over_configurations_of_ones_own(tmp_path: pathlib.Path) ->
         subprocess.run(command, cwd=tmp_path, check=True)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "mine.py").write_text("x=1")
-    for name in (
-        "Makefile",
-        "requirements.txt",
-        "requirements-dev.txt",
-        "requirements-cloud.txt",
-        "scripts/make_environment.sh",
-        "scripts/find_python.sh",
-    ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    for path in [ROOT / "Makefile", *ROOT.glob("requirements*.txt")]:
+        shutil.copy(path, tmp_path)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     printed = subprocess.run(["make", "-n", "lint"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     for tool in ("ruff format --check .", "ruff check ."):

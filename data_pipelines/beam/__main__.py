@@ -18,7 +18,7 @@ import sys
 import threading
 from types import FrameType
 
-from data_pipelines.commands import answer
+from data_pipelines.commands import answer, command_parser
 from data_pipelines.configuration import read_configuration
 from data_pipelines.conversion import TARGETS
 from data_pipelines.convert import add_arguments, report, settings_of
@@ -46,13 +46,8 @@ def convert(options: argparse.Namespace, flags: list[str], parser: argparse.Argu
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.beam",
-        description=__doc__,
-        epilog="exit codes: 0 done, 2 a flag is wrong, 65 the configuration or its data cannot be used or a pipeline failed, 75 stopped",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    codes = "0 done, 2 a flag is wrong, 65 the configuration or its data cannot be used or a pipeline failed, 75 stopped"
+    parser = command_parser("beam", __doc__, codes, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     of_index = commands.add_parser("index", help="build the indexes of a configuration", allow_abbrev=False)
     of_index.add_argument("--config", required=True, metavar="FILE[:ARG]", help="the configuration")

@@ -7,13 +7,12 @@ Shards that are measured already are not measured again. SIGTERM and Ctrl-C keep
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 import signal
 import sys
 import threading
 
-from data_pipelines.commands import answer
+from data_pipelines.commands import answer, command_parser
 from data_pipelines.configuration import read_configuration
 from data_pipelines.failures import counts_text
 from data_pipelines.index.opening import NamedTokenizer, open_indexed
@@ -44,12 +43,8 @@ def build(config: str, processes: int, stop: threading.Event) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, 65 for data or a configuration that cannot be used, 75 where a signal stopped the work."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.index",
-        description=__doc__,
-        epilog="exit codes: 0 built, 2 a flag is wrong, 65 the configuration or its data cannot be used, 75 stopped: start again to go on",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    codes = "0 built, 2 a flag is wrong, 65 the configuration or its data cannot be used, 75 stopped: start again to go on"
+    parser = command_parser("index", __doc__, codes)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="the configuration")
     parser.add_argument("--processes", type=int, default=0, help="that measure (default: one for each core)")
     options = parser.parse_args(arguments)

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 
 from data_pipelines.media.images import open_media, read_bytes
-from data_pipelines.schema import Media, SampleError, SourceSettings
+from data_pipelines.schema import Media, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.storage.interface import StorageError
 from data_pipelines.storage.patterns import expand
@@ -39,10 +39,7 @@ def find_leaks(training: Opened, held_out: Opened) -> list[str]:
     their bytes, by name and content. Equal media under other names, and texts, are not compared.
     """
     same_file = {
-        (name, other)
-        for name, source in held_out.items()
-        for other, trained in training.items()
-        if _files(source.settings) & _files(trained.settings)
+        (name, other) for name, source in held_out.items() for other, trained in training.items() if _files(source) & _files(trained)
     }
     sentences = [
         f"held-out source {name} reads the file of training source {other}: its samples are trained on" for name, other in sorted(same_file)
@@ -71,12 +68,12 @@ def find_leaks(training: Opened, held_out: Opened) -> list[str]:
     return sentences
 
 
-def _files(settings: SourceSettings) -> set[str]:
+def _files(source: Source) -> set[str]:
     """The files that a source reads, links followed; its patterns where they name none any more."""
     try:
-        return set(map(os.path.realpath, expand(settings.paths)))
+        return set(map(os.path.realpath, expand(source.paths)))
     except StorageError:
-        return set(settings.paths)
+        return set(source.paths)
 
 
 def _stride(name: str, source: Source, sentences: list[str]) -> int:

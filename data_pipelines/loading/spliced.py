@@ -75,7 +75,7 @@ class SplicedPlanner:
         return self._at(row).row(row)
 
     def state(self, row: int) -> InputState:
-        return self._at(max(row - 1, 0) if row == self.phase.rows else row).state(row)
+        return self._at(min(row, self.phase.rows - 1)).state(row)
 
     def planned(self, row: int) -> tuple[list[Draw], npt.NDArray[np.int64]]:
         return self._at(row).planned(row)

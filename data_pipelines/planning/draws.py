@@ -140,7 +140,7 @@ class _Stream:
     def ready(self, count: int) -> int:
         """How many of the next `count` samples there are: fewer where the source is used up."""
         lookup = max(_CHUNK, count)
-        while len(self._ready.samples) < count and self._position != self._end:
+        while len(self._ready.samples) < count and (self._end is None or self._position < self._end):
             self._ready = _join(self._ready, self._look_up(lookup))
             lookup = min(2 * lookup, _MAX_LOOKUP)  # few samples of the source fit
         return min(count, len(self._ready.samples))

@@ -14,7 +14,7 @@ from data_pipelines.randomness import permute
 from data_pipelines.schema import PhaseSettings
 
 _LOOKED_AT = 4096  # samples of each source and phase
-_SHORT = 1.02  # by how much the estimate must pass what there is before a phase is said to be short
+_SHORT = 0.02  # share of a phase's rows that must be left empty before it is said to be short: this is an estimate
 
 
 class Forecast(NamedTuple):
@@ -55,7 +55,7 @@ def forecast(phases: Sequence[PhaseSettings], indexes: Sequence[SourceLengths], 
         rows = float(phase.rows)
         while rows > 0 and (left := {name: left[name] for name in left if name in _remaining(read, by_name)}):
             rows -= _read(phase, left, read, rows, by_name)
-        if rows > (_SHORT - 1) * phase.rows and short is None and set(phase.mixture) - _remaining(read, by_name):
+        if rows > _SHORT * phase.rows and short is None and set(phase.mixture) - _remaining(read, by_name):
             short = phase.name
         epochs.append(dict(read))
         used_up.append(tuple(sorted(set(read) - _remaining(read, by_name) - before)))

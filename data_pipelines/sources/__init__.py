@@ -25,6 +25,11 @@ class Source(Protocol):
     settings: SourceSettings
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """The files, folders or patterns that its rows are read from."""
+        ...
+
+    @property
     def ignored(self) -> Counter[str]:
         """Keys of rows that are not read, with the number of times each was passed over so far."""
         ...

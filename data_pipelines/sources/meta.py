@@ -91,11 +91,14 @@ class MetaSource:
     """The rows of all datasets, one after the other, repeated ones as often as the list says. Equal shards are measured once."""
 
     def __init__(self, settings: SourceSettings, parts: Sequence[_Part], ignored: Mapping[str, int]):
-        self.name = settings.name
-        paths = dict.fromkeys(path for part in parts for path in part.source.settings.paths)
-        self.settings = dataclasses.replace(settings, path=tuple(paths))  # what a comparison of sources looks at
+        self.name, self.settings = settings.name, settings
         self._parts, self._ignored = parts, Counter(ignored)
         self._ends = list(itertools.accumulate(part.samples for part in parts))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files and patterns of all datasets."""
+        return tuple(dict.fromkeys(path for part in self._parts for path in part.source.paths))
 
     @property
     def ignored(self) -> Counter[str]:

@@ -27,6 +27,11 @@ class RecordSource:
         self._reader = SampleReader(settings)
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """The files, folders or patterns that its rows are read from."""
+        return self.settings.paths
+
+    @property
     def ignored(self) -> Counter[str]:
         """Keys of rows that are not read, with the number of times each was passed over so far."""
         return self._reader.ignored

@@ -112,6 +112,11 @@ class TfdsSource:
             self._keys.pass_over(sorted(others), str(self._folder))
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """The dataset's folder."""
+        return self.settings.paths
+
+    @property
     def ignored(self) -> Counter[str]:
         """Keys of rows that are not read, with the number of times each was passed over so far; once for each feature of the dataset."""
         return self._keys.ignored

@@ -42,6 +42,11 @@ def write_image(path, height, width, seed=0):
     Image.fromarray(pixels).save(path)
 
 
+def write_sums(path, count):
+    """JSON lines of conversations without media."""
+    write_jsonl(path, [{"conversations": turns(f"What is {i} and {i}?", f"{2 * i}.")} for i in range(count)])
+
+
 def write_video(path, frames=20, rate=5, height=64, width=96):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=rate)

@@ -13,8 +13,7 @@ NAMES = ("mixed", "text")
 def config(tmp_path_factory):
     root = tmp_path_factory.mktemp("corpus")
     small_corpus.write_corpus(root, repeats=3)
-    rows = [{"conversations": small_corpus.turns(f"What is {i} and {i}?", f"{2 * i}.")} for i in range(40)]
-    small_corpus.write_jsonl(root / "text.jsonl", rows)
+    small_corpus.write_sums(root / "text.jsonl", 40)
     shared = {"segments": 64, "rows_per_step": 2}
     visual = {"visual_tokens": 512, "images": 64, "min_pixels": 1024, "max_pixels": 128 * 128, "frames": 4, "frame_pixels": 64 * 64}
     values = {

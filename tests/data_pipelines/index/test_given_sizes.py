@@ -62,7 +62,7 @@ def test_a_wrong_size_fails_when_it_is_decoded(source, tmp_path):
     wrong = rewritten(source, tmp_path, width=500)
     index = LengthIndex.open(wrong, tokenizer(), tmp_path / "index")
     assert not index.unusable
-    settings = phase(**WIDE, mixture={wrong.name: 1.0}, rows=1, rows_per_step=1)
+    settings = phase(context=2048, visual_tokens=2048, images=32, mixture={wrong.name: 1.0}, rows=1, rows_per_step=1)
     loader = RowLoader([wrong], [index], [settings], tokenizer(), 0, FailurePolicy(max_rate=1.0), tmp_path / "log.jsonl", 1)
     list(loader.batches(loader.start()))
     assert set(loader.failures.reasons) == {"changed"}

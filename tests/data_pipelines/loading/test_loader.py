@@ -35,8 +35,7 @@ PHASES = (
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("corpus")
     small_corpus.write_corpus(root, repeats=3)
-    rows = [{"conversations": small_corpus.turns(f"What is {i} and {i}?", f"{2 * i}.")} for i in range(100)]
-    small_corpus.write_jsonl(root / "text.jsonl", rows)
+    small_corpus.write_sums(root / "text.jsonl", 100)
     return root
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.packing import DEMO_MIXTURE, MIXTURE, demo_mixture, lognormal_mixture, phase
+from data_pipelines.planning.blocks import pack_block
 from data_pipelines.planning.planner import BUDGETS, InputState, Planner
 
 SOURCES = {8192: (MIXTURE, lognormal_mixture(8192)), 512: (DEMO_MIXTURE, demo_mixture())}
@@ -53,3 +54,14 @@ def test_rows_that_their_samples_leave_empty_are_no_matter_of_budgets():
     long = type(sources[0])("text", np.full(50, 300), 0, 0)
     settings = dataclasses.replace(phase(512, {"text": 1.0}, 8), segments=1)
     assert Planner(0, settings, [long], 0, InputState(0, 0, 0, (0,))).advice() is None
+
+
+def test_a_trial_takes_few_samples_where_a_row_holds_thousands(monkeypatch):
+    sources = [type(SOURCES[512][1][0])("text", np.full(50, 100), 0, 0)]
+    settings = dataclasses.replace(phase(512, {"text": 1.0}, 8), context=1 << 20, segments=5000)
+    planned = Planner(0, settings, sources, 0, InputState(0, 0, 0, (0,)), block_rows=1)
+    taken = []
+    monkeypatch.setattr("data_pipelines.planning.advice.pack_block", lambda *each: taken.append(packed := pack_block(*each)) or packed)
+    found = planned.advice()
+    assert found.fill < 0.5 and found.better_fill > 0.99
+    assert max(samples for _, samples in taken) <= 20_000

@@ -52,7 +52,7 @@ def one_by_one(mixed, positions):
 
 
 @pytest.mark.parametrize("ask", [[10_000], [1] * 3000, [7, 900, 50, 3000], [1030] * 4])
-@pytest.mark.parametrize("positions", [(0, 0, 0), (599, 13, 1290), (600, 0, 1300)])
+@pytest.mark.parametrize("positions", [(0, 0, 0), (599, 13, 1290), (600, 0, 1300), (900, 0, 2000)])  # the last: the limits were higher
 def test_draws_are_those_of_the_definition_however_many_are_asked_for(ask, positions):
     wanted = one_by_one(sources(), positions)
     draws = Draws(sources(), 0, positions, BUDGETS)

@@ -6,7 +6,9 @@ import pytest
 import small_corpus
 from small_corpus import WIDE, phase, tokenizer
 
+from data_pipelines.index import work
 from data_pipelines.index.lengths import LengthIndex
+from data_pipelines.index.opening import NamedTokenizer, open_indexed
 from data_pipelines.inspection.leaks import find_leaks
 from data_pipelines.schema import DataError, SampleError, SourceSettings
 from data_pipelines.sources import open_source
@@ -54,10 +56,10 @@ def test_datasets_follow_one_another_as_often_as_they_are_repeated(root):
     assert source.ignored == {"length": 1, "data_augment": 1, "max_dynamic_patch": 1}
 
 
-def test_its_index_is_that_of_its_datasets_and_copies_are_measured_once(root, tmp_path, inspected_keys):
+def test_its_index_is_that_of_its_datasets_and_copies_are_measured_once(root, tmp_path, inspected):
     source = opened(root, listing(root))
     lengths = LengthIndex.open(source, tokenizer(), tmp_path).lengths(phase(**WIDE), 0)[:]
-    assert len(inspected_keys) == 12 + 6 + 1 + 4, "one.jsonl once; of two.jsonl a cut shard and the whole"
+    assert len(inspected) == 12 + 6 + 1 + 4, "one.jsonl once; of two.jsonl a cut shard and the whole"
     alone = LengthIndex.open(small_corpus.jsonl(root / "mixed.jsonl"), tokenizer(), tmp_path / "alone").lengths(phase(**WIDE, frames=1), 0)[
         :
     ]
@@ -65,14 +67,14 @@ def test_its_index_is_that_of_its_datasets_and_copies_are_measured_once(root, tm
     assert (lengths[24:31] == lengths[31:38]).all()
 
 
-@pytest.fixture
-def inspected_keys(monkeypatch):
-    from data_pipelines.index import measures
-
-    keys = []
-    inspect = measures.inspect
-    monkeypatch.setattr(measures, "inspect", lambda sample, *rest: keys.append(sample.key) or inspect(sample, *rest))
-    return keys
+def test_other_processes_measure_it_too(root, tmp_path, monkeypatch, inspected):
+    monkeypatch.setattr(work, "CHUNK", 4)
+    source = opened(root, listing(root))
+    path = str(small_corpus.GOLDEN / "tokenizer.json")
+    named = NamedTokenizer(tokenizer(), path, True)
+    ((_, index),) = open_indexed([source.settings], named, tmp_path / "many", processes=2)
+    alone = LengthIndex.open(source, tokenizer(), tmp_path / "one")
+    assert index.digest() == alone.digest() and len(inspected) == 12 + 6 + 1 + 4, "those of the second"
 
 
 def test_held_out_rows_of_a_listed_file_are_noticed(root):
