@@ -1,4 +1,4 @@
-"""What may change between two starts of a run."""
+"""Configuration changes that are allowed between two starts of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Mapping
 from typing import Any
 
-MAY_CHANGE = (  # in an existing run directory: nothing here changes which rows are trained on, in which order, or the mathematics
+MAY_CHANGE = (  # keys that affect neither which rows are trained on, nor their order, nor the mathematics
     "phases.*.accumulate",
     "phases.*.mesh.*",
     "phases.*.remat",
@@ -34,8 +34,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[st
     """Compares two resolved configurations (Config.resolved(), or the JSON beside a run).
 
     Returns:
-      (forbidden, allowed): what changed, as "key: old -> new". Forbidden changes would change the order of the data or the mathematics of
-      a run that has begun; allowed ones (MAY_CHANGE) do not.
+      (forbidden, allowed): the changes, as "key: old -> new". Forbidden ones would change the order of the data or the mathematics of a run that
+      has begun; allowed ones (MAY_CHANGE) would not.
     """
     before, after = _flat(old), _flat(new)
     forbidden: list[str] = []

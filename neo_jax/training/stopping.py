@@ -1,4 +1,4 @@
-"""How a run ends before its time: a signal asks it to stop, or its data stalls."""
+"""Ending a run early: by a signal, or because its data stalls."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import jax
 from neo_jax import exit_codes
 from neo_jax.processes import exchange, lifetime
 
-WATCH_SECONDS = 1.0  # between looks at the clock
+WATCH_SECONDS = 1.0  # between checks of the deadline
 
 
 class Preempted(Exception):
     """SIGTERM or Ctrl-C arrived; everything up to the last step is saved.
 
     Attributes:
-      agreed: every process of the run ends so at the same place. False: this one alone has stopped, while others wait for it.
+      agreed: True if all processes of the run stop at the same point; False if only this process has stopped and the others wait for it.
     """
 
     def __init__(self, message: str, agreed: bool = True):
@@ -33,10 +33,10 @@ class Preempted(Exception):
 
 
 class StopSignal:
-    """Notes SIGTERM and Ctrl-C while it is entered; the run asks `reached` where stopping loses nothing. A second Ctrl-C interrupts at once.
+    """Records SIGTERM and Ctrl-C inside a `with` block. The run calls `reached` where stopping loses nothing. A second Ctrl-C interrupts at once.
 
-    In a run of several processes jax listens for SIGTERM itself, and `reached` agrees on one of its calls, counted alike in every process:
-    once any process got the signal, the first call is chosen that none of them has made.
+    In a run of several processes jax handles SIGTERM. Each process counts its calls of `reached`; once any process has received the signal, they
+    agree to stop at the lowest count that none of them has reached yet.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class StopSignal:
         self.requested = True
 
     def reached(self) -> bool:
-        """Whether to stop here: the same answer in every process, if all ask equally often."""
+        """Returns whether to stop here; the same in every process, provided that all have called it equally often."""
         self._calls += 1
         if not self._alone and not self.requested:
             from jax.experimental import multihost_utils
@@ -69,23 +69,23 @@ class StopSignal:
         return self.requested
 
     def align(self) -> None:
-        """Called by all processes where some have asked more often than others, so that they count alike from here on."""
+        """Sets the call count of every process to the largest one. Called by all processes after they have called `reached` unequally often."""
         self._calls = max(exchange.gather(self._calls))
 
     def check(self, doing: str) -> None:
-        """Raises Preempted if a stop was requested, naming what was interrupted."""
+        """Raises Preempted if a stop was requested; the message names the interrupted work, `doing`."""
         if self.reached():
-            raise Preempted(f"stopped while {doing}; nothing is lost: the same command goes on from there")
+            raise Preempted(f"stopped while {doing}; nothing is lost: the same command continues from there")
 
 
 class StallGuard:
-    """Ends the process with TRY_AGAIN where work on data makes no progress for too long, as it does on a dead file system.
+    """Ends the process with exit code TRY_AGAIN if reading data makes no progress for too long, as on a dead file system.
 
-    Such a call cannot be interrupted from Python: the stacks of all threads are printed and the process ends where it is. What was saved stays.
+    A blocked file system call cannot be interrupted from Python. Therefore a thread prints the stacks of all threads and ends the process.
 
     Args:
-      seconds: without progress.
-      end: called with a message instead of ending the process (tests).
+      seconds: longest time without progress.
+      end: called with a message instead of ending the process, for tests.
     """
 
     def __init__(self, seconds: float, end: Callable[[str], None] | None = None):
@@ -104,7 +104,7 @@ class StallGuard:
 
     @contextlib.contextmanager
     def watching(self, doing: str) -> Iterator[None]:
-        """Inside, `beat` or the end must come within the time limit."""
+        """Watches a `with` block: `beat` must be called, or the block end, within the time limit."""
         self._doing = doing
         self.beat()
         try:
@@ -113,7 +113,7 @@ class StallGuard:
             self._deadline = float("inf")
 
     def beat(self) -> None:
-        """Tells of progress."""
+        """Reports progress: the time limit begins anew."""
         self._deadline = time.monotonic() + self._seconds
 
     def _watch(self) -> None:
@@ -122,7 +122,7 @@ class StallGuard:
                 self._deadline = float("inf")
                 self._end(
                     f"{self._doing}: no progress for {self._seconds:.0f} s (data.stall_seconds); the stacks of all threads are printed above. Is "
-                    "the file system of the data alive? The same command goes on from the last checkpoint"
+                    "the file system of the data alive? The same command continues from the last checkpoint"
                 )
 
 
