@@ -18,7 +18,7 @@ from data_pipelines.schema import PhaseSettings, SourceSettings
 from neo_jax.config import Config, ConfigError, Data, Model, Phase, differences, parse_command_line
 from neo_jax.config.phase import REMAT_POLICIES
 from neo_jax.model.backbone import REMATERIALISATION
-from neo_jax.planning.search import AGAIN, KEPT
+from neo_jax.planning.search import RECOMPUTE_FACTOR, SAVED_ACTIVATIONS
 from neo_jax.training.curriculum import mesh_problems
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -500,7 +500,7 @@ def test_a_bfloat16_second_moment_needs_a_small_beta2() -> None:
 
 
 def test_every_rematerialisation_is_known_wherever_one_is_chosen() -> None:
-    assert {"none", *REMATERIALISATION} == KEPT.keys() == AGAIN.keys() == set(REMAT_POLICIES)
+    assert {"none", *REMATERIALISATION} == SAVED_ACTIVATIONS.keys() == RECOMPUTE_FACTOR.keys() == set(REMAT_POLICIES)
 
 
 def test_the_failure_limit_holds_for_small_data_too() -> None:
