@@ -56,7 +56,8 @@ class Flags:
       hardware: CHIP:SHAPE. v5e:16x16, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4 (chips), 2*v5p:4x4x4 (slices), h200:8x8, h100:8x8 (nodes x GPUs of a node).
       phases: names of the phases to plan; without it, all phases of the curriculum.
       documents: number of documents in the assumed row, of equal length.
-      search: searches mesh, rematerialisation and rows of each phase: an estimate ranks candidates, the best are compiled until N fit (4 if no value is given).
+      search: searches mesh, rematerialisation and rows of each phase: an estimate ranks candidates, the best are compiled until N
+        fit (4 if no value is given).
       json: file to write the plan to, as JSON.
       chart: file to write a chart of memory by phase to (.svg).
     """
