@@ -53,7 +53,7 @@ class SampleError(DataError):
 
 
 class Interrupted(Exception):
-    """Work was asked to stop. What is done so far is on disk; starting again goes on from there."""
+    """Work was asked to stop. What is done so far is on disk; starting again continues from there."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What known accelerators can do, for plans and for the model FLOPs utilisation (MFU) of a run.
+"""Properties of known accelerators, for plans and for the model FLOPs utilisation (MFU) of a run.
 
 Peaks are vendors' figures. Sources: Google Cloud's pages of TPU v5e, v5p, v6e and TPU7x; "How to Scale Your Model" (2025), chapter "TPUs", for
 link and data-centre bandwidths; NVIDIA's data sheets of H100 SXM and H200 SXM, and of their systems of eight with one 400 Gbit/s adapter a GPU."""
@@ -12,20 +12,20 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device, as jax counts them (a TPU7x chip is two).
+    """Properties of one device. A device is what jax counts: a TPU7x chip is two devices.
 
     Attributes:
-      name: as --hardware says it.
-      kinds: jax's device_kind.
+      name: name in --hardware.
+      kinds: possible values of jax's device_kind.
       flops: dense bfloat16 FLOP/s.
       hbm_bytes: memory that a program may use.
       hbm_bandwidth: bytes/s.
-      link_bandwidth: bytes/s one way: of one ICI link (TPU), of a GPU within its node.
-      slow_bandwidth: bytes/s one way between slices or nodes, for each device.
-      torus: dimensions of a slice's torus; 0: every device of a node reaches every other at full speed.
-      wrap: chips along a dimension from which on its ends are joined.
-      devices: of a chip.
-      known: shapes to offer where another is asked for.
+      link_bandwidth: bytes/s in one direction, of one ICI link (TPU) or of a GPU within its node.
+      slow_bandwidth: bytes/s in one direction between slices or nodes, for each device.
+      torus: number of dimensions of a slice's torus; 0: every device of a node reaches every other at full speed.
+      wrap: smallest number of chips along a dimension whose ends are joined.
+      devices: number of devices of a chip.
+      known: shapes that messages suggest.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""The whole job on a small model: draws a corpus, trains a tokenizer, walks the curriculum, answers held-out questions, writes the report.
+"""Runs the whole pipeline on a small model: draws a corpus, trains a tokenizer, walks the curriculum, answers held-out questions, writes the report.
 
     python -m neo_jax.demo [--config=configs/demo.py[:smoke]] [--config.section.key=value ...]
 
-Every step is skipped where an earlier call has finished it, so a call that was interrupted goes on. Exit codes as neo_jax.train.
+Steps that an earlier call has finished are skipped, so the same command continues an interrupted call. Exit codes are those of neo_jax.train.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from neo_jax.train import COMMAND, main, train
 
 TFDS_SOURCE = "image"  # the training source that is read from array_record files; the others are read as JSONL
 PIECES = 620  # of the tokenizer: with the 15 special tokens they fit the model's vocabulary of 640
-ROLES = 3000  # times that the tokenizer reads the roles' names, which stand in every turn and in no text
-SHARD_BYTES = 64 << 20
+ROLES = 3000  # repetitions of the roles' names in the tokenizer's training text: they are in every turn, but in no text
+SHARD_BYTES = 64 << 20  # size of a shard of the converted source
 DEMO = dataclasses.replace(
     COMMAND,
     name="neo_jax.demo",
-    purpose="The whole job on a small model: draws a corpus, trains a tokenizer, walks the curriculum, answers held-out questions, writes the "
-    "report. What an earlier call has finished is kept. Without arguments: --config=configs/demo.py.",
+    purpose="Runs the whole pipeline on a small model: draws a corpus, trains a tokenizer, walks the curriculum, answers held-out questions, writes "
+    "the report. Steps that an earlier call has finished are skipped. Without arguments: --config=configs/demo.py.",
     example="--config=configs/demo.py:smoke",
 )
 
@@ -48,7 +48,7 @@ def prepare(corpus: pathlib.Path, scenes: ScenesSettings) -> None:
 
 
 def demo(settings: Config) -> None:
-    """Prepares the data that the configuration names and runs it."""
+    """Prepares the data that the configuration names, then trains it."""
     started = time.monotonic()
     corpus = pathlib.Path(settings.tokenizer.path).parent
     if exchange.is_first():

@@ -1,4 +1,4 @@
-"""The exit codes of all commands: what launchers, SLURM scripts and Kubernetes rules act upon."""
+"""Exit codes of all commands. Launchers, SLURM scripts and Kubernetes rules depend on them."""
 
 DONE = 0
 FAILED = 1
@@ -9,10 +9,10 @@ PREEMPTED = 77
 CONFIGURATION = 78
 MEANINGS = {  # as --help shows them
     DONE: "done",
-    FAILED: "an error that nobody foresaw, with its traceback",
+    FAILED: "an unexpected error, with its traceback",
     DATA: "data that cannot be used",
     NOT_FINITE: "a loss or a gradient that is not finite",
     TRY_AGAIN: "a process was missing at the start, or data stalled: the same command may succeed",
-    PREEMPTED: "stopped by a signal with everything saved: the same command goes on",
+    PREEMPTED: "stopped by a signal with everything saved: the same command continues",
     CONFIGURATION: "a command line, a configuration or a run directory that cannot be used",
 }

@@ -1,7 +1,7 @@
 """Writes a first configuration for one's own rows: python -m neo_jax.init my.jsonl --media-root=images --output=configs/mine.py.
 
-It looks at every row and every file's header, holds a part out, chooses or trains a tokenizer, and fits budgets to the lengths that it found. The
-rows of both parts and the tokenizer are written to a folder beside the configuration, OUTPUT without .py; what is read is never changed.
+It reads every row and every media header, holds out a part of the rows, uses the given tokenizer or trains one, and sets budgets from the measured
+lengths. Training rows, held-out rows and the tokenizer are written to a folder beside the configuration (OUTPUT without .py). Inputs are not changed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from neo_jax.exit_codes import CONFIGURATION, DATA, DONE
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """The command line beside the files.
+    """The flags besides the files.
 
     Attributes:
       output: the configuration to write, such as configs/mine.py. Neither it nor the folder of its data may exist.
       media_root: folder that the media paths of all files are relative to.
       tokenizer: a tokenizer.json, a folder with one, or a SentencePiece .model; without it, the base demo trains a small one on the text.
-      base: what the model and the phases follow, one of demo, neo_ov_2b, neo_ov_9b. demo trains on this machine.
+      base: configuration that model and phases are taken from, one of demo, neo_ov_2b, neo_ov_9b. demo is small enough for this machine.
       heldout: share of the rows that is held out, up to 1,000 of each file.
       max_failure_rate: share of rows that may be unusable.
     """
@@ -50,8 +50,8 @@ class Flags:
 
 COMMAND = Command(
     "neo_jax.init",
-    "Looks at rows (JSON or JSONL) and writes a first configuration for them: training and held-out rows, a tokenizer, budgets that fit. Prints what "
-    "it saw and which commands come next.",
+    "Reads rows (JSON or JSONL) and writes a first configuration for them: training and held-out rows, a tokenizer, budgets that fit. Prints what "
+    "it found and the next commands.",
     "my.jsonl --media-root=images --output=configs/mine.py",
     {
         DONE: "written",
@@ -63,7 +63,7 @@ COMMAND = Command(
 
 
 def problems(flags: Flags, files: Sequence[str]) -> list[str]:
-    """What is wrong with the command line beside single flags."""
+    """Returns the problems of the command line that involve files or several flags, a sentence each."""
     output, folder = pathlib.Path(flags.output), pathlib.Path(flags.output).with_suffix("")
     found = []
     if not files:
@@ -82,7 +82,7 @@ def problems(flags: Flags, files: Sequence[str]) -> list[str]:
 
 
 def source_names(files: Sequence[str]) -> list[str]:
-    """A name for each file's source: its own, made of letters, digits and underscores, and used once."""
+    """Returns a unique source name for each file: its stem, with other characters than letters, digits and underscores replaced."""
     names: list[str] = []
     for file in files:
         stem = re.sub(r"\W", "_", pathlib.Path(file).stem)
@@ -94,7 +94,7 @@ def source_names(files: Sequence[str]) -> list[str]:
 
 
 def init(flags: Flags, files: Sequence[str], command: str) -> list[str]:
-    """Writes the configuration and its folder; returns lines that say what was seen. Raises DataError."""
+    """Writes the configuration and its folder; returns lines that describe the data. Raises DataError if the rows cannot be used."""
     output = pathlib.Path(flags.output)
     folder, partial = output.with_suffix(""), output.with_name(f".{output.stem}.partial")
     names = source_names(files)

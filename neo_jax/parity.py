@@ -1,8 +1,8 @@
 """Compares this implementation with recorded outputs of the official one: `python -m neo_jax.parity FOLDER`.
 
-The folder holds config.json, model.safetensors and batch.npz, and where present grads.npz and greedy.npz; tests/golden/README.md describes
-them. Everything runs in float32 at the highest matmul precision. Prints the largest error of each quantity beside its tolerance; exits 1
-beyond one, 2 where the folder cannot be read.
+The folder holds config.json, model.safetensors and batch.npz, and optionally grads.npz and greedy.npz; tests/golden/README.md describes
+them. Everything runs in float32 at the highest matmul precision. Prints the largest error of each quantity beside its tolerance; exits with 1 if one
+exceeds its tolerance, with 2 if the folder cannot be read.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from neo_jax.model.patch_embedding import normalise
 from neo_jax.sharding import make_mesh, to_devices
 from neo_jax.training.loss import token_losses
 
-# Absolute for activations, relative for the loss, a share of the largest element for gradients, differing elements for the rest.
+# Errors are absolute for activations, relative for the loss, relative to the largest element for gradients; others count differing elements.
 TOLERANCES = {"vision": 2e-4, "hidden": 2e-4, "logits": 2e-4, "loss": 1e-6, "gradient": 1e-4}
 RECORDED = (
     *("input_ids", "t_index", "labels", "loss_weight", "seq_boundaries", "grid_hw", "patches", "mask_lo", "mask_hi"),
     *("vision_embeds", "hidden", "logits", "loss"),
 )
-GRADIENT_FLOOR = 1e-8  # a gradient that is zero throughout is compared absolutely
+GRADIENT_FLOOR = 1e-8  # smallest divisor: gradients that are zero everywhere are compared by absolute error
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One quantity: its error and the largest that passes."""
+    """The error of one quantity, and the largest error that passes."""
 
     name: str
     error: float
@@ -63,14 +63,14 @@ class Comparison:
 
 
 def compare(folder: pathlib.Path, attention: str = "auto") -> list[Comparison]:
-    """Runs every comparison that the folder's files allow.
+    """Runs every comparison for which the folder has recorded outputs.
 
     Args:
-      attention: what computes it, as in attention.api.interval_attention; continuations are decoded by what suits the device.
+      attention: attention implementation, as in attention.api.interval_attention; greedy decoding always uses "auto".
 
     Raises:
-      UnsupportedAttentionError: that attention cannot run here.
-      WeightsError: the folder is not laid out like a golden one.
+      UnsupportedAttentionError: the attention implementation cannot run on this device.
+      WeightsError: a file of the folder is missing, damaged or has other contents than expected.
     """
     values = read_config(folder / "config.json")
     model = neo_model(values, folder / "config.json")
@@ -107,7 +107,7 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def visual_tokens(patches: np.ndarray, grids: np.ndarray) -> np.ndarray:
-    """Official patches [N, 768] (channel, row, column; row-major within an image) as our visual tokens [N / 4, 3072].
+    """Converts official patches [N, 768] (channel, row, column; row-major within an image) to visual tokens [N / 4, 3072] of this project.
 
     Args:
       grids: [I, 2] rows and columns of each image in 16-pixel patches.
@@ -121,7 +121,7 @@ def visual_tokens(patches: np.ndarray, grids: np.ndarray) -> np.ndarray:
 
 
 def _batch(recorded: dict[str, np.ndarray], image_token: int) -> tuple[Batch, list[Comparison]]:
-    """One packed row through the same code as training, recorded patches as its pixels; and where its layout differs from theirs."""
+    """Packs the recorded row with the code of training, with recorded patches as its pixels; returns it, and comparisons of its layout."""
     ids, labels, bounds = recorded["input_ids"], recorded["labels"], recorded["seq_boundaries"]
     grids = recorded["grid_hw"] // 2
     documents, image = [], 0
@@ -154,7 +154,7 @@ def _phase(context: int, visual: int, images: int, segments: int) -> PhaseSettin
 
 
 def _forward(model: config.Model, attention: str, parameters: Parameters, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """The loss; and visual tokens [V, D], the hidden states after each layer [layers, L, D], and logits [L, vocabulary] of the one row."""
+    """Returns the loss, and of the only row: visual tokens [V, D], hidden states after each layer [layers, L, D], logits [L, vocabulary]."""
     backbone, inputs, computation = build(model, "neo", parameters), batch.inputs, Computation(attention=attention)
     states = backbone.layer_states(inputs, computation)
     vision = states[0, :, :0]
@@ -199,10 +199,10 @@ def _greedy(model: config.Model, parameters: Parameters, recorded: dict[str, np.
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """The command line beside the folder.
+    """The flags besides the folder.
 
     Attributes:
-      attention: what computes attention, one of auto, chunked, tpu, hopper; auto: what suits the device.
+      attention: attention implementation, one of auto, chunked, tpu, hopper; auto chooses it by device.
     """
 
     attention: Annotated[str, OneOf(ATTENTION)] = "auto"

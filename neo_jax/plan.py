@@ -1,4 +1,4 @@
-"""What each phase of a configuration needs on absent hardware, and how fast it may be.
+"""Plans each phase of a configuration on absent hardware: its memory, and a lower bound on its time.
 
     python -m neo_jax.plan --config=configs/neo_ov_2b.py --hardware=v5p:4x4x4 [--config.section.key=value ...]
 
@@ -19,8 +19,8 @@ from typing import Annotated, Any
 
 from neo_jax.exit_codes import CONFIGURATION, DONE
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here: the compilers are asked by name
-os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # what is compiled for absent devices cannot be read back
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is executed; the compilers are called by name
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # programs for absent devices cannot be loaded from the cache
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -45,20 +45,21 @@ from neo_jax.training import flops
 from neo_jax.training.curriculum import abstract_state, mesh_problems
 
 DAY = 86_400
-FACTS = ("flops", "hbm_bytes", "hbm_bandwidth", "link_bandwidth", "slow_bandwidth")  # of a chip, that a plan keeps
+FACTS = ("flops", "hbm_bytes", "hbm_bandwidth", "link_bandwidth", "slow_bandwidth")  # properties of a chip that a plan records
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """The command line beside --config.
+    """The flags besides --config.
 
     Attributes:
       hardware: CHIP:SHAPE. v5e:16x16, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4 (chips), 2*v5p:4x4x4 (slices), h200:8x8, h100:8x8 (nodes x GPUs of a node).
-      phases: names of the phases to plan; all of the curriculum without it.
-      documents: documents of an assumed row, of equal length.
-      search: tries meshes, rematerialisation and rows of each phase: an estimate ranks them, the best are compiled until N fit (alone: 4).
-      json: file for the plan as JSON.
-      chart: file for memory by phase as a chart (.svg).
+      phases: names of the phases to plan; without it, all phases of the curriculum.
+      documents: number of documents in the assumed row, of equal length.
+      search: searches mesh, rematerialisation and rows of each phase: an estimate ranks candidates, the best are compiled until N
+        fit (4 if no value is given).
+      json: file to write the plan to, as JSON.
+      chart: file to write a chart of memory by phase to (.svg).
     """
 
     hardware: Text
@@ -71,8 +72,8 @@ class Flags:
 
 COMMAND = Command(
     "neo_jax.plan",
-    "What each phase of a configuration needs on absent hardware, and how fast it may be: each phase's real training step is compiled for it. "
-    'TPUs need libtpu, GPUs jax[cuda13]: `make plan ARGS="--config=... --hardware=..."` brings either. Flags of the compiler are those of the '
+    "Plans each phase of a configuration on absent hardware: compiles its real training step, and reports memory and a lower bound on its time. "
+    'TPUs need libtpu, GPUs jax[cuda13]: `make plan ARGS="--config=... --hardware=..."` installs either. Compiler flags are read from the '
     "environment (LIBTPU_INIT_ARGS, XLA_FLAGS).",
     "--config=configs/neo_ov_2b.py --hardware=v5p:4x4x4",
     (DONE, CONFIGURATION),
@@ -83,11 +84,14 @@ def make_plan(settings: Config, flags: Flags, tell: Callable[[str], None], file:
     """Plans the phases of a configuration.
 
     Args:
-      tell: shows progress.
+      settings: the configuration.
+      flags: the command line.
+      tell: called with each progress message.
+      file: name of the configuration file, for the plan.
 
     Raises:
       ConfigError: a phase is unknown, or its mesh does not fit the hardware.
-      HardwareError: as named.
+      HardwareError: the hardware cannot be planned for.
     """
     names = [phase.name for phase in settings.phases]
     if unknown := [name for name in flags.phases if name not in names]:
@@ -130,11 +134,12 @@ def make_plan(settings: Config, flags: Flags, tell: Callable[[str], None], file:
 
 
 def _program_key(phase: config.Phase) -> Any:
+    """Returns everything in a phase that its compiled program depends on."""
     return Computation.of(phase), phase.trains, phase.mesh, phase.rows_per_step, phase.accumulate, phase.context, phase.visual_tokens
 
 
 def _sizes(settings: Config, phase: config.Phase, hardware: Hardware) -> tuple[int, int]:
-    """(parameters, those that train) of a phase."""
+    """Returns the numbers of parameters, and of trained parameters, of a phase."""
     state = abstract_state(settings, phase, make_mesh(data=-1, devices=hardware.devices))
     return sum(x.size for x in state.parameters.values()), sum(x.size for x in state.trainable.values())
 
@@ -200,7 +205,7 @@ def _sent(hardware: Hardware, program: Program, each: Collective) -> SentArray:
 
 
 def _by_kind(sent: Sequence[SentArray]) -> tuple[CollectiveSum, ...]:
-    """Collectives summed up by kind and axes, longest first."""
+    """Returns totals of collectives by kind and axes, longest time first."""
     groups: dict[tuple[str, tuple[str, ...]], list[SentArray]] = {}
     for each in sent:
         groups.setdefault((each.kind, each.axes), []).append(each)
@@ -218,7 +223,7 @@ def _mesh_text(phase: config.Phase) -> str:
 
 
 def _compiler_flags() -> str:
-    """Flags of the environment, but for the place of the CUDA wheels."""
+    """Returns the compiler flags of the environment, without the path of the CUDA wheels."""
     words = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {os.environ.get('XLA_FLAGS', '')}".split()
     return " ".join(word for word in words if not word.startswith("--xla_gpu_cuda_data_dir"))
 

@@ -1,7 +1,7 @@
-"""The mesh, and one table from logical axes to mesh axes.
+"""The device mesh, and the table from logical axes to mesh axes.
 
-Every array's sharding is written in logical axes ("batch", "heads", ...) and looked up here. Meshes are explicit: shardings are part of an
-array's type, and an operation whose result would be ambiguous has to say what it wants.
+Shardings are written in logical axes ("batch", "heads", ...), which are translated here. Mesh axes are explicit: the sharding is part of an array's
+type, and an operation whose result sharding is ambiguous must state it (out_sharding).
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ def spec(*logical: str | None) -> PartitionSpec:
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, context: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of explicit axes `data`, `fsdp`, `context`, `tensor` over all devices.
+    """Returns a mesh with explicit axes `data`, `fsdp`, `context`, `tensor` over all devices.
 
-    The slow network carries the axis that speaks least. Several TPU slices: `data` goes over the slices and the other axes stay inside one.
-    GPUs: neighbours along `tensor` are neighbours in a node, then along `context`, `fsdp` and `data`. Within a slice, axes follow its wires.
+    Axes that communicate least use the slow network. With several TPU slices, only `data` crosses slices. On GPUs, neighbours along `tensor` are
+    neighbours in a node, then those along `context`, `fsdp` and `data`. Within a TPU slice, axes follow the physical torus.
 
     Args:
-      data: size of the axis, or -1 for what the other axes leave.
+      data: size of the axis; -1: the number of devices divided by the other axes.
+      devices: None: all devices of the run.
 
     Raises:
       ValueError: the sizes do not fit the devices (mesh_problem).
@@ -61,7 +62,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, context: int = 1, tensor: int = 1, d
 
 
 def slice_count(devices: Sequence[jax.Device]) -> int:
-    """Number of TPU slices that the devices belong to; 1 for others."""
+    """Returns the number of TPU slices that the devices belong to; 1 for other devices."""
     return len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
 
 
@@ -86,9 +87,9 @@ def mesh_problem(data: int, fsdp: int, context: int, tensor: int, devices: int, 
 
 
 def batch_sharding(batch: Any, accumulation_axis: bool = False) -> Any:
-    """The NamedSharding of every array of a Batch or ModelInputs on the mesh that is set: rows over data and fsdp, tokens over context.
+    """Returns the NamedSharding of every array of a Batch or ModelInputs on the current mesh: rows over data and fsdp, tokens over context.
 
-    The visual tokens of a row are in the order of its context shards: each shard holds the pixels that its own tokens show.
+    The visual tokens of a row are ordered by context shard, so that each shard holds the pixels of its own image tokens.
     """
     leading = (None,) if accumulation_axis else ()
     mesh = jax.sharding.get_mesh()
@@ -101,12 +102,13 @@ def batch_sharding(batch: Any, accumulation_axis: bool = False) -> Any:
 
 
 def to_devices(batch: Any, accumulation_axis: bool = False) -> Any:
-    """A Batch or ModelInputs of numpy arrays on the mesh that is set, as `batch_sharding` says.
+    """Copies a Batch or ModelInputs of numpy arrays to the current mesh, sharded by `batch_sharding`; returns global arrays.
 
     Args:
-      batch: the rows that this process reads (`own_rows`), whole: arrays [rows, ...], or [accumulate, rows, ...] with `accumulation_axis`.
+      batch: the rows that this process reads (`own_rows`), all tokens of each: arrays [rows, ...], or [accumulate, rows, ...] with
+        `accumulation_axis`.
     """
-    processes = row_shards() // len(own_rows(row_shards()))  # that rows are divided over
+    processes = row_shards() // len(own_rows(row_shards()))  # number of processes that the rows are divided over
 
     def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
         shape = list(array.shape)
@@ -117,11 +119,11 @@ def to_devices(batch: Any, accumulation_axis: bool = False) -> Any:
 
 
 def abstract_batch(rows: int, context: int, visual_tokens: int, accumulate: int) -> Batch:
-    """Shape, type and sharding, on the mesh that is set, of what a training step reads.
+    """Returns shape, type and sharding, on the current mesh, of the batch of a training step.
 
     Args:
-      rows: of a step; divided into `accumulate` passes.
-      context, visual_tokens: of a row, as the phase says.
+      rows: rows of a step, divided into `accumulate` passes.
+      context, visual_tokens: numbers of tokens and of visual tokens of a row.
     """
     fields = batch_spec(rows // accumulate, context, visual_tokens, jax.sharding.get_mesh().shape["context"])
     shapes = map_arrays(lambda x: jax.ShapeDtypeStruct((accumulate, *x.shape), x.dtype), fields)
@@ -130,13 +132,13 @@ def abstract_batch(rows: int, context: int, visual_tokens: int, accumulate: int)
 
 
 def row_shards() -> int:
-    """How many parts the rows of a batch are divided into on the mesh that is set."""
+    """Returns the number of parts that the rows of a batch are divided into on the current mesh."""
     shape = jax.sharding.get_mesh().shape
     return shape["data"] * shape["fsdp"]
 
 
 def own_rows(rows: int) -> list[range]:
-    """Which of a batch's rows the devices of this process hold on the mesh that is set, ascending."""
+    """Returns the ranges of a batch's rows that the devices of this process hold on the current mesh, ascending."""
     indices = NamedSharding(jax.sharding.get_mesh(), spec("batch")).addressable_devices_indices_map((rows,)).values()
     starts = sorted({(index[0].start or 0, rows if index[0].stop is None else index[0].stop) for index in indices if index is not None})
     return [range(start, stop) for start, stop in starts]

@@ -1,4 +1,4 @@
-"""Trains a configuration from where its run directory stands: python -m neo_jax.train --config=configs/demo.py [--config.section.key=value ...].
+"""Trains a configuration, or continues its run: python -m neo_jax.train --config=configs/demo.py [--config.section.key=value ...].
 
 `--help` lists flags and exit codes. All processes of a run end with the same code.
 """
@@ -43,14 +43,14 @@ CODES: dict[type[Exception], int] = {
 
 COMMAND = Command(
     "neo_jax.train",
-    "Trains a configuration from where its run directory stands: the same command starts a run and goes on with it.",
+    "Trains a configuration. The same command starts a run and continues it from the last checkpoint in its run directory.",
     "--config=configs/demo.py --config.run.seed=3",
     (DONE, FAILED, DATA, NOT_FINITE, TRY_AGAIN, PREEMPTED, CONFIGURATION),
 )
 
 
 def train(settings: Config) -> None:
-    """Runs the curriculum and writes its report, whose path is printed last; raises what Trainer.run raises."""
+    """Runs the curriculum, then writes the report and prints its path. Raises the exceptions of Trainer.run."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("neo_jax").setLevel(logging.INFO if exchange.is_first() else logging.WARNING)
     if not jax.config.jax_compilation_cache_dir:
@@ -66,7 +66,12 @@ def train(settings: Config) -> None:
 def main(arguments: Sequence[str], run: Callable[[Config], None] = train, command: Command = COMMAND) -> int:
     """Runs a command on the configuration of a command line, in one process or several; returns the exit code.
 
-    Where it is not 0, one sentence on stderr says why. Where it is one of several processes that fails, this does not return: it ends them all.
+    If the code is not 0, a message on stderr says why. If one of several processes fails, this does not return: it ends all of them.
+
+    Args:
+      arguments: the command line without the program's name.
+      run: called with the configuration once all processes are connected.
+      command: the command, for help and messages.
     """
     try:
         flags, rest = read_flags(Flags, arguments, command)
@@ -92,7 +97,7 @@ def main(arguments: Sequence[str], run: Callable[[Config], None] = train, comman
 
 
 def _report(error: Exception) -> int:
-    """Says what went wrong, with its trace where nobody expected it; returns the exit code."""
+    """Prints an error, with its traceback if it is not one of CODES; returns the exit code."""
     for kind, code in CODES.items():
         if isinstance(error, kind):
             print(f"\n{error}", file=sys.stderr)

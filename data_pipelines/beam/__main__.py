@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise Interrupted(
-        "stopped; parts of an index that were measured are kept, and the next start goes on from there. A job that a cluster began goes on: "
+        "stopped; parts of an index that were measured are kept, and the next start continues from there. A job that a cluster began goes on: "
         "cancel it there"
     )
 

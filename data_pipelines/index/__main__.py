@@ -2,7 +2,7 @@
 
     python -m data_pipelines.index --config FILE[:ARG] [--processes N]
 
-Shards that are measured already are not measured again. SIGTERM and Ctrl-C keep what was measured: the same command goes on from there.
+Shards that are measured already are not measured again. SIGTERM and Ctrl-C keep what was measured: the same command continues from there.
 """
 
 from __future__ import annotations

@@ -195,4 +195,4 @@ def cores() -> int:
 
 def check_stop(stop: Stop) -> None:
     if stop():
-        raise Interrupted("indexing was stopped; what was measured is kept, and the next start goes on from there")
+        raise Interrupted("indexing was stopped; what was measured is kept, and the next start continues from there")

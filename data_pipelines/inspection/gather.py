@@ -149,7 +149,7 @@ def _source_facts(
     if too_long.total:
         over = [f"{passed:,} pass {name}" for name, passed in zip(BUDGETS, too_long.passed.tolist(), strict=True) if passed]
         if too_long.not_taken:
-            over.append(f"{too_long.not_taken:,} are of a kind that the phase takes none of")
+            over.append(f"{too_long.not_taken:,} are of a kind that the phase does not take")
         dropped.append(f"{too_long.total:,} of {usable:,} do not fit a row ({', '.join(over)})")
     if index.conversions:
         dropped.append(f"converted pictures: {counts_text(index.conversions)}")

@@ -58,7 +58,7 @@ class TooLong(NamedTuple):
       total: how many there are in all.
       passed: [4] how many pass each budget, and are of a kind that the phase takes.
       longest: [4] the most that one of these needs of it; 0 without any.
-      not_taken: how many are of a kind that the phase takes none of.
+      not_taken: how many are of a kind that the phase does not take.
       usable: samples of the source that can be read and are kept.
       filtered: samples that can be read and that the source's `keep` leaves out; they are counted nowhere else.
     """

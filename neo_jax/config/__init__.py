@@ -1,7 +1,7 @@
-"""The configuration: what a run is, as frozen dataclasses. Everything is checked here, at once, before anything is opened.
+"""The configuration of a run, as frozen dataclasses. It is checked completely before any file or device is opened.
 
-A configuration file has `get_config(arg) -> ConfigDict` with the sections of `Config`; `phases` is a section with one section for each
-phase by name, and `curriculum` the names in the order in which they are trained.
+A configuration file defines `get_config(arg) -> ConfigDict`, which returns the sections of `Sections` (whole.py). `phases` has one section for each
+phase, by name; `curriculum` lists names of phases in the order in which they are trained.
 """
 
 from neo_jax.config.changes import differences

@@ -1,4 +1,4 @@
-"""What may change between two starts of a run."""
+"""Configuration changes that are allowed between two starts of a run."""
 
 from __future__ import annotations
 

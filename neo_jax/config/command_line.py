@@ -1,4 +1,4 @@
-"""The command line of a configured run: --config=FILE[:ARG] and overrides of single keys, --config.section.key=value."""
+"""Reads the configuration from a command line: --config=FILE[:ARG], and --config.section.key=value for single keys."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from neo_jax.config.flags import Command, NoFlags, read_flags
 from neo_jax.config.overrides import override
 
 CONFIGURED = Command(
-    "neo_jax.train", "A configuration, as commands that take one read it.", "--config=configs/demo.py", (exit_codes.CONFIGURATION,)
+    "neo_jax.train", "Reads a configuration, as the commands that take one do.", "--config=configs/demo.py", (exit_codes.CONFIGURATION,)
 )
 
 
 def read_command_line(arguments: Sequence[str], layout: type) -> tuple[dict[str, Any], list[str]]:
-    """Loads the configuration file named on a command line and applies the overrides, of which the last of a key holds.
+    """Loads the configuration file named on a command line and applies the overrides. If a key is overridden twice, the last value counts.
 
     Args:
       arguments: without the program's name.
       layout: the dataclass whose fields are the file's sections.
 
     Returns:
-      The sections, and what is wrong beside what the check of the whole finds: phases that are new and not trained.
+      The sections, not yet checked; and a sentence for each new phase that is not in the curriculum.
 
     Raises:
-      ConfigError: no file, an argument that is none of the above, or overrides that cannot be made, all of them at once.
+      ConfigError: no file is named, an argument is not understood, or overrides cannot be applied; with all such problems.
     """
     _, rest = read_flags(NoFlags, arguments, CONFIGURED)
     settings = [(name.removeprefix("--"), text) for name, _, text in (argument.partition("=") for argument in rest)]
@@ -50,14 +50,14 @@ def read_command_line(arguments: Sequence[str], layout: type) -> tuple[dict[str,
 
 
 def load(file: str) -> dict[str, Any]:
-    """Runs get_config(ARG) of a configuration file FILE[:ARG] and returns its sections as dictionaries. Raises ConfigError."""
+    """Runs get_config(ARG) of a configuration file FILE[:ARG]; returns its sections as dictionaries. Raises ConfigError if that fails."""
     path, _, argument = file.partition(":")
     path = os.path.expanduser(path)
     if not pathlib.Path(path).is_file():
         raise ConfigError([f"--config={file}: no such file {path}"])
     try:
         names = runpy.run_path(path)
-    except Exception as error:  # it is the user's program: anything may go wrong in it
+    except Exception as error:  # the user's code may raise anything
         raise ConfigError([f"--config={file}: {path} does not run as a configuration ({type(error).__name__}: {error})"]) from error
     if "get_config" not in names:
         raise ConfigError([f"--config={file}: {path} has no function get_config(arg)"])
@@ -69,5 +69,5 @@ def load(file: str) -> dict[str, Any]:
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections of their own: a file may write the same dictionary into two phases, and an override of one is not one of the other."""
+    """Copies sections deeply: a file may use one dictionary for two phases, and an override of one must not change the other."""
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}

@@ -1,4 +1,4 @@
-"""What docstrings say of the fields of a dataclass: one text for the reader of the code, of --help and of docs/configuration.md."""
+"""Extracts field descriptions from docstrings of dataclasses, for --help and docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ENTRY = re.compile(r"  (\w+(?:, \w+)*): (.*)")
 
 
 def field_descriptions(kind: type) -> dict[str, str]:
-    """Returns the text of each field that the section "Attributes:" of a dataclass' docstring names; fields named together share one."""
+    """Returns the description of each field in the section "Attributes:" of a dataclass's docstring. Fields listed together share one description."""
     found: dict[str, str] = {}
     names: list[str] = []
     lines = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2].splitlines()

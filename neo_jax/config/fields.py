@@ -1,9 +1,8 @@
-"""Reading frozen dataclasses from nested dictionaries: every key, type and range is checked, and all problems are collected.
+"""Reads frozen dataclasses from nested dictionaries: checks every key, type and range, and collects all problems.
 
-A field's type says what it may hold: int, float, bool, str, tuple, a dataclass, Mapping[str, ...] of these, or Annotated[type, rule] with
-the rules below; Annotated[str, pathlib.Path] is a path, in which ~ stands for the home folder; X | tuple[X, ...] is one X or several. A
-dataclass may define `problems()`, which
-yields (key, sentence) for what depends on several of its fields.
+The type of a field determines which values it accepts: int, float, bool, str, tuple, a dataclass, Mapping[str, ...] of these, or
+Annotated[type, rule] with the rules below. Annotated[str, pathlib.Path] is a path, in which ~ stands for the home folder. X | tuple[X, ...] is one X
+or several. A dataclass may define `problems()`, which yields (key, sentence) for problems that involve several of its fields.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class ConfigError(ValueError):
     """A configuration that cannot be used.
 
     Attributes:
-      problems: one sentence each: the key, what is wrong, what to do.
+      problems: one sentence each, with the key, what is wrong, and what to do.
     """
 
     def __init__(self, problems: list[str]):
@@ -35,7 +34,7 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Between:
-    """A number within limits, both included unless `open_low` or `open_high`."""
+    """Rule for a number within limits. The limits are included unless `open_low` or `open_high` is set."""
 
     low: float
     high: float = math.inf
@@ -43,7 +42,7 @@ class Between:
     open_high: bool = False
 
     def problem(self, value: float) -> str | None:
-        """Returns what is wrong with a value, None if nothing is."""
+        """Returns what is wrong with a value, or None if it is valid."""
         fits = (value > self.low if self.open_low else value >= self.low) and (value < self.high if self.open_high else value <= self.high)
         if fits and math.isfinite(value):
             return None
@@ -60,7 +59,7 @@ def _plain(number: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """One of some words."""
+    """Rule for a text that must be one of `words`."""
 
     words: tuple[str, ...]
 
@@ -73,7 +72,7 @@ class OneOf:
 
 @dataclasses.dataclass(frozen=True)
 class NotEmpty:
-    """A text of at least one character."""
+    """Rule for a text with at least one character that is not white space."""
 
     def problem(self, value: str) -> str | None:
         return None if value.strip() else "is empty: set it"
@@ -98,18 +97,18 @@ _WANTED = {int: "a whole number", float: "a number", bool: "True or False", str:
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """Returns "; did you mean ...?" with the known key most like this one, or "" when none is alike."""
+    """Returns "; did you mean ...?" with the known key that is most similar to this one, or "" if none is similar."""
     alike = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6)
     return f"; did you mean {alike[0]!r}?" if alike else ""
 
 
 def near_multiples(number: int, of: int) -> str:
-    """The multiples next to a number, "36 or 40", and above 0."""
+    """Returns the nearest multiples of `of` to a number, such as "36 or 40"; only those above 0."""
     return " or ".join(str(multiple) for multiple in sorted({number // of * of, -(-number // of) * of}) if multiple)
 
 
 def near_divisors(number: int, wanted: int) -> str:
-    """The divisors of a number next to one that was wanted, "2 or 4"."""
+    """Returns the divisors of a number that are nearest to `wanted`, such as "2 or 4"."""
     divisors = [size for size in range(1, number + 1) if number % size == 0]
     return " or ".join(
         str(each) for each in sorted({max(d for d in divisors if d <= wanted), min((d for d in divisors if d >= wanted), default=number)})
@@ -117,18 +116,18 @@ def near_divisors(number: int, wanted: int) -> str:
 
 
 def field_types(kind: type) -> dict[str, Any]:
-    """The fields of a dataclass that a configuration sets, with their types. `name` is the key it stands under."""
+    """Returns the types of a dataclass's fields that a configuration sets. `name` is left out: it is the key of the section."""
     return {name: hint for name, hint in typing.get_type_hints(kind, include_extras=True).items() if name != "name"}
 
 
 def required_fields(kind: type) -> list[str]:
-    """The fields of a dataclass that have no default."""
+    """Returns the names of the fields that have no default."""
     fields = [field for field in dataclasses.fields(kind) if field.name in field_types(kind)]
     return [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
 
 
 def read_fields(kind: type, values: Any, path: str, problems: list[str]) -> dict[str, Any]:
-    """Reads a section; returns the value of each field, INVALID where it could not be read, and appends to `problems`."""
+    """Reads a section; returns the value of each field, INVALID if it cannot be read. Appends to `problems`."""
     if not isinstance(values, Mapping):
         problems.append(f"{path}: is {values!r}, must be a section with keys of its own")
         return dict.fromkeys(field_types(kind), INVALID)
@@ -150,8 +149,11 @@ def read_fields(kind: type, values: Any, path: str, problems: list[str]) -> dict
 
 
 def parse_text(hint: Any, text: str) -> Any:
-    """A value as it is written on a command line, for a field of this type: text for a text, else a Python literal. Text that is no literal
-    stays as it is, and read_value says what was wanted. A tuple of texts may be written a,b."""
+    """Parses a value from a command line for a field of type `hint`.
+
+    For a str the text is returned as it is, for other types it is parsed as a Python literal; a tuple may also be written a,b. Text that is not a
+    literal is returned unchanged: read_value reports it.
+    """
     if _is_one_or_several(hint):
         hint = typing.get_args(hint)[text.startswith(("(", "["))]
     if typing.get_origin(hint) is Annotated:
@@ -167,7 +169,7 @@ def parse_text(hint: Any, text: str) -> Any:
 
 
 def read_value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
-    """Reads the value of a field; returns INVALID where it does not fit the field's type or rules, and appends to `problems`."""
+    """Reads the value of a field; returns INVALID and appends to `problems` if it violates the field's type or rules."""
     if _is_one_or_several(hint):
         hint = typing.get_args(hint)[isinstance(value, list | tuple)]
     rules: list[Any] = []
@@ -195,9 +197,9 @@ def _is_one_or_several(hint: Any) -> bool:
 
 
 def _home_folder_problem(value: str) -> str | None:
-    """Returns why the ~ at the beginning of a path has no meaning, None if it has or there is none."""
+    """Returns a message if a path begins with ~ but names no home folder, else None."""
     if os.path.expanduser(value).startswith("~"):
-        return f"is {value!r}, but {value.split('/')[0]!r} is no user's home folder: write the whole path, or ./{value} for a folder of that name"
+        return f"is {value!r}, but {value.split('/')[0]!r} is no user's home folder: write the absolute path, or ./{value} for a folder of that name"
     return None
 
 

@@ -1,6 +1,6 @@
-"""The flags of all commands: read into a dataclass, all problems said at once, --help written from the same dataclass.
+"""Command-line flags of all commands: reads them into a dataclass, reports all problems together, and writes --help from the same dataclass.
 
---NAME=VALUE and --NAME VALUE are the same. A command that trains or plans takes --config=FILE[:ARG] and --config.KEY=VALUE beside its own flags.
+--NAME=VALUE and --NAME VALUE are the same. Commands that train or plan take --config=FILE[:ARG] and --config.KEY=VALUE besides their own flags.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ WIDTH = 110
 CONFIGURATION_FLAGS = {
     "--config=FILE[:ARG]": "the configuration: a Python file with get_config(arg). Required.",
     "--config.KEY=VALUE": "sets one key, such as --config.run.seed=3. A * stands for all names: --config.phases.*.mesh.fsdp=16. "
-    "A new name makes a new source or phase; --config.phases.NEW=OLD copies one. docs/configuration.md lists the keys.",
+    "A new name adds a source or phase; --config.phases.NEW=OLD copies one. docs/configuration.md lists the keys.",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command as its --help shows it.
+    """The description of a command, for --help and messages.
 
     Attributes:
-      name: of the module behind `python -m`.
-      purpose: what it does, in a sentence or two.
-      example: the arguments of a typical call.
-      codes: its exit codes, with what each means where that is not exit_codes.MEANINGS.
-      operands: what stands on the command line without a flag, such as "FILE..."; "" for a command that takes a configuration instead.
+      name: name of the module, as in `python -m NAME`.
+      purpose: what the command does, in a sentence or two.
+      example: arguments of a typical call.
+      codes: exit codes; a mapping gives their meanings, a tuple takes them from exit_codes.MEANINGS.
+      operands: arguments that are not flags, such as "FILE..."; "" for a command that takes a configuration instead.
     """
 
     name: str
@@ -45,13 +45,13 @@ class Command:
     operands: str = ""
 
     def help(self, flags: type) -> str:
-        """The text of --help."""
+        """Returns the text of --help. `flags` is the dataclass of the command's flags."""
         descriptions = field_descriptions(flags)
         lines = {} if self.operands else dict(CONFIGURATION_FLAGS)
         for field in dataclasses.fields(flags):
             lines[_written(field.name, field_types(flags)[field.name])] = descriptions[field.name] + _default(field)
         meanings = self.codes if isinstance(self.codes, Mapping) else {code: exit_codes.MEANINGS[code] for code in self.codes}
-        lines["--help"] = "prints this and ends."
+        lines["--help"] = "prints this text and exits."
         parts = [
             f"usage: python -m {self.name} {self.operands or '--config=FILE[:ARG]'} [flags]",
             textwrap.fill(self.purpose, WIDTH),
@@ -64,7 +64,7 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Alone:
-    """A flag that may stand without a value, and the value that it then has."""
+    """Rule for a flag that may be given without a value, and the value that it then has."""
 
     value: Any
 
@@ -75,7 +75,13 @@ class NoFlags:
 
 
 class Argument(NamedTuple):
-    """One argument: --NAME=TEXT or --NAME TEXT; text None for a flag alone, name "" for an operand. `written` is it as on the command line."""
+    """One argument of a command line.
+
+    Attributes:
+      name: name of the flag; "" for an operand.
+      text: its value; None for a flag without a value and for an operand.
+      written: the argument as it was written.
+    """
 
     name: str
     text: str | None
@@ -83,18 +89,19 @@ class Argument(NamedTuple):
 
 
 def read_flags[T](kind: type[T], arguments: Sequence[str], command: Command) -> tuple[T, list[str]]:
-    """Reads the flags of a command; prints its help and ends the process with 0 where --help is among them.
+    """Reads the flags of a command. With --help among them, prints the help and exits with code 0.
 
     Args:
-      kind: a frozen dataclass; each field is a flag (`cpu_devices` is --cpu-devices) of a type that neo_jax.config.fields can read, or such a
-        type or None. Its `problems()`, if there, yields (field, sentence).
+      kind: a frozen dataclass; each field is a flag (`cpu_devices` is --cpu-devices). Field types are those of neo_jax.config.fields, or such a
+        type | None. The method `problems()`, if defined, yields (field, sentence).
       arguments: without the program's name.
+      command: the command, for help and messages.
 
     Returns:
-      The flags, and the rest: the command's operands, or --config=... and --config.KEY=... .
+      The flags, and the other arguments: the operands of the command, or --config=... and --config.KEY=... .
 
     Raises:
-      ConfigError: everything that is wrong with the command line.
+      ConfigError: all problems of the command line.
     """
     types_ = {name.replace("_", "-"): hint for name, hint in field_types(kind).items()}
     known = [*types_, "help", *([] if command.operands else ["config"])]
@@ -127,12 +134,12 @@ def read_flags[T](kind: type[T], arguments: Sequence[str], command: Command) -> 
 
 
 def config_arguments(arguments: Sequence[str]) -> list[str]:
-    """Returns what a command line says of the configuration, as --config=... and --config.KEY=...; other arguments are passed over."""
+    """Returns the arguments --config=... and --config.KEY=... of a command line, without all others."""
     return [f"--{name}={text}" for name, text, _ in split(arguments, set()) if _is_config(name) and text is not None]
 
 
 def split(arguments: Sequence[str], alone: set[str]) -> Iterator[Argument]:
-    """Takes a command line apart. A flag without "=" has the next argument as its value, unless that is a flag or the flag is in `alone`."""
+    """Parses a command line. The next argument is the value of a flag without "=", unless it is a flag itself or the flag is in `alone`."""
     waiting = list(arguments)
     while waiting:
         written = waiting.pop(0)
@@ -173,14 +180,14 @@ def _alone(hint: Any) -> Alone | None:
 
 
 def _not_none(hint: Any) -> Any:
-    """The type T of T | None."""
+    """Returns the type T of T | None; other types unchanged."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         (hint,) = (each for each in typing.get_args(hint) if each is not type(None))
     return hint
 
 
 def _written(name: str, hint: Any) -> str:
-    """A flag as --help shows it, such as --cpu-devices=N."""
+    """Returns a flag as --help shows it, such as --cpu-devices=N."""
     kind: Any = _not_none(hint)
     rules: list[Any] = []
     if typing.get_origin(kind) is typing.Annotated:

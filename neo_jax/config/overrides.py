@@ -1,8 +1,8 @@
-"""Setting keys of a configuration by dotted name: what a command line, and a sweep, changes in a file.
+"""Sets keys of a configuration by dotted name, for command lines and sweeps.
 
 run.seed                    one key
 phases.*.mesh.fsdp          the same key in every phase; mid_* stands for the names that begin with mid_
-data.sources.mine.path      a key of a new source (or phase): the section is made, and what it lacks is reported
+data.sources.mine.path      a key of a new source (or phase): the section is created, and missing required keys are reported
 phases.extra = "mid_512"    a new phase (or source) that is a copy of another, made before any other key is set
 """
 
@@ -21,18 +21,18 @@ Sections = dict[str, Any]
 
 
 def override(values: Sections, settings: Sequence[tuple[str, Any]], layout: type, prefix: str = "") -> list[str]:
-    """Sets keys in place; the last setting of a key holds.
+    """Sets keys in place. If a key is set several times, the last value counts.
 
     Args:
       values: the sections of a configuration.
-      settings: (dotted key, value). A text is read as on a command line, by the type of its field.
+      settings: (dotted key, value). A str value is parsed as on a command line, by the type of its field.
       layout: the dataclass whose fields are the sections.
-      prefix: of keys in messages.
+      prefix: text before keys in messages.
 
     Returns:
-      A sentence for each setting that cannot be made, [] if none. Values are checked afterwards, with the whole configuration.
+      A sentence for each setting that cannot be applied. Values are not checked here, but later with the whole configuration.
     """
-    problems: dict[str, None] = {}  # each sentence once: a wildcard may meet the same problem in every phase
+    problems: dict[str, None] = {}  # a dict, so that each sentence appears once: a wildcard may have the same problem in every phase
     before = {parent: set(names) for parent, names in _named_sections(values, layout)}
     copies = {key for key, value in settings if _is_copy(values, layout, key, value)}
     for key, value in settings:
@@ -60,7 +60,7 @@ def override(values: Sections, settings: Sequence[tuple[str, Any]], layout: type
 
 
 def _type_of(layout: type, key: str) -> tuple[Any, str | None]:
-    """(the type of a key, None), or (None, why there is no such key). Names of phases and sources are not looked at."""
+    """Returns (type of a key, None), or (None, message) if there is no such key. Names of phases and sources are not checked."""
     kind: Any = layout
     for segment in key.split("."):
         if typing.get_origin(kind) is Mapping:
@@ -73,14 +73,14 @@ def _type_of(layout: type, key: str) -> tuple[Any, str | None]:
                 return None, f"unknown key {segment!r}{nearest(segment, known)}"
             kind = known[segment]
         else:
-            return None, f"{segment!r} stands in a value, not in a section"
+            return None, f"{segment!r} is below a key that is not a section"
         if typing.get_origin(kind) is Annotated:
             kind = typing.get_args(kind)[0]
     return kind, None
 
 
 def _is_copy(values: Sections, layout: type, key: str, value: Any) -> bool:
-    """Whether a setting makes a new section: a phase or a source."""
+    """Returns whether a setting copies a phase or source to a new name."""
     parent, _, name = key.rpartition(".")
     if not parent or "*" in key or not isinstance(value, str):
         return False
@@ -94,6 +94,7 @@ def _is_copy(values: Sections, layout: type, key: str, value: Any) -> bool:
 
 
 def _copy(values: Sections, key: str, origin: str) -> str | None:
+    """Copies the section `origin` to `key`; returns a message if there is no such section, else None."""
     *parent, name = key.split(".")
     section = _at(values, parent)
     if origin not in section:
@@ -103,7 +104,7 @@ def _copy(values: Sections, key: str, origin: str) -> str | None:
 
 
 def _at(values: Sections, path: Iterable[str]) -> Sections:
-    """The section at a path; empty, and not kept, where there is none."""
+    """Returns the section at a path; an empty one, which is not part of `values`, if there is none."""
     for segment in path:
         inner = values.get(segment)
         if not isinstance(inner, dict):
@@ -113,7 +114,7 @@ def _at(values: Sections, path: Iterable[str]) -> Sections:
 
 
 def _matching(values: Sections, key: str) -> list[list[str]]:
-    """The keys that a key with wildcards stands for; the key itself where it has none."""
+    """Returns the paths that a key with wildcards matches; a key without wildcards is its own match."""
     paths: list[list[str]] = [[]]
     for segment in key.split("."):
         if "*" in segment:
@@ -143,7 +144,7 @@ def _set(values: Sections, path: list[str], value: Any) -> str | None:
 
 
 def _named_sections(values: Sections, layout: type, parent: str = "") -> list[tuple[str, list[str]]]:
-    """(dotted key, names in it) of each section whose entries are sections with names of their own: phases and sources."""
+    """Returns (dotted key, names of its sections) of each section that holds sections by name: phases, sources, held-out sources."""
     found = []
     for key, hint in field_types(layout).items():
         inner = f"{parent}.{key}" if parent else key
@@ -155,7 +156,7 @@ def _named_sections(values: Sections, layout: type, parent: str = "") -> list[tu
 
 
 def _problem_of_new(values: Sections, layout: type, parent: str, name: str, known: set[str]) -> str | None:
-    """Says that a new section is a misspelt old one: it lacks keys, and its name is like another's."""
+    """Returns a message if a new section seems to be a misspelt existing one: it lacks required keys and its name is similar."""
     kind, _ = _type_of(layout, f"{parent}.{name}")
     missing = [key for key in required_fields(kind) if key not in _at(values, [*parent.split("."), name])]
     if missing and (alike := nearest(name, known)):

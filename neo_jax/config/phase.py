@@ -21,10 +21,10 @@ class Mesh:
     """Sizes of the mesh's axes. Their product is the number of devices.
 
     Attributes:
-      data: copies of the parameters, each with rows of its own; -1: as many as the other axes leave.
-      fsdp: devices that parameters, gradients and moments are divided over; each has rows of its own.
-      context: devices that each row is divided over.
-      tensor: devices that heads, the MLP and the vocabulary are divided over.
+      data: number of replicas of the parameters, each with different rows; -1: the number of devices divided by the other axes.
+      fsdp: number of devices that parameters, gradients and moments are divided over, each with different rows.
+      context: number of devices that the tokens of each row are divided over.
+      tensor: number of devices that heads, MLP and vocabulary are divided over.
     """
 
     data: int = 1
@@ -39,23 +39,23 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One phase of the curriculum. What the input needs of it is described in data_pipelines.schema.PhaseSettings.
+    """One phase of the curriculum. data_pipelines.schema.PhaseSettings describes the fields that determine its rows.
 
     Attributes:
-      architecture: "qwen3": text only, base layers alone; "neo": the whole model.
-      trains: "all", or "new": patch embedding, pre-buffer, projections and norms of H and W; the rest is frozen.
+      architecture: "qwen3": only the base layers, for text; "neo": the whole model.
+      trains: "all"; or "new": patch embedding, pre-buffer, and the H and W projections and norms of the base; the rest is frozen.
       mixture: weight of each source by name; a source of weight 0 is left out.
-      steps: updates of the parameters.
-      rows_per_step: packed rows of an update, over all devices and accumulation.
-      accumulate: passes that an update's rows are divided into.
-      learning_rate: peak; warm-up over warmup_ratio of the steps, then a cosine to minimum_ratio of the peak.
-      carry_optimizer: moments of parameters that the phase before trained too go on; otherwise all start anew.
-      remat: what the backward pass recomputes: "none"; "full": a layer but for its input; "attention": the same without its attention;
-        "dots": what lies between its attention and its projections.
-      attention: what computes it; "auto" chooses by devices, shapes and type.
+      steps: number of updates of the parameters.
+      rows_per_step: packed rows of one update, over all devices and accumulation passes.
+      accumulate: number of gradient accumulation passes that the rows of an update are divided into.
+      learning_rate: peak learning rate: linear warm-up over warmup_ratio of the steps, then a cosine to minimum_ratio of the peak.
+      carry_optimizer: True: parameters that the previous phase trained too keep their moments; False: all moments start at zero.
+      remat: what the backward pass recomputes. "none": nothing; "full": whole layers, from their inputs; "attention": layers except for attention;
+        "dots": layers except for attention and projections.
+      attention: attention implementation; "auto" chooses it by devices, shapes and type.
       minimum_ratio: learning rate at the end of the phase, as a share of the peak.
       warmup_ratio: share of the steps in which the learning rate rises to its peak.
-      compute_dtype: of activations and of the parameters' copies that are multiplied.
+      compute_dtype: type of activations and of the parameters in matrix products.
     """
 
     name: str
@@ -157,7 +157,7 @@ class Phase:
             yield "frames", f"{self.frames} frames of min_pixels do not fit {self.visual_tokens} visual tokens: lower it"
 
     def input(self) -> PhaseSettings:
-        """What data_pipelines needs to know of this phase."""
+        """Returns the settings of this phase that data_pipelines needs."""
         fields = {
             field.name: getattr(self, field.name) for field in dataclasses.fields(PhaseSettings) if field.name not in ("rows", "mixture")
         }

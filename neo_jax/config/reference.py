@@ -1,4 +1,4 @@
-"""Prints docs/configuration.md, the reference of all keys: python -m neo_jax.config.reference > docs/configuration.md."""
+"""Generates the reference of all configuration keys: python -m neo_jax.config.reference > docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ it. On the command line of every command that takes it, and in sweeps, single ke
 
 | on the command line | does |
 | --- | --- |
-| `--config.run.seed=3`, `--config.run.seed 3` | sets one key; the last of a key holds |
-| `--config.phases.*.mesh.fsdp=16` | sets it in every phase; `mid_*`: where the name begins with `mid_`; a match with nothing is an error |
-| `--config.data.sources.mine.path=my.jsonl` | adds a source: its other required keys are set the same way, its weight in `phases.NAME.mixture.mine` |
+| `--config.run.seed=3`, `--config.run.seed 3` | sets one key; if a key is given several times, the last one counts |
+| `--config.phases.*.mesh.fsdp=16` | sets it in every phase; `mid_*`: in phases whose name begins with `mid_`; a pattern without a match is an error |
+| `--config.data.sources.mine.path=my.jsonl` | adds a source; set its other required keys likewise, and its weight as `phases.NAME.mixture.mine` |
 | `--config.phases.extra=mid_512` | adds a copy of a phase (or source), before any other key is set |
 | `--config.curriculum=text,extra` | which phases are trained, in order |
 
@@ -39,19 +39,19 @@ change the order of the data or the mathematics, and is refused. Sources may be 
 TITLES = {
     "model": "the transformer's shape",
     "tokenizer": "text to ids",
-    "optimizer": "AdamW, and how its state is kept",
-    "data": "where rows come from, and what of it may fail",
-    "run": "where a run writes, and how often",
+    "optimizer": "AdamW, and how its state is stored",
+    "data": "sources of samples, and how many may fail",
+    "run": "the run directory, and how often a run logs, saves and measures",
     "evaluation": "held-out questions",
     "phases": "phases by name",
     "curriculum": "the order of phases",
 }
 WORDS = {int: "whole number", float: "number", bool: "True or False", str: "text"}
-MORE: dict[type, type] = {Phase: PhaseSettings}  # where fields of the same name are described too
+MORE: dict[type, type] = {Phase: PhaseSettings}  # a second class whose docstring describes fields of the same name
 
 
 def reference() -> str:
-    """The text of docs/configuration.md."""
+    """Returns the text of docs/configuration.md."""
     parts = [INTRODUCTION]
     for name, hint in field_types(Sections).items():
         parts.append(f"## {name}: {TITLES[name]}\n")
@@ -64,7 +64,7 @@ def reference() -> str:
 
 
 def _lines(hint: Any, path: str) -> Iterator[str]:
-    """One line of the table for each key below a path."""
+    """Yields a table line for each key below a path."""
     if typing.get_origin(hint) is Mapping:
         inner = typing.get_args(hint)[1]
         yield from _lines(inner, f"{path}.NAME")
@@ -83,7 +83,7 @@ def _lines(hint: Any, path: str) -> Iterator[str]:
 
 
 def field_default(field: dataclasses.Field[Any]) -> Any:
-    """The default of a field that has one."""
+    """Returns the default of a field that has one."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
@@ -92,7 +92,7 @@ def _is_section(kind: Any) -> bool:
 
 
 def _descriptions(kind: type) -> dict[str, str]:
-    """Description of every field of a section. Raises KeyError where a docstring lacks one."""
+    """Returns the description of every field of a section. Raises KeyError if the docstring lacks one."""
     found = (field_descriptions(MORE[kind]) if kind in MORE else {}) | field_descriptions(kind)
     if missing := [name for name in field_types(kind) if name not in found and not _has_own_table(field_types(kind)[name])]:
         raise KeyError(f"{kind.__name__} does not describe {', '.join(missing)}: add them to the Attributes of its docstring")

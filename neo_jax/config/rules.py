@@ -1,4 +1,4 @@
-"""Rules between sections: what depends on more than one of them."""
+"""Checks that involve more than one section of the configuration."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from neo_jax.config.phase import Phase
 
 
 def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A section as written, empty where it is none."""
+    """Returns the section `key` of `values`; empty if it is not a section."""
     section = values.get(key)
     return section if isinstance(section, Mapping) else {}
 
 
 def problems_between_sections(file: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[str]:
-    """What depends on several sections. A section that could not be read has its own problem and is passed over."""
+    """Yields a sentence for each problem that involves several sections.
+
+    Args:
+      file: the sections as read, INVALID if they could not be read. Those have been reported already and are not checked.
+      values: the sections as written in the file.
+    """
     phases: Mapping[str, Phase] = {} if file["phases"] is INVALID else file["phases"]
     sources = _section(_section(values, "data"), "sources")
     for name, phase in phases.items():
@@ -51,4 +56,4 @@ def problems_between_sections(file: Mapping[str, Any], values: Mapping[str, Any]
     known_phases = [phases[name] for name in curriculum if name in phases]
     for before, after in itertools.pairwise(known_phases):
         if (before.architecture, after.architecture) == ("neo", "qwen3"):
-            yield f"phases.{after.name}.architecture: is qwen3, but {before.name} before it is neo already: no way leads back"
+            yield f"phases.{after.name}.architecture: is qwen3, but {before.name} before it is neo already: a neo cannot become a qwen3 again"

@@ -28,7 +28,7 @@ from neo_jax.config.phase import DTYPES
 PATCH_BYTES = 16 * 16 * 3
 PATCHES_PER_TOKEN = 4
 
-STALLING_BETA2 = 0.99  # above it a bfloat16 second moment hardly falls: rounding to the nearest undoes changes below 2^-9 of it
+STALLING_BETA2 = 0.99  # above it, a bfloat16 second moment can hardly decrease: round-to-nearest undoes relative changes below 2^-9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,20 +37,20 @@ class Model:
 
     Attributes:
       hidden: width of the residual stream.
-      mlp: width between the SwiGLU's projections.
+      mlp: hidden width of the SwiGLU MLP.
       heads: query heads.
       kv_heads: key/value heads; each is shared by heads / kv_heads query heads.
-      head_dim: D, width of the temporal part of a query or key; height and width parts have D / 2 each.
+      head_dim: width of a value and of the temporal part of a query or key; their height and width parts are half as wide.
       base_layers: layers of the language model.
-      pre_buffer_layers: the new layers in front of them.
+      pre_buffer_layers: new layers before the base layers.
       vocabulary: rows of the embedding table.
-      tied: the output projection is the embedding table.
-      rope_theta: rotary base of t, the place in the sequence.
-      rope_theta_hw: rotary base of h and w, the place in a picture.
+      tied: whether the embedding table is also the output matrix.
+      rope_theta: rotary base of t, the position in the sequence.
+      rope_theta_hw: rotary base of h and w, the position in an image.
       patch_rope_theta: rotary base of x and y in the patch embedding.
       patch_channels: channels between the two convolutions of the patch embedding.
       norm_epsilon: added to the mean square in every RMSNorm.
-      initializer_range: standard deviation of random matrices. 0.02, Qwen3's, suits a width of thousands; 1 / sqrt(hidden) a narrow model.
+      initializer_range: standard deviation of random matrices. Qwen3's 0.02 suits widths in the thousands; for narrow models use 1 / sqrt(hidden).
     """
 
     hidden: Positive
@@ -81,7 +81,7 @@ class Model:
             yield "patch_channels", f"is {self.patch_channels}, must be a multiple of 4: half is rotated in pairs for x, half for y"
 
     def parameters(self) -> int:
-        """Number of parameters of the whole model, pre-buffer and patch embedding included."""
+        """Returns the number of parameters of the whole model, pre-buffer and patch embedding included."""
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         projections = self.hidden * (2 * query + 2 * key + key + query)  # q, q_hw, k, k_hw, v, o
         norms = 2 * self.head_dim + 4 * (self.head_dim // 2) + 2 * self.hidden
@@ -97,7 +97,7 @@ class Tokenizer:
 
     Attributes:
       path: a SentencePiece .model file, a tokenizer.json, or a folder with one.
-      add_special_tokens: NEO's special tokens that the tokenizer lacks get the ids after its vocabulary; otherwise a missing one is an error.
+      add_special_tokens: True: special tokens of NEO that the tokenizer lacks get the ids after its vocabulary. False: a missing one is an error.
     """
 
     path: Path
@@ -106,18 +106,18 @@ class Tokenizer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """AdamW, and how its state and the parameters are kept. The update itself is computed in float32.
+    """AdamW, and how its state and the parameters are stored. The update itself is computed in float32.
 
     Attributes:
-      beta1: what a step keeps of the first moment.
-      beta2: what a step keeps of the second moment.
-      epsilon: added to the root of the second moment.
-      weight_decay: share of a matrix, times the learning rate, that a step takes away; vectors have none.
-      clip_norm: largest global norm of the gradient.
-      mu_dtype: type that the first moment is kept in.
-      nu_dtype: type that the second moment is kept in; bfloat16 needs a beta2 of at most 0.99.
-      parameter_dtype: type of the parameters between steps. bfloat16 is rounded stochastically: rounding to the nearest would lose small updates.
-      offload: the moments stay in host memory and come to the devices for the update.
+      beta1: decay rate of the first moment.
+      beta2: decay rate of the second moment.
+      epsilon: added to the square root of the second moment.
+      weight_decay: decoupled weight decay of matrices, multiplied by the learning rate; norms and biases have none.
+      clip_norm: gradients with a larger global norm are scaled down to it.
+      mu_dtype: storage type of the first moment.
+      nu_dtype: storage type of the second moment; bfloat16 needs a beta2 of at most 0.99.
+      parameter_dtype: storage type of the parameters. bfloat16 is rounded stochastically: rounding to nearest would lose small updates.
+      offload: stores the moments in host memory and copies them to the devices for each update.
     """
 
     beta1: BelowOne = 0.9
@@ -135,23 +135,23 @@ class Optimizer:
             yield (
                 "nu_dtype",
                 f"is bfloat16 with beta2 {self.beta2:g}: the second moment changes by at most 1 - beta2 = {1 - self.beta2:.2g} of itself in a "
-                f"step, too little for bfloat16's steps of 2^-8, so it would stall: use float32, or beta2 of at most {STALLING_BETA2:g}",
+                f"step, too little for bfloat16's resolution of 2^-8, so it would stall: use float32, or beta2 of at most {STALLING_BETA2:g}",
             )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
-    """Where rows come from, and what of it may fail.
+    """Sources of samples, and how many of them may fail.
 
     Attributes:
-      sources: what mixtures name, in the order in which batches number them.
-      heldout: sources that are never trained on.
-      index_folder: where length indexes are kept.
-      threads: threads that decode samples.
-      max_failure_rate: share of samples that may be skipped, once minimum_samples were tried.
-      max_failure_run: samples skipped one after the other that stop the run.
-      stall_seconds: without progress in reading data after which the process ends with exit code 75 (a dead file system).
-      minimum_samples: samples tried before max_failure_rate is judged.
+      sources: training sources by name, in the order in which batches number them.
+      heldout: held-out sources by name; they are never trained on.
+      index_folder: folder of the length indexes.
+      threads: number of threads that decode samples.
+      max_failure_rate: largest share of samples that may be skipped; checked once minimum_samples were tried.
+      max_failure_run: the run stops after this many consecutive skipped samples.
+      stall_seconds: the process ends with exit code 75 if reading data makes no progress for this long (a dead file system).
+      minimum_samples: number of samples tried before max_failure_rate is checked.
     """
 
     sources: Mapping[str, SourceSettings]
@@ -176,18 +176,18 @@ class Data:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where a run writes and how often.
+    """The run directory, and how often a run logs, saves and measures.
 
     Attributes:
-      directory: of the run: configuration, metrics, checkpoints, answers, report. The same directory goes on with the run.
+      directory: run directory, with configuration, metrics, checkpoints, answers and report. A run is continued with the same directory.
       initial: folder of the Qwen3 or NEO checkpoint (config.json and safetensors) that the first phase starts from; "": random parameters.
-      seed: of parameters, order of the data, frames and rounding.
+      seed: seed of random parameters, data order, choice of frames and stochastic rounding.
       log_every: steps between log lines.
       checkpoint_every: steps between checkpoints.
-      keep_checkpoints: how many of the newest are kept.
-      heldout_every: steps between held-out losses; 0: at the end of phases only.
-      heldout_rows: packed rows of each held-out source that a held-out loss is taken over.
-      debug: checks the values of attention intervals on the devices, step by step, and stops with the row and token that is wrong; slower.
+      keep_checkpoints: number of newest checkpoints that are kept.
+      heldout_every: steps between measurements of the held-out losses; 0: only at the end of each phase.
+      heldout_rows: number of packed rows of each held-out source that are measured.
+      debug: checks the attention intervals on the devices in each step, and stops at an invalid one, naming row and token; slower.
     """
 
     directory: Path
@@ -205,7 +205,7 @@ class Run:
             yield (
                 "directory",
                 f"is {self.directory!r}: checkpoints in a folder with {found[0]!r} in its whole path ({os.path.abspath(self.directory)}) cannot "
-                "be read again (the library takes it for a pattern): choose a path without [...] and backslash",
+                "be read again (the checkpoint library takes it for a pattern): choose a path without [...] and backslash",
             )
 
 
@@ -214,10 +214,10 @@ class Evaluation:
     """Held-out questions answered at the end of each phase.
 
     Attributes:
-      questions: at most so many of a family after the last phase.
-      interim_questions: at most so many of a family after each phase before the last.
-      answer_tokens: most tokens of an answer.
-      rows: questions answered at a time.
+      questions: largest number of questions of each family after the last phase.
+      interim_questions: largest number of questions of each family after every other phase.
+      answer_tokens: largest number of tokens of an answer.
+      rows: number of questions that are answered at a time.
     """
 
     questions: Positive = 200

@@ -1,7 +1,7 @@
-"""The configuration: what a run is, as frozen dataclasses. Everything is checked here, at once, before anything is opened.
+"""The configuration of a run, as frozen dataclasses. It is checked completely before any file or device is opened.
 
-A configuration file has `get_config(arg) -> ConfigDict` with the sections of `Config`; `phases` is a section with one section for each
-phase by name, and `curriculum` the names in the order in which they are trained.
+A configuration file defines `get_config(arg) -> ConfigDict`, which returns the sections of `Sections`. `phases` has one section for each phase,
+by name; `curriculum` lists names of phases in the order in which they are trained.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Sections:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything a run depends on. `phases` are in the order in which they are trained."""
+    """The checked configuration of a run. `phases` holds the phases of the curriculum, in the order in which they are trained."""
 
     model: Model
     tokenizer: Tokenizer
@@ -49,11 +49,11 @@ class Config:
 
     @classmethod
     def from_config_dict(cls, config_dict: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
-        """Checks and freezes a configuration. Raises ConfigError with everything that is wrong with it."""
+        """Checks a configuration and returns it frozen. Raises ConfigError with all problems."""
         return _checked(config_dict.to_dict() if isinstance(config_dict, ml_collections.ConfigDict) else config_dict, [])
 
     def resolved(self) -> dict[str, Any]:
-        """The configuration with all defaults as plain dictionaries: what from_config_dict takes, and what to_json writes."""
+        """Returns the configuration with all defaults as plain dictionaries, which from_config_dict accepts."""
         values: dict[str, Any] = _plain(self)
         phases = values.pop("phases")
         return (
@@ -63,12 +63,12 @@ class Config:
         )
 
     def to_json(self) -> str:
-        """The resolved configuration as JSON; Config.from_config_dict(json.loads(...)) gives an equal Config back."""
+        """Returns the resolved configuration as JSON. Config.from_config_dict(json.loads(...)) returns an equal Config."""
         return json.dumps(self.resolved(), indent=2) + "\n"
 
 
 def _checked(values: Mapping[str, Any], problems: list[str]) -> Config:
-    """The configuration, or ConfigError with these problems and all others."""
+    """Returns the configuration. Raises ConfigError with `problems` and all further ones."""
     problems = list(problems)
     file: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Sections)} | read_fields(
         Sections, values, "", problems
@@ -89,10 +89,13 @@ def _plain(value: Any) -> Any:
 
 
 def parse_command_line(arguments: Sequence[str]) -> Config:
-    """The configuration of a command line: --config=FILE[:ARG] --config.section.key=value ..., without the program's name.
+    """Returns the configuration of a command line.
+
+    Args:
+      arguments: --config=FILE[:ARG] --config.section.key=value ..., without the program's name.
 
     Raises:
-      ConfigError: everything that is wrong with the command line or with the configuration.
+      ConfigError: all problems of the command line and of the configuration.
     """
     values, problems = read_command_line(arguments, Sections)
     return _checked(values, problems)
@@ -102,11 +105,11 @@ def override(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
     """Sets keys of a configuration's sections in place, as --config.KEY=VALUE does: wildcards, new sections and copies too.
 
     Args:
-      values: as Config.from_config_dict takes them, plain dictionaries.
-      settings: value by dotted key, such as {"phases.*.learning_rate": 1e-4}.
+      values: the sections as plain dictionaries, as for Config.from_config_dict.
+      settings: values by dotted key, such as {"phases.*.learning_rate": 1e-4}.
 
     Raises:
-      ConfigError: a key that does not exist, or a wildcard that matches nothing, all of them at once.
+      ConfigError: all keys that do not exist and all wildcards that match nothing.
     """
     if problems := overrides.override(values, list(settings.items()), Sections):
         raise ConfigError(problems)

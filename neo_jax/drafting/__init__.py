@@ -1,1 +1,1 @@
-"""A first configuration for rows that somebody brings: what neo_jax.init writes."""
+"""Drafts a first configuration for a user's own rows, for neo_jax.init."""

@@ -1,4 +1,4 @@
-"""What a first configuration is drafted from: a published configuration in small, or the demo's model."""
+"""The configurations from which a draft takes model and phases: the demo's, and those of published models."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from neo_jax.drafting.phases import Limits
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """A configuration to follow.
+    """A configuration that drafts are based on.
 
     Attributes:
-      sections: of the configuration, as plain dictionaries.
-      phases: which of its phases "text", "pretrain", "mid" and "sft" follow; without "text" for a base whose language model is trained already.
-      limits: of the machine that it is for.
-      pretrained: it starts from a published checkpoint, whose tokenizer it needs.
+      sections: sections of the configuration, as plain dictionaries.
+      phases: names of the phases that are templates of "text", "pretrain", "mid" and "sft". Without "text" if the language model is pretrained.
+      limits: limits of the machine that it is meant for.
+      pretrained: whether it starts from a published checkpoint, whose tokenizer it needs.
     """
 
     sections: Mapping[str, Any]
@@ -28,6 +28,7 @@ class Base:
     pretrained: bool
 
     def template(self, name: str) -> dict[str, Any]:
+        """Returns a copy of the phase that is the template of "text", "pretrain", "mid" or "sft"."""
         return dict(self.sections["phases"][self.phases[name]])
 
 
@@ -43,7 +44,7 @@ BASES = {
     "neo_ov_2b": Base(neo_ov_2b.get_config().to_dict(), _PUBLISHED, _LARGE, pretrained=True),
     "neo_ov_9b": Base(neo_ov_9b.get_config().to_dict(), _PUBLISHED, _LARGE, pretrained=True),
 }
-SMOKE_MODEL = {  # a model in which every part is there and everything is small
+SMOKE_MODEL = {  # a model with all parts, but small
     "hidden": 64,
     "mlp": 96,
     "heads": 4,

@@ -1,4 +1,4 @@
-"""From rows to a drafted configuration: looks, holds out, tokenizes, fits phases, writes the rows of both parts."""
+"""Drafts a configuration from rows: reads them, holds out a part, tokenizes, sets the budgets of phases, writes the rows of both parts."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from neo_jax.drafting import file
 from neo_jax.drafting.bases import BASES, Base
 from neo_jax.drafting.phases import Drafted, Stage, draft_phase
 
-MOST_HELDOUT = 1000  # rows of a file
-FEWEST_ROWS = 20  # from which on the share of unusable rows is judged
-PIECES = 1000  # of a tokenizer that is trained here
+MAX_HELDOUT = 1000  # rows of a file
+MIN_ROWS = 20  # with fewer rows, the share of unusable ones is not checked
+PIECES = 1000  # smallest vocabulary of a tokenizer that is trained here
 BYTE_PIECES = 257  # one for each byte, one for unknown
-TRAINED_TEXT = 20_000_000  # characters that it learns from
-ROLE_LINES = 3000  # times that it reads the roles' names, which stand in every turn and in no text
+TRAINED_TEXT = 20_000_000  # largest number of characters that the tokenizer is trained on
+ROLE_LINES = 3000  # repetitions of the roles' names in its training text: they are in every turn, but in no text
 VOCABULARY_MULTIPLE = 64
-MOST_ANSWER_TOKENS = 256
+MAX_ANSWER_TOKENS = 256
 SECTIONS = {
     "model": Model,
     "tokenizer": Tokenizer,
     "optimizer": Optimizer,
     "run": Run,
     "evaluation": Evaluation,
-}  # of which the file has values
+}  # sections that the file sets
 EPOCHS = {"text": 2, "pretrain": 1, "mid": 2, "sft": 3}
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is asked for: the files with their names and opened sources, and the flags of neo_jax.init."""
+    """The input of a draft: files with source names and opened sources, and the flags of neo_jax.init."""
 
     files: Sequence[str]
     names: Sequence[str]
@@ -60,18 +60,18 @@ class Request:
 
 
 def draft(request: Request, folder: pathlib.Path, final: pathlib.Path, command: str) -> tuple[str, list[str]]:
-    """Writes the rows of both parts, those left out and the tokenizer to a folder.
+    """Writes training rows, held-out rows, a log of left-out rows and the tokenizer to a folder.
 
     Args:
-      folder: existing and empty.
-      final: the name that it will have.
-      command: that asked for it, for the file's docstring.
+      folder: an empty folder.
+      final: path to which the caller renames the folder afterwards.
+      command: the command line, for the file's docstring.
 
     Returns:
-      The text of the configuration, and lines that say what was seen.
+      The text of the configuration, and lines that describe the data.
 
     Raises:
-      DataError: too many rows cannot be used, no part can be held out, or no tokenizer can be had.
+      DataError: too many rows cannot be used, no rows can be held out, or the tokenizer cannot be read or trained.
     """
     base = BASES[request.base]
     rows, left_out = read_rows(request.sources)
@@ -81,7 +81,7 @@ def draft(request: Request, folder: pathlib.Path, final: pathlib.Path, command: 
     survey, unlearnable = Survey.of(rows, request.names, tokenizer)
     left_out += unlearnable
     _check_left_out(survey.rows, left_out, request.max_failure_rate)
-    heldout = choose_heldout(survey.rows, len(request.sources), request.heldout, MOST_HELDOUT)
+    heldout = choose_heldout(survey.rows, len(request.sources), request.heldout, MAX_HELDOUT)
     if left_out:
         (folder / "left_out.jsonl").write_text("".join(failure_line(*each) for each in left_out), encoding="utf-8")
     sources = _write_parts(request, survey, heldout, folder, final)
@@ -114,7 +114,7 @@ def draft(request: Request, folder: pathlib.Path, final: pathlib.Path, command: 
 
 def _check_left_out(rows: Sequence[Row], left_out: Sequence[LeftOut], rate: float) -> None:
     total = len(rows) + len(left_out)
-    if rows and (total < FEWEST_ROWS or len(left_out) <= rate * total):
+    if rows and (total < MIN_ROWS or len(left_out) <= rate * total):
         return
     examples = "; ".join(dict((each.reason, each.message) for each in reversed(left_out)).values())
     raise DataError(
@@ -128,7 +128,7 @@ def _by_reason(left_out: Sequence[LeftOut]) -> str:
 
 
 def _tokenizer(given: str, rows: Sequence[Row], folder: pathlib.Path) -> pathlib.Path:
-    """The file of a tokenizer with all special tokens: the given one, or a new one in the folder."""
+    """Returns the file of a tokenizer with all special tokens: the given one, a copy with the missing ones, or a newly trained one."""
     if given:
         return write_with_special_tokens(given, folder)
     trained = folder / "trained.model"
@@ -165,7 +165,7 @@ def _write_parts(
 
 
 def _stages(base: Base, survey: Survey, train: npt.NDArray[np.bool_]) -> list[Stage]:
-    """The phases of the curriculum that these rows have use for."""
+    """Returns the phases of the curriculum that suit these rows."""
     all_sources = sorted(set(survey.source[train].tolist()))
     with_media = sorted(set(survey.source[train & survey.has_media].tolist()))
     text_only = [place for place in all_sources if place not in with_media]
@@ -183,12 +183,12 @@ def _stages(base: Base, survey: Survey, train: npt.NDArray[np.bool_]) -> list[St
 
     stages = []
     if text_only and "text" in base.phases:
-        stages.append(stage("text", text_only, 1, 99, "the language model, on text alone"))
+        stages.append(stage("text", text_only, 1, 99, "the language model, on text only"))
     if with_media and (base.pretrained or stages):
-        stages.append(stage("pretrain", with_media, 4, 90, "what is new beside the language model learns to see; the rest is frozen"))
+        stages.append(stage("pretrain", with_media, 4, 90, "trains the new parameters on images; the language model is frozen"))
     if with_media:
-        stages.append(stage("mid", all_sources, 2, 90, "everything, with smaller pictures and shorter documents"))
-    return [*stages, stage("sft", all_sources, 1, 99, "everything, as long as it is")]
+        stages.append(stage("mid", all_sources, 2, 90, "all data, with smaller pictures and shorter documents"))
+    return [*stages, stage("sft", all_sources, 1, 99, "all data, at full size and length")]
 
 
 def _sections(
@@ -203,7 +203,7 @@ def _sections(
     sections["evaluation"] |= {
         "questions": min(sections["evaluation"]["questions"], int(heldout.sum())),
         "interim_questions": min(50, int(heldout.sum())),
-        "answer_tokens": min(-(-answers // 8) * 8, MOST_ANSWER_TOKENS),
+        "answer_tokens": min(-(-answers // 8) * 8, MAX_ANSWER_TOKENS),
     }
     if not base.pretrained:
         sections["run"] |= {"checkpoint_every": 100, "heldout_every": 100}
@@ -218,13 +218,13 @@ def _sections(
 
 
 def _checkpoint(tokenizer: str) -> pathlib.Path | None:
-    """The folder of a tokenizer, where it is a checkpoint's."""
+    """Returns the folder of a tokenizer if it is a checkpoint folder, else None."""
     folder = pathlib.Path(tokenizer) if pathlib.Path(tokenizer).is_dir() else pathlib.Path(tokenizer).parent
     return folder if (folder / "config.json").is_file() else None
 
 
 def _shared(phases: Sequence[Drafted], stages: Sequence[Stage]) -> tuple[dict[str, Any], list[Drafted]]:
-    """What all phases have in common, and the phases with what they have not; values that are the default are left out."""
+    """Returns the values that all phases share, and the phases with their other values. Defaults are left out."""
     defaults = {name: field.default for name, field in Phase.__dataclass_fields__.items()}
     taken = {"architecture", "trains", "learning_rate", "minimum_ratio", "warmup_ratio", "loss_weighting", "carry_optimizer", "remat"}
     taken |= {"compute_dtype", "mesh"}
@@ -269,7 +269,7 @@ def _report(
     folder: pathlib.Path,
     tokenizer: pathlib.Path,
 ) -> list[str]:
-    """What was seen, in lines."""
+    """Returns lines that describe the data, the phases and the next commands."""
     lines = []
     for place, (name, path) in enumerate(zip(request.names, request.files, strict=True)):
         usable, bad = int((survey.source == place).sum()), [each for each in left_out if each.source == name]

@@ -1,4 +1,4 @@
-"""The text of a drafted configuration file: short, commented, formatted like the files in configs/."""
+"""Writes the text of a drafted configuration file: short, commented, formatted like the files in configs/."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PHASE_KEYS = (
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One source of a drafted configuration: its training rows, and its held-out rows where it has some."""
+    """One source of a drafted configuration: paths and numbers of its training and held-out rows; a path is "" if there are none."""
 
     name: str
     train: str
@@ -31,20 +31,20 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """Everything that the file says.
+    """The content of the file.
 
     Attributes:
-      title: what the data are, in words.
-      command: that wrote it.
+      title: description of the data.
+      command: command line that wrote the file.
       check: the command that checks the data against it.
-      train: the commands that train it, in a few steps and as a whole.
-      name: of the run.
-      media_root: of all sources.
-      sections: model, tokenizer, optimizer, run and evaluation: values by key.
-      comments: by dotted key, such as "model.vocabulary".
+      train: the commands that train it, for a few steps and completely.
+      name: name of the run.
+      media_root: media_root of all sources.
+      sections: values by key of the sections model, tokenizer, optimizer, run and evaluation.
+      comments: comments by dotted key, such as "model.vocabulary".
       phases: in the order in which they are trained.
       shared: values that all phases share.
-      smoke_model: whether the argument "smoke" replaces the model by a small one.
+      smoke_model: whether the argument "smoke" replaces the model with a small one.
     """
 
     title: str
@@ -61,7 +61,7 @@ class Draft:
     smoke_model: bool
 
     def text(self) -> str:
-        """The Python file."""
+        """Returns the text of the Python file."""
         lines = [
             f'"""{_in_docstring(self.title)} Written by neo_jax.init: change what you like.',
             "",
@@ -166,7 +166,7 @@ class Draft:
 
 
 def _keyword(key: str, value: Any, comment: str | None) -> list[str]:
-    """One argument of _phase, over several lines where one is too short."""
+    """Returns the lines of one argument of _phase; several if it does not fit one line."""
     line = f"            {key}={_literal(value)},"
     if len(line) <= LINE or not isinstance(value, Mapping):
         return _commented(line, comment).splitlines()
@@ -179,7 +179,7 @@ def _in_docstring(text: str) -> str:
 
 
 def _commented(line: str, comment: str | None) -> str:
-    """A line with a comment behind it, or before it where both are too long for one line."""
+    """Returns a line with its comment after it, or on a line of its own before it if both do not fit one line."""
     if not comment:
         return line
     indent = line[: len(line) - len(line.lstrip())]
@@ -187,7 +187,7 @@ def _commented(line: str, comment: str | None) -> str:
 
 
 def _literal(value: Any) -> str:
-    """Python source of a value, as the formatter writes it."""
+    """Returns the Python source of a value, as the formatter writes it."""
     if isinstance(value, str):
         return repr(value) if '"' in value and "'" not in value else json.dumps(value, ensure_ascii=False)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Drafts the phases of a configuration from the lengths of documents: budgets by percentiles, steps by epochs."""
+"""Drafts phases from the lengths of documents: budgets from percentiles, steps from epochs."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from data_pipelines.survey import NEVER_FITS
 from neo_jax.config.phase import TOKEN_PIXELS
 
 Lengths = npt.NDArray[np.int64]  # [n, 3] tokens, visual tokens, images of each document
-MULTIPLE = 64  # of which a context is one
-ROOM = 1.25  # times the average share of a row that a budget allows
-FULL = 0.95  # of a row's tokens, for the number of steps
-STEPS_OF_EPOCH = 8  # at least, on a machine that sets the rows of a step
-FILLED = 4  # documents of average length that a row holds at least
+CONTEXT_MULTIPLE = 64  # a context is a multiple of this
+BUDGET_FACTOR = 1.25  # a budget allows this times the average number per row
+ASSUMED_FILL = 0.95  # of rows, for the number of steps
+MIN_STEPS_OF_EPOCH = 8  # if the limits set the rows of a step
+MIN_DOCUMENTS = 4  # of average length that a row holds
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the machine that a base is meant for can do.
+    """Limits of the machine that a base is meant for.
 
     Attributes:
-      context: longest row in tokens.
-      pixels: most of a picture.
-      steps: most of a phase.
-      tokens_per_step: sets the rows of a step where a phase of the base has none for its own sake; 0: the base's rows.
+      context: largest number of tokens of a row.
+      pixels: largest number of pixels of a picture.
+      steps: largest number of steps of a phase.
+      tokens_per_step: tokens of a step, from which its rows are computed; 0: the rows of the base's phase are used.
     """
 
     context: int
@@ -44,13 +44,13 @@ class Stage:
     """One phase to draft.
 
     Attributes:
-      name: of the phase.
-      template: the base's phase that it follows.
+      name: name of the phase.
+      template: the phase of the base that it is based on.
       sources: indexes of the sources it may mix.
-      pixels: most of a picture.
-      percentile: of the documents that its context holds at least.
-      epochs: times that it sees each document.
-      reason: what it is for, as a comment.
+      pixels: largest number of pixels of a picture.
+      percentile: percentage of the documents that its context must hold.
+      epochs: number of passes over the documents.
+      reason: purpose of the phase, for a comment.
     """
 
     name: str
@@ -67,10 +67,10 @@ class Drafted:
     """A drafted phase.
 
     Attributes:
-      values: of its keys.
-      comments: by key, where a value comes from.
-      too_long: share of its documents that pass a budget.
-      left_out: indexes of sources of which no document fits.
+      values: values by key.
+      comments: origin of values, by key.
+      too_long: share of its documents that exceed a budget.
+      left_out: indexes of sources none of whose documents fit.
     """
 
     name: str
@@ -84,15 +84,17 @@ class Drafted:
 def draft_phase(
     stage: Stage, names: Sequence[str], source: npt.NDArray[np.int64], lengths: Callable[[PhaseSettings], Lengths], limits: Limits
 ) -> Drafted:
-    """Budgets, mixture and steps of a phase.
+    """Computes budgets, mixture and steps of a phase.
 
     Args:
-      names: of all sources.
-      source: [n] the source of each training document.
-      lengths: of the training documents in a phase.
+      stage: the phase to draft.
+      names: names of all sources.
+      source: [n] index of the source of each training document.
+      lengths: returns the lengths of the training documents in a phase.
+      limits: limits of the machine.
 
     Raises:
-      DataError: the phase takes none of the documents.
+      DataError: the phase does not take any of the documents.
     """
     pixels = stage.pixels
     measured = _measured(stage, lengths, pixels)
@@ -101,15 +103,15 @@ def draft_phase(
         pixels = max(pixels // 2 // TOKEN_PIXELS * TOKEN_PIXELS, stage.template["min_pixels"])
         measured = _measured(stage, lengths, pixels)
     if not wanted.any():
-        raise DataError(f"phase {stage.name}: it takes none of the rows: use another --base")
+        raise DataError(f"phase {stage.name}: it does not take any of the rows: use another --base")
     values, comments = _budgets(stage, measured[wanted], pixels, limits)
     fits = wanted & (measured <= [values["context"], values["visual_tokens"], values["images"]]).all(axis=1)
     used = [place for place in stage.sources if fits[source == place].any()]
     kept = fits & np.isin(source, used)
-    full_rows = math.ceil(measured[kept, 0].sum() / (FULL * values["context"]))
+    full_rows = math.ceil(measured[kept, 0].sum() / (ASSUMED_FILL * values["context"]))
     rows = stage.template["rows_per_step"]
     if limits.tokens_per_step:
-        rows = max(1, min(limits.tokens_per_step // values["context"], full_rows // STEPS_OF_EPOCH))
+        rows = max(1, min(limits.tokens_per_step // values["context"], full_rows // MIN_STEPS_OF_EPOCH))
     steps = min(max(10, math.ceil(stage.epochs * full_rows / rows)), limits.steps)
     values["mixture"] = {names[place]: float((source == place).sum()) for place in used}
     comments["mixture"] = "each file's share: its number of rows"
@@ -143,11 +145,11 @@ def _measured(stage: Stage, lengths: Callable[[PhaseSettings], Lengths], pixels:
 def _budgets(stage: Stage, lengths: Lengths, pixels: int, limits: Limits) -> tuple[dict[str, Any], dict[str, str]]:
     tokens = lengths[:, 0]
     long, longest, mean = _percentile(tokens, stage.percentile), int(tokens.max()), float(tokens.mean())
-    context = min(_round_up(max(long, math.ceil(FILLED * mean)), MULTIPLE), limits.context)
+    context = min(_round_up(max(long, math.ceil(MIN_DOCUMENTS * mean)), CONTEXT_MULTIPLE), limits.context)
     kept = lengths[tokens <= context]
     kept = kept if len(kept) else lengths
     short = _percentile(kept[:, 0], 10)
-    segments = max(1, min(context, math.ceil(ROOM * context / short)))
+    segments = max(1, min(context, math.ceil(BUDGET_FACTOR * context / short)))
     held = (
         f"the longest has {longest:,}"
         if stage.percentile == 100
@@ -162,10 +164,10 @@ def _budgets(stage: Stage, lengths: Lengths, pixels: int, limits: Limits) -> tup
     if not visual:
         return values, comments
     per_row = context / int(kept[:, 0].sum())
-    visual_tokens = min(context, _round_up(max(int(kept[:, 1].max()), math.ceil(ROOM * visual * per_row)), 16))
+    visual_tokens = min(context, _round_up(max(int(kept[:, 1].max()), math.ceil(BUDGET_FACTOR * visual * per_row)), 16))
     pixels = min(pixels, visual_tokens * TOKEN_PIXELS, (context - 2) * TOKEN_PIXELS)
     frames = stage.template["frames"]
-    images_of_row = min(visual_tokens, max(int(kept[:, 2].max()), math.ceil(ROOM * images * per_row), frames))
+    images_of_row = min(visual_tokens, max(int(kept[:, 2].max()), math.ceil(BUDGET_FACTOR * images * per_row), frames))
     values |= {
         "visual_tokens": visual_tokens,
         "images": images_of_row,

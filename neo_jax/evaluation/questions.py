@@ -1,4 +1,4 @@
-"""Held-out questions answered by greedy decoding: seen, and with blank images."""
+"""Answers held-out questions by greedy decoding, once with their images and once with blank images."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from neo_jax.model.computation import Computation
 from neo_jax.processes import exchange
 from neo_jax.sharding import own_rows, row_shards, spec, to_devices
 
-BLANK = 127  # the grey of a blank image
+BLANK = 127  # pixel value of a blank image
 LENGTHS = 64  # prompts are padded to multiples of this, so that few shapes are compiled
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A held-out sample as a prompt, and the right answer."""
+    """A held-out sample as a prompt (`document`), and the right answer (`truth`)."""
 
     family: str
     sample: Sample
@@ -40,7 +40,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the model said, with and without seeing the images."""
+    """The model's answers to a question, with its images and with blank images."""
 
     question: Question
     answer: str
@@ -56,10 +56,14 @@ def read_questions(
     left_out: Callable[[str, str, str, str], None] = lambda source, key, reason, message: None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> list[Question]:
-    """The first `most` questions of each family that the phase can hold; the last turn of a sample is the answer.
+    """Reads the first questions of each family that fit a row of the phase. The last turn of a sample is the answer.
 
-    A sample without a family counts under its source's name. Text-only phases leave out samples with media. Every other sample that is passed
-    over is named to `left_out`: source, key, reason, message. `check_stop` is called before each sample; what it raises ends the reading.
+    A sample without a family counts under its source's name. Text-only phases leave out samples with media.
+
+    Args:
+      most: largest number of questions of a family.
+      left_out: called with source, key, reason and message of each sample that cannot be used.
+      check_stop: called before each sample; an exception from it ends the reading.
     """
     questions: list[Question] = []
     counts: collections.Counter[str] = collections.Counter()
@@ -81,12 +85,12 @@ def read_questions(
 
 
 def check_same(questions: Sequence[Question]) -> None:
-    """Raises DataError in every process where one could not read a question that another could."""
+    """Raises DataError, in every process, if the processes have read different questions."""
     mine = [question.sample.key for question in questions]
     for process, theirs in enumerate(exchange.gather(mine)):
         if differing := sorted(set(mine) ^ set(theirs)):
             raise DataError(
-                f"process {process} reads other held-out questions than process {jax.process_index()}: {', '.join(differing[:3])}; give all "
+                f"process {process} reads different held-out questions from process {jax.process_index()}: {', '.join(differing[:3])}; give all "
                 "processes the same files"
             )
 
@@ -100,23 +104,23 @@ def answer_questions(
     evaluation: config.Evaluation,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Answer]:
-    """Answers every question twice, the second time with blank images, on the mesh that is set; in the order given.
+    """Answers every question twice, the second time with blank images, on the current mesh; returns the answers in the order of the questions.
 
-    Every process is given all questions and returns all answers; each makes the rows that its devices hold.
+    Every process is given all questions and returns all answers. It prepares only the rows that its devices hold.
     """
     order = sorted(range(len(questions)), key=lambda i: len(questions[i].document.tokens))
     special = tokenizer.special
     image_token = special["<IMG_CONTEXT>"]
     banned_ids = tuple(special[name] for name in ("<img>", "</img>", "<IMG_CONTEXT>"))
-    banned_ids += tuple(range(tokenizer.vocabulary, model.vocabulary))  # rows of the embedding that no token has
+    banned_ids += tuple(range(tokenizer.vocabulary, model.vocabulary))  # rows of the embedding table that belong to no token
     shards = row_shards()
-    size = -(-evaluation.rows // shards) * shards  # every device answers as many
+    size = -(-evaluation.rows // shards) * shards  # the next multiple of the number of row shards
     own = [row for part in own_rows(size) for row in part]
     answers: dict[int, Answer] = {}
     for start in range(0, len(order), size):
         numbers = order[start : start + size]
         documents = [questions[i].document for i in numbers]
-        documents += documents[-1:] * (size - len(documents))  # whole batches: one shape
+        documents += documents[-1:] * (size - len(documents))  # fills the last batch, so that all batches have one shape
         length = -(-max(len(document.tokens) for document in documents) // LENGTHS) * LENGTHS
         prompts = prompt_inputs([documents[row] for row in own], length, length, image_token)
 
@@ -136,5 +140,6 @@ def answer_questions(
 
 
 def _until(tokens: np.ndarray, stop: int) -> list[int]:
+    """Returns the tokens before the first `stop`."""
     ends = np.flatnonzero(tokens == stop)
     return tokens[: ends[0] if len(ends) else None].tolist()

@@ -1,4 +1,4 @@
-"""How many answers are exactly right."""
+"""Scores answers by exact match."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from neo_jax.runs.evaluations import AnswerRecord, EvaluationRecord, FamilyResul
 
 
 def is_right(answer: str, truth: str) -> bool:
-    """Exact match, white space around the answer aside."""
+    """Returns whether an answer equals the truth, apart from surrounding white space."""
     return answer.strip() == truth.strip()
 
 
 def score(answers: Sequence[Answer]) -> dict[str, FamilyResult]:
-    """Exact match of each family, in the order of first appearance."""
+    """Returns the scores of each family, in the order of first appearance."""
     families: dict[str, list[Answer]] = {}
     for answer in answers:
         families.setdefault(answer.question.family, []).append(answer)
@@ -31,7 +31,7 @@ def score(answers: Sequence[Answer]) -> dict[str, FamilyResult]:
 
 
 def evaluation_record(phase: str, answers: Sequence[Answer], seconds: float) -> EvaluationRecord:
-    """The record that is kept of a phase's answers.
+    """Returns the record of a phase's answers.
 
     Args:
       phase: the phase's name.

@@ -1,7 +1,6 @@
 """Greedy decoding with a cache of keys and values.
 
-Prompts stand at the right end of their rows, so that every row's answer begins at the same cache position and each token still sees one
-interval.
+Prompts are padded on the left, so that all answers begin at the same cache position and the keys that a token attends to are one interval.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ def greedy(
     stop: int,
     banned_ids: tuple[int, ...] = (),
 ) -> jax.Array:
-    """The most likely token again and again, until every row has stopped.
+    """Decodes greedily until every row has produced `stop` or `max_tokens` tokens.
 
     Args:
-      prompts: of data_pipelines.loading.prompts.prompt_inputs, on the mesh that is set.
-      max_tokens: of an answer.
-      stop: the id that ends an answer (kept; what follows it is `stop` again); -1: none.
-      banned_ids: ids that are not chosen (image tokens: their embedding needs pixels).
+      prompts: from data_pipelines.loading.prompts.prompt_inputs, on the current mesh.
+      max_tokens: most tokens of an answer.
+      stop: id of the token that ends an answer; it is kept, and the rest of the row is filled with it. -1: answers have `max_tokens` tokens.
+      banned_ids: ids that are never chosen, such as image tokens, whose embedding needs pixels.
 
     Returns:
       [B, max_tokens] int32.
@@ -47,10 +46,10 @@ def greedy(
     dtype = jnp.dtype(computation.compute_dtype)
     backbone = build(model, computation.architecture, parameters)
     b, length = prompts.tokens.shape
-    first = prompts.intervals.lo[:, -1]  # lo of the prompt's last token: where the document begins
+    first_key = prompts.intervals.lo[:, -1]  # lo of the prompt's last token: where the document begins
     caches = empty_caches(backbone, b, length + max_tokens, dtype)
     x, caches = backbone.with_cache(backbone.embed(prompts, dtype), prompts.positions, prompts.intervals, computation, caches, 0)
-    token = _choose(backbone, x[:, -1:], banned_ids)
+    token = _most_likely(backbone, x[:, -1:], banned_ids)
     answer = jnp.full((b, max_tokens), stop, jnp.int32, out_sharding=spec("batch", None)).at[:, 0].set(token)
 
     def unfinished(state):
@@ -59,31 +58,32 @@ def greedy(
 
     def next_token(state):
         step, token, stopped, answer, caches = state
-        start = length + step - 1  # where this token stands in the cache
+        start = length + step - 1  # cache position of this token
         t = prompts.positions[:, -1, 0] + step
         positions = jnp.stack([t, jnp.zeros_like(t), jnp.zeros_like(t)], -1)[:, None]
-        intervals = Intervals(first[:, None], jnp.full_like(first, start + 1)[:, None])
+        intervals = Intervals(first_key[:, None], jnp.full_like(first_key, start + 1)[:, None])
         x = backbone.embed_tokens(token[:, None], dtype)
         x, caches = backbone.with_cache(x, positions, intervals, computation, caches, start)
-        token = jnp.where(stopped, stop, _choose(backbone, x, banned_ids))
+        token = jnp.where(stopped, stop, _most_likely(backbone, x, banned_ids))
         return step + 1, token, stopped | (token == stop), answer.at[:, step].set(token), caches
 
     return jax.lax.while_loop(unfinished, next_token, (1, token, token == stop, answer, caches))[3]
 
 
 def empty_caches(backbone: Backbone, rows: int, length: int, dtype: jnp.dtype) -> Caches:
-    """A cache of `length` tokens a row for every stack."""
+    """Returns zero-filled caches of `length` tokens a row, by stack."""
     model = backbone.model
-    width = 2 * model.head_dim if backbone.spatial else model.head_dim
+    key_width = 2 * model.head_dim if backbone.spatial else model.head_dim
     layers = {"base": model.base_layers, "pre_buffer": model.pre_buffer_layers}
 
-    def zeros(count: int, last: int) -> jax.Array:
-        return jnp.zeros((count, rows, length, model.kv_heads, last), dtype, out_sharding=spec(None, "batch", "length", "heads", None))
+    def zeros(depth: int, width: int) -> jax.Array:
+        return jnp.zeros((depth, rows, length, model.kv_heads, width), dtype, out_sharding=spec(None, "batch", "length", "heads", None))
 
-    return {name: Cache(zeros(layers[name], width), zeros(layers[name], model.head_dim)) for name in backbone.stacks()}
+    return {name: Cache(zeros(layers[name], key_width), zeros(layers[name], model.head_dim)) for name in backbone.stacks()}
 
 
-def _choose(backbone: Backbone, x_BLD: jax.Array, banned_ids: tuple[int, ...]) -> jax.Array:
+def _most_likely(backbone: Backbone, x_BLD: jax.Array, banned_ids: tuple[int, ...]) -> jax.Array:
+    """Returns the ids [B] int32 of the most likely tokens after hidden states [B, 1, D]."""
     logits = backbone.logits(x_BLD)[:, 0]
     if banned_ids:
         logits = jnp.where(jnp.isin(jnp.arange(logits.shape[-1]), np.asarray(banned_ids)), BANNED_SCORE, logits)

@@ -1,8 +1,7 @@
-"""The config.json of a published checkpoint: which of its fields are applied, which must have one value, which are without effect.
+"""Reads the config.json of a published checkpoint and checks that this implementation computes the same model.
 
-Every field is one of three kinds, by an allow-list for each section of the file. Fields that shape the model are read. Fields that would change
-what the layers compute must have the value that this implementation computes. Fields known to be without effect on the layers are passed over.
-A field that is none of these is refused by name.
+Allow-lists for each section of the file sort its fields into three kinds. Fields that determine the model's shape are read. Fields that would change
+what the layers compute must have the value that is implemented here. Fields without effect on the layers are ignored. Any other field is an error.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 LANGUAGE_WITHOUT_EFFECT = WITHOUT_EFFECT | {"max_position_embeddings", "max_position_embeddings_hw"}
 VISION_WITHOUT_EFFECT = WITHOUT_EFFECT | {"model_type", "max_position_embeddings_vision", "min_pixels", "max_pixels"}
-# Token ids are the tokenizer's, sizes of images the configuration's; a tied output matrix is settled by llm_config and by the tensors.
+# Token ids come from the tokenizer, image sizes from the configuration; whether the output matrix is tied, from llm_config and the tensors.
 NEO_WITHOUT_EFFECT = WITHOUT_EFFECT | {
     "model_type", "img_start_token_id", "img_end_token_id", "img_context_token_id", "template", "tie_word_embeddings", "use_llm_lora",
     "use_backbone_lora", "dynamic_image_size", "force_image_size", "image_size", "min_dynamic_patch", "max_dynamic_patch",
@@ -49,8 +48,8 @@ class Section:
 
     Attributes:
       path: the file, for messages.
-      prefix: what precedes its fields in messages: "" or "llm_config.".
-      values: its fields.
+      prefix: text before field names in messages: "" or "llm_config.".
+      values: the fields.
     """
 
     path: pathlib.Path
@@ -90,7 +89,13 @@ class Section:
         return self.values[field]
 
     def check(self, read: set[str], fixed: Mapping[str, Fixed], without_effect: set[str]) -> None:
-        """Raises WeightsError for a field with a value that is not computed here, and for fields that are not known."""
+        """Raises WeightsError for a field whose value is not implemented here, and for unknown fields.
+
+        Args:
+          read: fields that are read.
+          fixed: rules for fields that must have an implemented value.
+          without_effect: fields that are ignored.
+        """
         for field, rule in fixed.items():
             if self.values.get(field) is not None and not rule.fits(self.values[field]):
                 raise self.error(field, f"is {_shown(self.values[field])}: {rule.advice}")
@@ -105,7 +110,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Fixed:
-    """A field that must have a value that is computed here. A missing or null field means the default, which is such a value."""
+    """Rule for a field that must have an implemented value. A missing or null field has its default, which is implemented."""
 
     fits: Callable[[Any], bool]
     advice: str
@@ -156,7 +161,7 @@ LANGUAGE_READ = {
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
-    """A config.json. Raises WeightsError where it is missing, unreadable or not a JSON object."""
+    """Reads a config.json. Raises WeightsError if it is missing, unreadable or not a JSON object."""
     values = read_json(path, "a checkpoint folder holds config.json and model.safetensors")
     if not isinstance(values, dict):
         raise WeightsError(f"{path} holds {type(values).__name__}, not a JSON object: is it the config.json of a checkpoint?")
@@ -164,7 +169,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read_json(path: pathlib.Path, expected: str) -> Any:
-    """The content of a JSON file of a checkpoint; `expected` says what is missing where it is."""
+    """Reads a JSON file of a checkpoint. Raises WeightsError; for a missing file, the message says what was `expected`."""
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -178,14 +183,14 @@ def read_json(path: pathlib.Path, expected: str) -> Any:
 
 
 def qwen3_model(values: Mapping[str, Any], path: pathlib.Path, pre_buffer_layers: int, patch_channels: int) -> config.Model:
-    """Settings of the NEO that a Qwen3 checkpoint becomes.
+    """Returns the model settings of the NEO that is made from a Qwen3 checkpoint.
 
     Args:
-      values, path: its config.json, and where that was read from.
-      pre_buffer_layers, patch_channels: of the new parts.
+      values, path: content and path of its config.json.
+      pre_buffer_layers, patch_channels: sizes of the parts that a Qwen3 lacks.
 
     Raises:
-      WeightsError: a field is missing, of a wrong type, not known, or asks for something that is not computed here.
+      WeightsError: a field is missing, unknown or of a wrong type, or requires something that is not implemented here.
     """
     section = Section(path, "", values)
     section.check(LANGUAGE_READ, LANGUAGE_FIXED, LANGUAGE_WITHOUT_EFFECT)
@@ -199,7 +204,7 @@ def qwen3_model(values: Mapping[str, Any], path: pathlib.Path, pre_buffer_layers
 
 
 def neo_model(values: Mapping[str, Any], path: pathlib.Path) -> config.Model:
-    """Model settings of a NEO checkpoint (model_type "neo_chat"). Arguments and errors as qwen3_model."""
+    """Returns the model settings of a NEO checkpoint (model_type "neo_chat"). Arguments and errors are those of qwen3_model."""
     top = Section(path, "", values)
     fixed = FIXED | {field: VISION_FIXED[field] for field in ("patch_size", "downsample_ratio")}
     top.check(
@@ -245,7 +250,7 @@ def _model(language: Section, **others: Any) -> config.Model:
 
 
 def _check_windows(language: Section) -> None:
-    """Raises WeightsError where a layer has sliding-window attention. `sliding_window` alone says nothing: only some layers may use it."""
+    """Raises WeightsError if a layer has sliding-window attention. `sliding_window` alone does not decide it: perhaps no layer uses it."""
     values, layers = language.values, language.whole("num_hidden_layers")
     advice = "every layer attends to the whole document here; use a checkpoint without sliding windows"
     if (types := values.get("layer_types")) is not None:
@@ -260,7 +265,7 @@ def _check_windows(language: Section) -> None:
 
 
 def _rope_theta(language: Section) -> float:
-    """The rotary base: `rope_theta`, or since transformers 5 in `rope_parameters`. Raises WeightsError for scaled rotary frequencies."""
+    """Returns the rotary base, from `rope_theta` or, since transformers 5, `rope_parameters`. Raises WeightsError for scaled frequencies."""
     thetas = {"rope_theta": language.number("rope_theta")} if language.values.get("rope_theta") is not None else {}
     for field in ("rope_scaling", "rope_parameters"):
         if language.values.get(field) is None:
@@ -290,6 +295,6 @@ def _without_scaling(field: str) -> str:
     )
 
 
-def _shown(value: object, most: int = 80) -> str:
+def _shown(value: object, max_characters: int = 80) -> str:
     text = json.dumps(value)
-    return text if len(text) <= most else text[:most] + "..."
+    return text if len(text) <= max_characters else text[:max_characters] + "..."

@@ -1,4 +1,4 @@
-"""The parameters a run begins with, from a downloaded checkpoint folder: a Qwen3, which becomes a NEO by the official conversion, or a NEO."""
+"""Initial parameters of a run, from a downloaded checkpoint folder: a NEO, or a Qwen3, which the official conversion makes into a NEO."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from neo_jax.interop.tensors import read_folder
 from neo_jax.model.backbone import Parameters, abstract
 from neo_jax.model.initialise import neo_from_qwen3
 
-# A Qwen3's config.json says nothing of the parts that a NEO adds; initializer_range is that of random parameters, not of these.
-NEO_ALONE = ("pre_buffer_layers", "patch_channels", "rope_theta_hw", "patch_rope_theta")
-RANDOM_ALONE = ("initializer_range",)
+# Fields that are not compared: those of the parts that a Qwen3 lacks, and the scale of random parameters.
+NEO_ONLY = ("pre_buffer_layers", "patch_channels", "rope_theta_hw", "patch_rope_theta")
+RANDOM_ONLY = ("initializer_range",)
 
 
 def initial_parameters(settings: config.Config) -> Parameters:
-    """Parameters of the first phase's architecture from the folder `run.initial`, on the mesh that is set.
+    """Returns parameters of the first phase's architecture, read from the folder `run.initial`, on the current mesh.
 
     Raises:
-      WeightsError: the folder is no Qwen3 or NEO checkpoint, or describes another model than `model`.
+      WeightsError: the folder is not a Qwen3 or NEO checkpoint, or its model differs from the configuration's.
     """
     folder, architecture, model = pathlib.Path(settings.run.initial), settings.phases[0].architecture, settings.model
     path = folder / "config.json"
@@ -35,11 +35,11 @@ def initial_parameters(settings: config.Config) -> Parameters:
     kind = values.get("model_type")
     if kind == "qwen3":
         found = qwen3_model(values, path, model.pre_buffer_layers, model.patch_channels)
-        _check_model(path, model, found, NEO_ALONE + RANDOM_ALONE)
+        _check_model(path, model, found, NEO_ONLY + RANDOM_ONLY)
         parameters = _put(model, "qwen3", _read(folder, qwen3_parameters, model))
         return parameters if architecture == "qwen3" else neo_from_qwen3(model, parameters, settings.run.seed)
     if kind == "neo_chat" and architecture == "neo":
-        _check_model(path, model, neo_model(values, path), RANDOM_ALONE)
+        _check_model(path, model, neo_model(values, path), RANDOM_ONLY)
         return _put(model, "neo", _read(folder, neo_parameters, model))
     raise WeightsError(
         f"{path} has model_type {kind!r}; a first phase of architecture {architecture!r} starts from a qwen3, or neo from a neo_chat"
@@ -56,19 +56,19 @@ def _read(
         raise WeightsError(f"{folder}: {error}") from None
 
 
-def _check_model(path: pathlib.Path, wanted: config.Model, found: config.Model, unsaid: tuple[str, ...]) -> None:
-    """Raises WeightsError where the checkpoint's model differs from the configuration's in a field that its config.json speaks of."""
+def _check_model(path: pathlib.Path, wanted: config.Model, found: config.Model, ignored: tuple[str, ...]) -> None:
+    """Raises WeightsError if the checkpoint's model differs from the configuration's in a field that is not in `ignored`."""
     differing = [
         f"model.{field.name} is {getattr(wanted, field.name)}, the checkpoint has {getattr(found, field.name)}"
         for field in dataclasses.fields(config.Model)
-        if field.name not in unsaid and getattr(wanted, field.name) != getattr(found, field.name)
+        if field.name not in ignored and getattr(wanted, field.name) != getattr(found, field.name)
     ]
     if differing:
         raise WeightsError(f"{path} does not fit the configuration: {'; '.join(differing)}; set these to the checkpoint's")
 
 
 def _put(model: config.Model, architecture: str, arrays: dict[str, np.ndarray]) -> Parameters:
-    """On the mesh, in float32, each with its sharding. Empties `arrays`."""
+    """Copies arrays to the current mesh in float32, each with its sharding. Empties `arrays`."""
     mesh = jax.sharding.get_mesh()
     return {
         name: _place(arrays.pop(name), NamedSharding(mesh, shape.sharding.spec)) for name, shape in abstract(model, architecture).items()
@@ -76,5 +76,5 @@ def _put(model: config.Model, architecture: str, arrays: dict[str, np.ndarray]) 
 
 
 def _place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    # Not device_put: with several processes it would send the whole array around, to see that all have the same.
+    # Not device_put: with several processes it would exchange the whole array to check that all have the same values.
     return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part].astype(np.float32))

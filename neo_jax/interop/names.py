@@ -1,6 +1,6 @@
-"""Official names, shapes and layouts of parameters beside ours.
+"""Conversion of official checkpoint tensors to the parameters of this project.
 
-One table says, for each of our parameters, the official tensor's name and shape, and how it (output first, as in torch) becomes ours.
+A table gives, for each parameter, name and shape of the official tensor (output dimension first, as in torch) and the conversion of its layout.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ MERGED_SIDE = 2  # patches along a side of a visual token
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How one of our parameters is read from an official tensor.
+    """How a parameter is converted from an official tensor.
 
     Attributes:
-      name: the official one, with {layer} for stacked parameters.
-      shape: of the official tensor.
-      ours: from the official array to ours.
+      name: official name, with {layer} for stacked parameters.
+      shape: shape of the official tensor.
+      convert: converts the official array to our layout.
     """
 
     name: str
     shape: tuple[int, ...]
-    ours: Callable[[np.ndarray], np.ndarray]
+    convert: Callable[[np.ndarray], np.ndarray]
 
 
-Rules = dict[str, Rule]  # by our name
+Rules = dict[str, Rule]  # by parameter name in this project
 
 
 def _same(x: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ def _convolution(x: np.ndarray) -> np.ndarray:
 
 
 def _layer_rules(model: config.Model, spatial: bool) -> Rules:
-    """Rules of one layer's parameters, official names without the language model's prefix."""
+    """Returns the rules for the parameters of a layer. Official names lack the language model's prefix."""
     d, f, h = model.hidden, model.mlp, model.head_dim
     queries, keys = model.heads * h, model.kv_heads * h
 
@@ -83,7 +83,7 @@ def _layer_rules(model: config.Model, spatial: bool) -> Rules:
 
 
 def _single_rules(model: config.Model) -> Rules:
-    """Rules of the language model's other parameters."""
+    """Returns the rules for the other parameters of the language model."""
     table = (model.vocabulary, model.hidden)
     rules = {
         "embedding": Rule("model.embed_tokens.weight", table, _same),
@@ -106,15 +106,15 @@ def _vision_rules(model: config.Model) -> Rules:
 def neo_parameters(
     model: config.Model, tensors: Mapping[str, np.ndarray], prefix: str = "language_model.", vision: bool = True
 ) -> dict[str, np.ndarray]:
-    """Our parameters of a NEO from official tensors, layers stacked.
+    """Converts official tensors to the parameters of a NEO, layers stacked.
 
     Args:
       tensors: arrays by official name.
-      prefix: what precedes the language model's names.
-      vision: whether the patch embedding is among them.
+      prefix: prefix of the language model's official names.
+      vision: whether the tensors include the patch embedding.
 
     Raises:
-      WeightsError: a tensor is missing, left over, or of a shape that config.json contradicts.
+      WeightsError: a tensor is missing, unknown, or has another shape than config.json implies.
     """
     stacks = {
         "pre_buffer": range(model.pre_buffer_layers),
@@ -124,7 +124,7 @@ def neo_parameters(
 
 
 def qwen3_parameters(model: config.Model, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Our parameters of a Qwen3 (architecture "qwen3") from official tensors, layers stacked. Raises WeightsError as neo_parameters."""
+    """Converts official tensors to the parameters of a Qwen3 (architecture "qwen3"), layers stacked. Raises WeightsError like neo_parameters."""
     return _parameters(model, tensors, "", {}, _layer_rules(model, spatial=False), {"base": range(model.base_layers)})
 
 
@@ -145,7 +145,7 @@ def _parameters(
 
 
 class _Reader:
-    """Takes tensors by name and knows in the end which were never asked for."""
+    """Looks up tensors by name, and reports in the end which were never used."""
 
     def __init__(self, tensors: Mapping[str, np.ndarray]):
         self.tensors, self.taken = tensors, set[str]()
@@ -157,10 +157,10 @@ class _Reader:
         tensor = np.asarray(self.tensors[name])
         if tensor.shape != rule.shape:
             raise WeightsError(f"tensor {name!r} has shape {tensor.shape}, by config.json it is {rule.shape}: is it that of these weights?")
-        return rule.ours(tensor)
+        return rule.convert(tensor)
 
     def take_copy(self, name: str, of: str) -> None:
-        """Passes over a tensor that repeats another one: tied checkpoints are published with their output matrix and without it."""
+        """Accepts a tensor `name` that equals the tensor `of`: tied checkpoints are published with or without the output matrix."""
         if name in self.tensors:
             if not np.array_equal(self.tensors[name], self.tensors[of]):
                 raise WeightsError(f"tensor {name!r} differs from {of!r}, but config.json ties them: is it that of these weights?")

@@ -15,7 +15,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def read_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """All tensors of a checkpoint by name: of model.safetensors, or of the files that model.safetensors.index.json names.
+    """Reads all tensors of a checkpoint, by name, from model.safetensors or from the files that model.safetensors.index.json names.
 
     Raises:
       WeightsError: a file is missing, damaged or outside of the folder, index and files contradict each other, or a tensor is quantized.
@@ -39,14 +39,14 @@ def read_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _read_index(path: pathlib.Path) -> dict[str, set[str]]:
-    """Names of the tensors in each file, by file name."""
+    """Returns the names of the tensors of each file, by file name."""
     index = read_json(path, "it names the files of a checkpoint")
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{path}: field weight_map is missing or empty; it says which file holds which tensor: fetch it again")
     files: dict[str, set[str]] = {}
     for name, file in weight_map.items():
-        # A plain name, so that no index reads files outside of the folder. Links inside it are the user's own: download caches are made of them.
+        # Only plain names, so that an index cannot read files outside of the folder. Symbolic links are allowed: download caches consist of them.
         if (
             not isinstance(file, str)
             or pathlib.PurePath(file).name != file
@@ -62,7 +62,7 @@ def _read_index(path: pathlib.Path) -> dict[str, set[str]]:
 
 
 def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """All tensors of one .safetensors file, in the floating-point types they are stored in.
+    """Reads all tensors of one .safetensors file, in the floating-point types in which they are stored.
 
     Raises:
       WeightsError: the file is missing, damaged, or holds a tensor of integers or of 8 bits or less.
@@ -75,7 +75,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
             for name in names:
                 if (dtype := file.get_slice(name).get_dtype()) not in DTYPES:
                     raise WeightsError(
-                        f"{path}: tensor {name!r} is stored as {_dtype(dtype)}, and of quantized weights nothing is read; "
+                        f"{path}: tensor {name!r} is stored as {_dtype(dtype)}; quantized weights cannot be read: "
                         "use the checkpoint that was published in bfloat16"
                     )
             return {name: file.get_tensor(name) for name in names}

@@ -1,9 +1,9 @@
-"""The decoder: tokens and pixels in, hidden states out. Parameters as a flat dictionary of arrays at the border.
+"""The decoder: maps tokens and pixels to hidden states. Other modules see its parameters as a flat dictionary of arrays.
 
 Shape legend: B rows, L tokens, D hidden, V visual tokens of a row.
 
-The pre-buffer and the base are two stacks with the same layer, one scan each: compile time does not grow with depth, and the base can be frozen
-while the pre-buffer trains. As architecture "qwen3" the model is the base alone, without height and width parts and without pixels.
+The pre-buffer and the base are two stacks of the same layer. Each runs in one scan, so compile time does not grow with depth, and the base can be
+frozen while the pre-buffer trains. Architecture "qwen3" is the base alone: no height and width parts, no pixels.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ STACKS = ("pre_buffer", "base")
 _POLICIES = jax.checkpoint_policies
 _ATTENTION = _POLICIES.save_only_these_names(*SAVED_NAMES)
 REMATERIALISATION: dict[str, Any] = {
-    "full": None,  # keep a layer's input only
-    "attention": _ATTENTION,  # and the output and log-sum-exp of attention, which is then computed once
-    "dots": _POLICIES.save_from_both_policies(_ATTENTION, _POLICIES.dots_with_no_batch_dims_saveable),  # and the results of the projections
+    "full": None,  # saves only the input of each layer
+    "attention": _ATTENTION,  # also saves the output and log-sum-exp of attention, which is then not recomputed
+    "dots": _POLICIES.save_from_both_policies(
+        _ATTENTION, _POLICIES.dots_with_no_batch_dims_saveable
+    ),  # also the outputs of the projections
 }
 
 
 class Backbone(nnx.Module):
-    """NEO-ov, or the Qwen3 it starts from."""
+    """The NEO-ov model (architecture "neo"), or the Qwen3 that it starts from (architecture "qwen3")."""
 
     def __init__(self, model: config.Model, architecture: str, rngs: nnx.Rngs):
         self.model, self.spatial = model, architecture == "neo"
@@ -58,7 +60,7 @@ class Backbone(nnx.Module):
         return jax.vmap(lambda split: Layer(self.model, self.spatial, split))(rngs.split(layers))
 
     def __call__(self, inputs: ModelInputs, computation: Computation) -> jax.Array:
-        """The training forward pass: hidden states [B, L, D] before the final norm."""
+        """Runs the forward pass of training; returns hidden states [B, L, D] before the final norm."""
         x_BLD = self.embed(inputs, jnp.dtype(computation.compute_dtype))
         context = self._context(inputs.positions, inputs.intervals, inputs.pieces)
 
@@ -72,7 +74,7 @@ class Backbone(nnx.Module):
         return x_BLD
 
     def layer_states(self, inputs: ModelInputs, computation: Computation) -> jax.Array:
-        """Hidden states after every layer, [layers, B, L, D]: for comparisons with recorded ones."""
+        """Returns the hidden states after every layer, [layers, B, L, D], for comparison with recorded ones."""
         x_BLD = self.embed(inputs, jnp.dtype(computation.compute_dtype))
         context = self._context(inputs.positions, inputs.intervals, inputs.pieces)
         states = []
@@ -82,19 +84,20 @@ class Backbone(nnx.Module):
             return x_BLD, x_BLD
 
         for stack in self.stacks().values():
-            x_BLD, of_stack = jax.lax.scan(body, x_BLD, stack)
-            states.append(of_stack)
+            x_BLD, stack_states = jax.lax.scan(body, x_BLD, stack)
+            states.append(stack_states)
         return jnp.concatenate(states)
 
     def with_cache(
         self, x_BLD: jax.Array, positions: jax.Array, intervals: Intervals, computation: Computation, caches: Caches, start: jax.Array | int
     ) -> tuple[jax.Array, Caches]:
-        """The forward pass of generation, for embedded tokens [B, L, D].
+        """Runs the forward pass of generation for embedded tokens [B, L, D].
 
         Args:
-          positions: [B, L, 3] int32, t, h, w.
-          intervals: [B, L]: the keys of the cache that each token sees.
-          caches: keys and values of earlier tokens for each stack; those of these tokens are written at `start`.
+          positions: [B, L, 3] int32: t, h, w.
+          intervals: [B, L] int32 each: the interval of cache positions that each token attends to.
+          caches: keys and values of earlier tokens, by stack.
+          start: cache position at which the keys and values of the first of these tokens are written.
 
         Returns:
           Hidden states [B, L, D] before the final norm, and the updated caches.
@@ -111,15 +114,15 @@ class Backbone(nnx.Module):
         return x_BLD, updated
 
     def stacks(self) -> dict[str, Layer]:
-        """The stacks of layers in the order in which they run, each with its layers along the first axis of its arrays."""
+        """Returns the stacks by name, in the order in which they run; the first axis of each array counts the layers."""
         return {name: getattr(self, name) for name in STACKS if hasattr(self, name)}
 
     def embed_tokens(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """Embeddings [B, L, D] of tokens [B, L]."""
+        """Returns the embeddings [B, L, D] of tokens [B, L]."""
         return lookup(self.embedding[...], tokens, dtype)
 
     def embed(self, inputs: ModelInputs, dtype: jnp.dtype) -> jax.Array:
-        """Token embeddings [B, L, D], with visual tokens in their slots."""
+        """Returns token embeddings [B, L, D] in which the image tokens are replaced by visual tokens."""
         x_BLD = self.embed_tokens(inputs.tokens, dtype)
         if not self.spatial or inputs.visual.shape[1] == 0:
             return x_BLD
@@ -127,7 +130,12 @@ class Backbone(nnx.Module):
         return self.merge_visual(x_BLD, visual_BVD, inputs.visual_slot)
 
     def merge_visual(self, x_BLD: jax.Array, visual_BVD: jax.Array, slot_BL: jax.Array) -> jax.Array:
-        """Puts visual tokens where their slot is not -1. A slot counts the visual tokens of its own context shard."""
+        """Returns x_BLD with visual tokens at the positions whose slot is not -1.
+
+        Args:
+          visual_BVD: visual tokens, in the order of the context shards of a row.
+          slot_BL: index of the visual token among those of its own context shard; -1 at text tokens and padding.
+        """
 
         def local(visual, slot):
             return jnp.take_along_axis(visual, jnp.maximum(slot, 0)[..., None], axis=1)
@@ -140,43 +148,43 @@ class Backbone(nnx.Module):
         return Context(rope_angles(positions, self.model, self.spatial), intervals, pieces)
 
     def apply_final_norm(self, x_BLD: jax.Array) -> jax.Array:
-        """The final norm: what the output matrix reads."""
+        """Returns the hidden states [B, L, D] that are multiplied by the output matrix."""
         return rms_norm(x_BLD, self.final_norm, self.model.norm_epsilon)
 
     def output_matrix(self) -> jax.Array:
-        """[vocabulary, hidden]; the embedding itself where tied."""
+        """Returns the output matrix [vocabulary, hidden]: the embedding table if the two are tied."""
         return self.embedding[...] if self.model.tied else self.output[...]
 
     def logits(self, x_BLD: jax.Array) -> jax.Array:
-        """float32 logits [B, L, vocabulary] of hidden states before the final norm. For short rows: training uses chunks."""
+        """Returns float32 logits [B, L, vocabulary] of hidden states before the final norm. For short rows only: training computes them in chunks."""
         matrix = self.output_matrix().astype(x_BLD.dtype)
         out = spec("batch", "length", None)
         return jnp.einsum("bld,vd->blv", self.apply_final_norm(x_BLD), matrix, preferred_element_type=jnp.float32, out_sharding=out)
 
 
 def initialise(model: config.Model, architecture: str, seed: int, names: Collection[str] | None = None) -> Parameters:
-    """Random parameters, created sharded on the mesh that is set: matrices normal(0, initializer_range), norms one, biases zero.
+    """Returns random parameters, created sharded on the current mesh: matrices normal(0, initializer_range), norms one, biases zero.
 
     Args:
-      names: of those to create; None: all. A parameter's values do not depend on which others are created.
+      names: which parameters to create; None: all. The values of a parameter do not depend on which others are created.
     """
 
     def create() -> Parameters:
         return {name: value for name, value in _create(model, architecture, seed)[1].items() if names is None or name in names}
 
-    # Unoptimised: this program runs once, and optimising its random number generators takes five times as long as the rest (17 s and 3 s).
+    # Compiled without optimisation: the program runs once, and optimising its random number generators takes 17 s where the rest takes 3 s.
     return jax.jit(create, compiler_options={"xla_backend_optimization_level": 0})()
 
 
 def abstract(model: config.Model, architecture: str) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape, type and sharding (on the mesh that is set) of every parameter."""
+    """Returns shape, type and sharding (on the current mesh) of every parameter."""
     mesh = jax.sharding.get_mesh()
     shapes = jax.eval_shape(lambda: _create(model, architecture, 0)[1])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, x.sharding.spec)), shapes)
 
 
 def build(model: config.Model, architecture: str, parameters: Parameters) -> Backbone:
-    """The module around these arrays; cheap, and meant to be called inside a jitted function."""
+    """Returns a Backbone that holds these arrays. Cheap, and meant to be called inside a jitted function."""
     graphs: list[nnx.GraphDef] = []
 
     def structure() -> Parameters:

@@ -1,4 +1,4 @@
-"""What, beside shapes, decides the program of a forward pass."""
+"""The settings that, together with the shapes, determine the program of a forward pass."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from neo_jax import config
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """Part of the identity of every compiled program: two that differ here are never shared.
+    """The settings of a forward pass. A static argument of jitted functions: programs that differ here are compiled separately.
 
     Attributes:
       architecture: "qwen3" or "neo".
-      compute_dtype: of activations: "float32" or "bfloat16".
+      compute_dtype: type of the activations, "float32" or "bfloat16".
       remat: what the backward pass recomputes: a name in model.backbone.REMATERIALISATION, or "none".
-      attention: what computes it, as in attention.api.interval_attention.
-      check_intervals: the devices check the values of attention intervals (run.debug).
+      attention: the attention implementation, as in attention.api.interval_attention.
+      check_intervals: whether the devices check the values of attention intervals (run.debug).
     """
 
     architecture: str = "neo"
@@ -27,9 +27,9 @@ class Computation:
 
     @classmethod
     def of(cls, phase: config.Phase, debug: bool = False) -> Computation:
-        """What a phase's training step computes."""
+        """Returns the settings of a phase's training step."""
         return cls(phase.architecture, phase.compute_dtype, phase.remat, phase.attention, debug)
 
     def for_decoding(self) -> Computation:
-        """The same for generation: no backward pass, and the attention that suits a cache."""
+        """Returns the settings for generation: no rematerialisation, attention chosen automatically."""
         return dataclasses.replace(self, remat="none", attention="auto")

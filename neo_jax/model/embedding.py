@@ -1,4 +1,4 @@
-"""Looking up rows of an embedding table that is spread over the devices."""
+"""Embedding lookup in a table that is sharded over the devices."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from neo_jax.sharding import spec
 
 
 def lookup(table: jax.Array, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Rows of a table for tokens, without gathering the table.
+    """Returns the table's rows of tokens, without gathering the table.
 
-    A device holds some channels (axis fsdp) of some rows (axis tensor) of the table. The tokens of all devices along fsdp come to it, it looks up
-    its channels of each, and the results are exchanged: what travels is token ids and hidden states. The gradient of the table takes the same
-    way back and never exists whole on a device.
+    A device holds some channels (axis fsdp) of some rows (axis tensor) of the table. It gathers the tokens of all devices along fsdp, looks up
+    its channels of each, and exchanges the results. Only token ids and hidden states are communicated. The gradient of the table is computed by
+    the transposed operations, so it is never whole on one device either.
 
     Args:
       table: [vocabulary, D], sharded as spec("vocabulary", "embed").
       tokens: [B, L] int32.
-      dtype: of the result.
+      dtype: type of the result.
 
     Returns:
-      [B, L, D].
+      [B, L, D] in `dtype`.
     """
     mesh = jax.sharding.get_abstract_mesh().shape
 
     def local(table, tokens):
-        table = table.astype(jnp.float32)  # so that its gradient is added up in float32, whatever it is kept in
+        table = table.astype(jnp.float32)  # so that its gradient is summed in float32, whatever type the table is stored in
         if mesh["fsdp"] > 1:
             tokens = jax.lax.all_gather(tokens, "fsdp", axis=0, tiled=True)
         if mesh["tensor"] > 1:
-            own = tokens - jax.lax.axis_index("tensor") * len(table)
-            inside = (own >= 0) & (own < len(table))
-            x = jnp.where(inside[..., None], table[jnp.where(inside, own, 0)].astype(dtype), 0)
+            local_row = tokens - jax.lax.axis_index("tensor") * len(table)
+            is_local = (local_row >= 0) & (local_row < len(table))
+            x = jnp.where(is_local[..., None], table[jnp.where(is_local, local_row, 0)].astype(dtype), 0)
             x = jax.lax.psum(x, "tensor")
         else:
             x = table[tokens].astype(dtype)
         return jax.lax.all_to_all(x, "fsdp", split_axis=0, concat_axis=2, tiled=True) if mesh["fsdp"] > 1 else x
 
     inputs = (spec("vocabulary", "embed"), spec("batch", "length"))
-    placed = (jax.sharding.reshard(x, wanted) for x, wanted in zip((table, tokens), inputs, strict=True))
-    return jax.shard_map(local, in_specs=inputs, out_specs=spec("batch", "length", None), check_vma=False)(*placed)
+    resharded = (jax.sharding.reshard(x, wanted) for x, wanted in zip((table, tokens), inputs, strict=True))
+    return jax.shard_map(local, in_specs=inputs, out_specs=spec("batch", "length", None), check_vma=False)(*resharded)

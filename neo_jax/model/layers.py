@@ -1,4 +1,4 @@
-"""One decoder layer: THW-decoupled attention and SwiGLU, each behind an RMSNorm.
+"""One decoder layer: attention with separate T, H and W parts, then SwiGLU, each preceded by an RMSNorm.
 
 Shape legend: B rows, L tokens, S keys, D hidden, N query heads, K key heads, H head width, F width of the MLP.
 """
@@ -22,10 +22,10 @@ from neo_jax.sharding import spec
 
 
 class Cache(NamedTuple):
-    """Keys and values of earlier tokens.
+    """Keys and values of the tokens so far; with an axis of layers in front where it belongs to a stack.
 
     Attributes:
-      keys: [B, S, K, 2H] (H in a Qwen3).
+      keys: [B, S, K, 2H]; architecture "qwen3": [B, S, K, H].
       values: [B, S, K, H].
     """
 
@@ -34,12 +34,12 @@ class Cache(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What every layer reads beside the hidden states.
+    """The inputs that all layers share, besides the hidden states.
 
     Attributes:
-      angles: of the t part and, in a NEO, of the h and the w part.
-      intervals: [B, L]: the keys that each token sees, of this row or of the cache.
-      pieces: [B, P], as in data_pipelines.batch.ModelInputs.
+      angles: rotary angles of the t part; architecture "neo": also of the h and the w part.
+      intervals: [B, L] int32 each: the interval of keys that each token attends to, in its row or in the cache.
+      pieces: [B, P] int32, as in data_pipelines.batch.ModelInputs.
     """
 
     angles: tuple[Angles, ...]
@@ -61,16 +61,16 @@ def ones(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
 
 def rms_norm(x: jax.Array, weight: nnx.Param, epsilon: float) -> jax.Array:
     """Returns x / sqrt(mean(x^2) + epsilon) * weight over the last axis, statistics in float32."""
-    wide = x.astype(jnp.float32)
-    normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + epsilon)
-    return (normed * weight[...]).astype(x.dtype)
+    x32 = x.astype(jnp.float32)
+    normalised = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + epsilon)
+    return (normalised * weight[...]).astype(x.dtype)
 
 
 class Attention(nnx.Module):
     """Grouped-query attention whose score is the sum of a temporal, a height and a width inner product.
 
-    The three parts are normalised and rotated each by itself and concatenated, so queries and keys are twice as wide as values.
-    Without `spatial` it is Qwen3's attention.
+    Each of the three parts has its own norm and rotary embedding. They are concatenated, so queries and keys are twice as wide as values.
+    With `spatial` False there is only the temporal part: the attention of Qwen3.
     """
 
     def __init__(self, model: config.Model, spatial: bool, rngs: nnx.Rngs):
@@ -82,19 +82,21 @@ class Attention(nnx.Module):
         self.o = normal(rngs, model, (n, h, d), ("heads", None, "embed"))
         self.q_norm, self.k_norm = ones((h,), (None,)), ones((h,), (None,))
         if spatial:
-            self.q_hw = normal(rngs, model, (d, n, h), ("embed", "heads", None))  # the first half of a head is its height part
+            self.q_hw = normal(
+                rngs, model, (d, n, h), ("embed", "heads", None)
+            )  # the first half of a head is its height part, the second its width part
             self.k_hw = normal(rngs, model, (d, k, h), ("embed", "heads", None))
             self.q_norm_h, self.q_norm_w = ones((h // 2,), (None,)), ones((h // 2,), (None,))
             self.k_norm_h, self.k_norm_w = ones((h // 2,), (None,)), ones((h // 2,), (None,))
 
     def __call__(self, x_BLD: jax.Array, context: Context, computation: Computation) -> jax.Array:
-        """Attends within the row; [B, L, D]."""
+        """Returns attention within the row, projected to [B, L, D]."""
         q, k, v = self._project(x_BLD, context.angles)
         out = interval_attention(q, k, v, context.intervals, self.scale, computation.attention, context.pieces, computation.check_intervals)
         return self._output(out)
 
     def with_cache(self, x_BLD: jax.Array, context: Context, computation: Computation, cache: Cache, start) -> tuple[jax.Array, Cache]:
-        """Writes keys and values of these tokens into the cache at `start`, and attends to the whole of it."""
+        """Writes keys and values of these tokens into the cache at `start`; returns attention to the cache, [B, L, D], and the new cache."""
         q, k, v = self._project(x_BLD, context.angles)
         cache = Cache(*(jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1) for old, new in zip(cache, (k, v), strict=True)))
         implementation = "decoding" if x_BLD.shape[1] <= MAX_DECODE_QUERIES else computation.attention
@@ -102,7 +104,7 @@ class Attention(nnx.Module):
         return self._output(out), cache
 
     def _project(self, x_BLD: jax.Array, angles: tuple[Angles, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries [B, L, N, 2H], keys [B, L, K, 2H] and values [B, L, K, H]."""
+        """Returns queries [B, L, N, 2H], keys [B, L, K, 2H] and values [B, L, K, H]; queries and keys have width H if not `spatial`."""
 
         def project(weight: nnx.Param) -> jax.Array:
             heads = spec("batch", "length", "heads", None)
@@ -117,6 +119,7 @@ class Attention(nnx.Module):
         return q, k, v
 
     def _spatial(self, x_BLNH: jax.Array, norm_h: nnx.Param, norm_w: nnx.Param, angles: tuple[Angles, ...]) -> Iterator[jax.Array]:
+        """Yields the height part and the width part, [B, L, N, H / 2] each, normalised and rotated."""
         height, width = jnp.split(x_BLNH, 2, axis=-1)
         yield rotate_halves(rms_norm(height, norm_h, self.epsilon), angles[1])
         yield rotate_halves(rms_norm(width, norm_w, self.epsilon), angles[2])
@@ -127,7 +130,7 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """SwiGLU: down(silu(gate x) * up x)."""
+    """SwiGLU: down @ (silu(gate @ x) * (up @ x))."""
 
     def __init__(self, model: config.Model, rngs: nnx.Rngs):
         self.gate = normal(rngs, model, (model.hidden, model.mlp), ("embed", "mlp"))
@@ -136,14 +139,14 @@ class MLP(nnx.Module):
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         gate, up, down = (weight[...].astype(x_BLD.dtype) for weight in (self.gate, self.up, self.down))
-        wide = spec("batch", "length", "mlp")
-        gated_BLF = jax.nn.silu(jnp.einsum("bld,df->blf", x_BLD, gate, out_sharding=wide))
-        hidden_BLF = gated_BLF * jnp.einsum("bld,df->blf", x_BLD, up, out_sharding=wide)
+        sharding_BLF = spec("batch", "length", "mlp")
+        gate_BLF = jax.nn.silu(jnp.einsum("bld,df->blf", x_BLD, gate, out_sharding=sharding_BLF))
+        hidden_BLF = gate_BLF * jnp.einsum("bld,df->blf", x_BLD, up, out_sharding=sharding_BLF)
         return jnp.einsum("blf,fd->bld", hidden_BLF, down, out_sharding=spec("batch", "length", None))
 
 
 class Layer(nnx.Module):
-    """Pre-norm attention and MLP with residuals."""
+    """Attention and MLP, each with a norm before it and a residual connection around it."""
 
     def __init__(self, model: config.Model, spatial: bool, rngs: nnx.Rngs):
         self.epsilon = model.norm_epsilon
@@ -156,7 +159,7 @@ class Layer(nnx.Module):
         return x_BLD + self.mlp(rms_norm(x_BLD, self.mlp_norm, self.epsilon))
 
     def with_cache(self, x_BLD: jax.Array, context: Context, computation: Computation, cache: Cache, start) -> tuple[jax.Array, Cache]:
-        normed = rms_norm(x_BLD, self.attention_norm, self.epsilon)
-        attended, cache = self.attention.with_cache(normed, context, computation, cache, start)
+        normalised = rms_norm(x_BLD, self.attention_norm, self.epsilon)
+        attended, cache = self.attention.with_cache(normalised, context, computation, cache, start)
         x_BLD = x_BLD + attended
         return x_BLD + self.mlp(rms_norm(x_BLD, self.mlp_norm, self.epsilon)), cache

@@ -1,6 +1,7 @@
-"""Pixels to visual tokens: two convolutions whose strides equal their kernels, as matrix products over each token's own 32 x 32 pixels.
+"""Patch embedding: pixels to visual tokens.
 
-Nothing here knows where an image begins or ends: a visual token needs its pixels and its row and column, so no image is padded.
+Two convolutions whose strides equal their kernel sizes, computed as matrix products over the 32 x 32 pixels of each visual token. A token depends
+only on its own pixels, row and column, so images of any size are processed together without padding.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ from neo_jax.model.layers import normal, zeros
 from neo_jax.model.rope import angles, rotate_pairs
 from neo_jax.sharding import spec
 
-PATCH = 16  # pixels of a patch's side
-MERGE = 2  # patches of a visual token's side
+PATCH = 16  # side of a patch, in pixels
+MERGE = 2  # side of a visual token, in patches
 MEAN = (0.485, 0.456, 0.406)  # ImageNet, as in the reference's preprocessing
 STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 
 
 def normalise(visual: jax.Array) -> jax.Array:
-    """uint8 pixels to normalised float32; float32 is taken as normalised already.
+    """Returns pixels with ImageNet's mean and standard deviation normalised to 0 and 1. float32 input counts as normalised already.
 
-    Arithmetic instead of a table of 256 x 3: it differs from the reference by at most 5e-7 and fuses into the matrix product that reads it.
+    Computed, not looked up in a table of 256 x 3: the compiler fuses it into the matrix product that reads it. It differs from the reference by at
+    most 5e-7.
 
     Args:
-      visual: [B, V, 3072], each a 32 x 32 x 3 block (row, column, channel).
+      visual: [B, V, 3072] uint8 or float32; each visual token is a 32 x 32 x 3 block (row, column, channel).
 
     Returns:
       [B, V, 1024, 3] float32, pixels in row-major order.
@@ -38,7 +40,7 @@ def normalise(visual: jax.Array) -> jax.Array:
 
 
 class PatchEmbedding(nnx.Module):
-    """16 x 16 patches -> `channels` -> exact GELU -> two-dimensional RoPE -> 2 x 2 patches to one token."""
+    """Convolution of 16 x 16 pixels to `channels`, exact GELU, two-dimensional RoPE, convolution of 2 x 2 patches to one visual token."""
 
     def __init__(self, model: config.Model, rngs: nnx.Rngs):
         self.theta = model.patch_rope_theta
@@ -52,12 +54,12 @@ class PatchEmbedding(nnx.Module):
         """Embeds visual tokens.
 
         Args:
-          pixels: [B, V, 1024, 3] of `normalise`.
-          position: [B, V, 2] int32, row and column of the token in its image, in tokens.
+          pixels: [B, V, 1024, 3] float32, from `normalise`.
+          position: [B, V, 2] int32: row and column of the visual token in its image, counted in visual tokens.
           dtype: compute type.
 
         Returns:
-          [B, V, hidden].
+          [B, V, hidden] in `dtype`.
         """
         b, v = pixels.shape[:2]
         patches = pixels.reshape(b, v, MERGE, PATCH, MERGE, PATCH, 3).astype(dtype)

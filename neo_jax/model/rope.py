@@ -1,4 +1,4 @@
-"""Rotary embeddings: the decoder's three (t, h, w), and the patch embedding's two-dimensional one. Angles are float32 whatever the compute type."""
+"""Rotary position embeddings: of the decoder (t, h and w) and of the patch embedding (two dimensions). Angles are always float32."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Angles = tuple[jax.Array, jax.Array]  # cosine and sine, each [..., width / 2]
 
 
 def angles(positions: jax.Array, width: int, theta: float) -> Angles:
-    """Cosine and sine of positions x theta^(-2i / width) for the width / 2 frequencies i.
+    """Returns cosine and sine, [..., width / 2] each, of positions * theta^(-2i / width) for i from 0 to width / 2 - 1.
 
     Args:
       positions: [...] integers.
-      width: channels that the rotation covers; even.
-      theta: the base.
+      width: number of channels that are rotated; even.
+      theta: the rotary base.
     """
     frequencies = theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     angle = positions[..., None].astype(jnp.float32) * frequencies
@@ -24,7 +24,7 @@ def angles(positions: jax.Array, width: int, theta: float) -> Angles:
 
 
 def rope_angles(positions: jax.Array, model: config.Model, spatial: bool) -> tuple[Angles, ...]:
-    """Angles of the t part and, where `spatial`, of the h and w parts, for positions [B, L, 3]."""
+    """Returns the angles of the t part and, if `spatial`, of the h and w parts, for positions [B, L, 3]."""
     t = angles(positions[..., 0], model.head_dim, model.rope_theta)
     if not spatial:
         return (t,)
@@ -32,14 +32,14 @@ def rope_angles(positions: jax.Array, model: config.Model, spatial: bool) -> tup
 
 
 def rotate_halves(x: jax.Array, angles: Angles) -> jax.Array:
-    """Rotates channel i with channel i + width / 2, the decoder's pairing. x: [B, L, heads, width], angles [B, L, width / 2]."""
+    """Rotates channels i and i + width / 2 as a pair, as the decoder does. x: [B, L, heads, width]; angles: [B, L, width / 2]."""
     cosine, sine = (each[:, :, None] for each in angles)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1).astype(x.dtype)
 
 
 def rotate_pairs(x: jax.Array, angles: Angles) -> jax.Array:
-    """Rotates channel 2i with channel 2i + 1, the patch embedding's pairing. x: [..., width], angles [..., width / 2]."""
+    """Rotates channels 2i and 2i + 1 as a pair, as the patch embedding does. x: [..., width]; angles: [..., width / 2]."""
     cosine, sine = angles
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]

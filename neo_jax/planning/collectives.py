@@ -1,9 +1,9 @@
-"""The collectives of a compiled program, read from the compiler's final text (HLO).
+"""The collectives of a compiled program, read from its optimised HLO text.
 
-What TPU slices send each other is written as a send to their runtime, between the parts of a reduction within each slice.
+Communication between TPU slices appears in HLO as a send to the slices' runtime, between the parts of a reduction within each slice.
 
-Each collective counts as often as the loops around it turn. Bytes are those of the whole result that one device ends with (all-gather,
-all-to-all, collective-permute) or starts from (all-reduce, reduce-scatter).
+Each collective counts as many times as the loops around it iterate. Its bytes are those of the whole array on one device: the result (all-gather,
+all-to-all, collective-permute) or the operand (all-reduce, reduce-scatter).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Collective:
 
     Attributes:
       kind: one of KINDS, SUM_OF_SLICES or EXCHANGE_OF_SLICES.
-      axes: mesh axes whose devices take part together, in the mesh's order.
+      axes: mesh axes over which devices communicate, in the mesh's order.
       shape: type and shape of the largest array, such as "bf16[2048,6144]".
-      bytes: of one of them (see above), on one device.
-      count: how often it happens in a step.
-      asynchronous: whether the device computes while it is under way.
-      members: places in the mesh (flat) of the first group of devices; none between slices, which `data` alone crosses.
+      bytes: bytes of one of these collectives on one device (see above).
+      count: number of times that it runs in a step.
+      asynchronous: whether the device computes while it runs.
+      members: flat mesh indexes of the first group of devices; empty between slices, where the axis is always `data`.
     """
 
     kind: str
@@ -53,19 +53,21 @@ class Collective:
 
 @dataclasses.dataclass
 class _Computation:
-    lines: list[tuple[str, str, str, str]]  # name, type, opcode, rest
+    """A computation of an HLO program."""
+
+    lines: list[tuple[str, str, str, str]]  # name, type, opcode, and the text after it, of each instruction
 
 
 def collectives(text: str, axis_sizes: dict[str, int]) -> list[Collective]:
-    """The collectives of a step, most bytes first.
+    """Returns the collectives of a step, most bytes first.
 
     Args:
-      text: compiled.as_text().
-      axis_sizes: of the mesh, by name in its order.
+      text: HLO text of the compiled step, from compiled.as_text().
+      axis_sizes: sizes of the mesh axes by name, in the mesh's order.
     """
     computations, entry = _parse(text)
     found: collections.Counter[tuple[Any, ...]] = collections.Counter()
-    for name, times, hidden in _visits(computations, entry):
+    for name, times, overlapped in _visits(computations, entry):
         scatters = any(opcode in ("dynamic-slice", "slice") for _, _, opcode, _ in computations[name].lines)
         for _, kind_type, opcode, rest in computations[name].lines:
             kind = opcode.removesuffix("-start")
@@ -79,7 +81,7 @@ def collectives(text: str, axis_sizes: dict[str, int]) -> list[Collective]:
             if len(members) < 2:
                 continue
             if kind == "all-reduce" and "all-reduce-scatter" in name and scatters:
-                kind = "reduce-scatter"  # as TPU's compiler writes it: a fusion of an all-reduce and a slice
+                kind = "reduce-scatter"  # the TPU compiler writes it as a fusion of an all-reduce and a slice
             shapes, factor = _shapes(kind_type), 1
             if opcode == "collective-permute-start":
                 shapes = shapes[:1]  # (operand, result, context)
@@ -91,13 +93,14 @@ def collectives(text: str, axis_sizes: dict[str, int]) -> list[Collective]:
                 factor = len(members)  # the result is a part
             size = factor * sum(bytes_ for _, bytes_ in shapes)
             largest = max(shapes, key=lambda shape: shape[1], default=("", 0))[0]
-            beside = hidden or (opcode.endswith("-start") and '"is_sync":true' not in rest)
-            found[(kind, _axes(members, axis_sizes), largest, size, beside, members)] += times
+            asynchronous = overlapped or (opcode.endswith("-start") and '"is_sync":true' not in rest)
+            found[(kind, _axes(members, axis_sizes), largest, size, asynchronous, members)] += times
     result = [Collective(kind, axes, shape, size, times, *rest) for (kind, axes, shape, size, *rest), times in found.items()]
     return sorted(result, key=lambda each: (-each.bytes * each.count, each.kind, each.axes, each.shape))
 
 
 def _parse(text: str) -> tuple[dict[str, _Computation], str]:
+    """Returns the computations of an HLO program by name, and the name of the entry computation."""
     computations: dict[str, _Computation] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -117,7 +120,7 @@ def _parse(text: str) -> tuple[dict[str, _Computation], str]:
 
 
 def _split_type(text: str) -> tuple[str, str]:
-    """("f32[2]{0}", "add(%a, %b)") of "f32[2]{0} add(%a, %b)"; a tuple's type is in parentheses."""
+    """Splits "f32[2]{0} add(%a, %b)" into ("f32[2]{0}", "add(%a, %b)"). The type of a tuple is in parentheses."""
     depth = 0
     for place, letter in enumerate(text):
         depth += (letter in "({[") - (letter in ")}]")
@@ -127,28 +130,28 @@ def _split_type(text: str) -> tuple[str, str]:
 
 
 def _visits(computations: dict[str, _Computation], entry: str) -> Iterator[tuple[str, int, bool]]:
-    """(computation, how often it runs in a step, whether it runs beside others), once for each place that calls it."""
+    """Yields (computation, times that it runs in a step, whether it runs asynchronously), once for each instruction that calls it."""
     waiting = [(entry, 1, False)]
     while waiting:
-        name, times, hidden = waiting.pop()
-        yield name, times, hidden
+        name, times, overlapped = waiting.pop()
+        yield name, times, overlapped
         for instruction, _, opcode, rest in computations[name].lines:
             called = dict(_CALLED.findall(rest))
-            # TPU's compiler starts a collective in one fusion, goes on with it inside fusions that compute, and ends it in a third: count the first.
+            # The TPU compiler starts a collective in one fusion, continues it in fusions that compute, and ends it in another: only the first counts.
             if instruction.startswith("async-collective-done") or "async_collective_fusion" in called.get("calls", ""):
                 continue
-            beside = hidden or opcode.endswith("-start") or instruction.startswith("async-collective-start")
-            turns = _turns(rest, computations, called) if opcode == "while" else 1
+            asynchronous = overlapped or opcode.endswith("-start") or instruction.startswith("async-collective-start")
+            iterations = _iterations(rest, computations, called) if opcode == "while" else 1
             for key, value in called.items():
                 if key == "condition" or (key == "to_apply" and opcode not in ("call", "call-start", "map")):
                     continue
                 for callee in re.findall(r"[\w.\-~]+", value):
                     if callee in computations:
-                        waiting.append((callee, times * turns, beside))
+                        waiting.append((callee, times * iterations, asynchronous))
 
 
-def _turns(rest: str, computations: dict[str, _Computation], called: dict[str, str]) -> int:
-    """Iterations of a while loop: as annotated by the compiler, else the constant in its condition; 1 if there is neither."""
+def _iterations(rest: str, computations: dict[str, _Computation], called: dict[str, str]) -> int:
+    """Returns the trip count of a while loop: the compiler's annotation, else the constant in its condition, else 1."""
     if known := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', rest):
         return int(known[1])
     condition = computations.get(called.get("condition", "").lstrip("%"))
@@ -161,7 +164,7 @@ def _turns(rest: str, computations: dict[str, _Computation], called: dict[str, s
 
 
 def _shapes(text: str) -> list[tuple[str, int]]:
-    """("bf16[2,3]", bytes) of each array in a type."""
+    """Returns (type and shape such as "bf16[2,3]", bytes) of each array in an HLO type."""
     shapes = []
     for kind, sizes in _SHAPE.findall(re.sub(r"\{[^{}]*\}", "", text)):
         if kind in BYTES:
@@ -170,7 +173,7 @@ def _shapes(text: str) -> list[tuple[str, int]]:
 
 
 def _members(rest: str, axis_sizes: dict[str, int]) -> tuple[int, ...]:
-    """Places in the mesh of the first group of devices that take part."""
+    """Returns the flat mesh indexes of the first group of devices of a collective."""
     if named := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", rest):
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
         wanted = re.findall(r"'([^']+)'", named[2])
@@ -186,9 +189,10 @@ def _members(rest: str, axis_sizes: dict[str, int]) -> tuple[int, ...]:
         return tuple(int(i) for i in explicit[1].split(",") if i)
     if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
         return tuple(sorted((int(pairs[1]), int(pairs[2]))))
-    return tuple(range(math.prod(axis_sizes.values())))  # no groups are written where all take part
+    return tuple(range(math.prod(axis_sizes.values())))  # groups are omitted if all devices take part
 
 
 def _axes(members: Sequence[int], axis_sizes: dict[str, int]) -> tuple[str, ...]:
+    """Returns the mesh axes along which the devices with these flat indexes differ."""
     places = np.array(np.unravel_index(np.array(members), tuple(axis_sizes.values())))
     return tuple(name for name, own in zip(axis_sizes, places, strict=True) if len(set(own.tolist())) > 1)

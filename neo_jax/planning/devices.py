@@ -1,4 +1,4 @@
-"""Absent hardware (simulated topology): its devices, for the compiler."""
+"""Devices of absent hardware (a simulated topology), to compile for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from neo_jax.chips import CHIPS, Chip
 
 
 class HardwareError(ValueError):
-    """Hardware that cannot be planned for; the message says what can."""
+    """Hardware that cannot be planned for; the message names hardware that can."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Hardware:
     """Devices to compile for.
 
     Attributes:
-      text: as it was asked for.
-      chip: what each device can do.
-      devices: all of them.
-      groups: slices or nodes, between which the network is slow.
+      text: the hardware as the user wrote it, such as "v5p:4x4x4".
+      chip: properties of each device.
+      devices: all devices.
+      groups: number of slices or nodes. The network between them is slow.
     """
 
     text: str
@@ -41,15 +41,16 @@ class Hardware:
 
     @property
     def is_tpu(self) -> bool:
+        """Whether the devices are TPUs; otherwise they are GPUs."""
         return self.chip.torus > 0
 
     def group(self, device: int) -> int:
-        """The slice or node of a device by its place in `devices`."""
+        """Returns the index of the slice or node of a device, given its index in `devices`."""
         return device // (len(self.devices) // self.groups)
 
 
 def parse(text: str) -> tuple[Chip, int, tuple[int, ...]]:
-    """CHIP:SHAPE or COUNT*CHIP:SHAPE -> (chip, slices, shape). Raises HardwareError."""
+    """Parses CHIP:SHAPE or COUNT*CHIP:SHAPE into (chip, slices, shape). Raises HardwareError."""
     examples = "write for example v5p:4x4x4, 2*v6e:16x16 (two slices) or h200:8x8 (eight nodes of eight)"
     match = re.fullmatch(r"(?:(\d+)\*)?([a-z0-9]+):(\d+(?:x\d+)*)", text)
     if not match:
@@ -66,7 +67,7 @@ def parse(text: str) -> tuple[Chip, int, tuple[int, ...]]:
 
 
 def open_hardware(text: str) -> Hardware:
-    """The devices of hardware such as "v5p:4x4x4", "2*v5e:16x16" or "h200:8x8".
+    """Returns the devices of hardware such as "v5p:4x4x4", "2*v5e:16x16" or "h200:8x8".
 
     Raises:
       HardwareError: the chip or the shape is unknown, or the compiler for it is not installed.
@@ -75,7 +76,7 @@ def open_hardware(text: str) -> Hardware:
     compiler, package = ("libtpu", "libtpu") if chip.torus else ("jax_cuda13_plugin", "jax[cuda13]")
     if importlib.util.find_spec(compiler) is None:
         raise HardwareError(
-            f"--hardware={text}: the compiler for it is not installed here: it comes with {package}; `make plan ARGS=...` brings it"
+            f"--hardware={text}: its compiler is not installed: it is part of {package}, which `make plan ARGS=...` installs"
         )
     try:
         if chip.torus:
@@ -96,21 +97,21 @@ def open_hardware(text: str) -> Hardware:
         raise HardwareError(f"--hardware={text}: no such shape of {chip.name} ({str(error)[:200]}); {known} are known") from error
     if len(devices) != count:
         raise HardwareError(
-            f"--hardware={text}: the compiler describes {len(devices)} devices of it, {count} were expected: ask for another shape"
+            f"--hardware={text}: the compiler describes {len(devices)} devices of this shape, {count} were expected: choose another shape"
         )
     return Hardware(text, chip, devices, slices)
 
 
 def _prepare_libtpu() -> None:
-    # A machine without TPUs: nothing is to be asked of the network about it.
+    """Sets environment variables for libtpu on a machine without TPUs: it must not query the network for TPU metadata."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # the limit of one process is that of a real TPU
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # the limit of one process is for real TPUs
 
 
 def _prepare_cuda() -> None:
-    """Tells the compiler where the wheels keep the assembler and its libraries."""
+    """Adds the CUDA assembler and libraries of the installed wheels to PATH and XLA_FLAGS."""
     wheels = importlib.util.find_spec("nvidia.cu13")
     toolkit = wheels.submodule_search_locations[0] if wheels and wheels.submodule_search_locations else ""
     if toolkit and toolkit not in os.environ["PATH"]:
@@ -118,13 +119,13 @@ def _prepare_cuda() -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_cuda_data_dir={toolkit}".strip()
 
 
-# Chip -> the smallest slice that the compiler describes.
+# The smallest slice of each chip that the compiler describes.
 SMALLEST_SLICES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "tpu7x": "tpu7x:2x2x1"}
 
 
 @contextlib.contextmanager
 def one_chip(chip: str) -> Iterator[jax.sharding.Sharding]:
-    """Inside, what is traced is for one chip of this kind; yields the sharding for the arguments and results of jax.jit.
+    """Makes jax trace for one chip of this kind inside a `with` block; yields the sharding for arguments and results of jax.jit.
 
     Raises:
       ValueError: the chip is unknown.
@@ -134,5 +135,5 @@ def one_chip(chip: str) -> Iterator[jax.sharding.Sharding]:
         raise ValueError(f"unknown chip {chip!r}: it must be one of {', '.join(SMALLEST_SLICES)}")
     devices = open_hardware(SMALLEST_SLICES[chip]).devices
     mesh = Mesh(np.array(devices[:1]), ("chip",))
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # a kernel asks it for the generation of TPU
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # kernels read the TPU generation from it
         yield jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

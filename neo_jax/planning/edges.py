@@ -17,37 +17,37 @@ Sizes = dict[str, int]  # bytes on one device, by parameter
 
 
 def edge_bytes(settings: config.Config, before: config.Phase, after: config.Phase, old_mesh: Mesh, new_mesh: Mesh) -> int:
-    """Returns the most bytes that one device holds from the last step of `before` to the first of `after`.
+    """Returns the largest number of bytes that one device holds between the last step of `before` and the first of `after`.
 
-    Follows next_state: moments that are not carried over are released; parameters move one after the other, where the mesh changes; a Qwen3 gets
-    the new parts of a NEO; carried moments move one after the other; new ones are made.
+    Follows the order of next_state: moments that are not carried over are released; parameters move one by one if the mesh changes; a Qwen3 gets
+    the new parameters of a NEO; carried moments move one by one; new moments are created.
     """
     old, new = abstract_state(settings, before, old_mesh), abstract_state(settings, after, new_mesh)
     with jax.set_mesh(new_mesh):
-        moved = sizes_of(abstract(settings.model, before.architecture))  # in float32 as declared; scaled to their type below
+        moved = sizes_of(abstract(settings.model, before.architecture))  # in float32; scaled to their storage type below
     parameters, stored = sizes_of(old.parameters), {name: x.dtype.itemsize for name, x in old.parameters.items()}
     moved = {name: size // 4 * stored[name] for name, size in moved.items()}
     old_moments, new_moments = sizes_of(old.moments), sizes_of(new.moments)
-    kept = {name: size for name, size in old_moments.items() if after.carry_optimizer and name in new_moments}
+    carried = {name: size for name, size in old_moments.items() if after.carry_optimizer and name in new_moments}
     same = old_mesh == new_mesh
 
-    held = sum(parameters.values()) + sum(kept.values())
-    most = sum(parameters.values()) + sum(old_moments.values())  # as the last step left it
+    held = sum(parameters.values()) + sum(carried.values())
+    peak = sum(parameters.values()) + sum(old_moments.values())  # after the last step
     for name, size in moved.items():
-        most = max(most, held + (0 if same else size))
+        peak = max(peak, held + (0 if same else size))
         held += 0 if same else size - parameters[name]
-    added = sum(sizes_of(new.parameters).values()) - sum(moved.values())  # what a NEO has beside its Qwen3
+    added = sum(sizes_of(new.parameters).values()) - sum(moved.values())  # parameters that a NEO has in addition to its Qwen3
     held += added
-    most = max(most, held)
-    for name, size in kept.items():
-        most = max(most, held + (0 if same else new_moments[name]))
+    peak = max(peak, held)
+    for name, size in carried.items():
+        peak = max(peak, held + (0 if same else new_moments[name]))
         held += 0 if same else new_moments[name] - size
-    held += sum(size for name, size in new_moments.items() if name not in kept)
-    return max(most, held)
+    held += sum(size for name, size in new_moments.items() if name not in carried)
+    return max(peak, held)
 
 
 def sizes_of(tree: Mapping[str, Any]) -> Sizes:
-    """Bytes in the memory of one device of each entry, an array or a tuple of arrays."""
+    """Returns the bytes in one device's memory of each entry, an array or a tuple of arrays."""
 
     def size(x: Any) -> int:
         if x.sharding.memory_kind == "pinned_host":

@@ -1,4 +1,4 @@
-"""A plan: what each phase of a configuration needs on given hardware; its reader and its writer."""
+"""A plan: memory and time of each phase of a configuration on given hardware; and how it is read and written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SentArray:
 
     Attributes:
       kind, axes, shape, count, asynchronous: as in planning.collectives.Collective.
-      bytes, seconds: of all of them, on one device.
+      bytes, seconds: totals of these collectives on one device.
     """
 
     kind: str
@@ -33,7 +33,13 @@ class SentArray:
 
 @dataclasses.dataclass(frozen=True)
 class CollectiveSum:
-    """The collectives of one kind over one set of axes, summed up; `hidden` is the share of their seconds that computation hides."""
+    """Totals of the collectives of one kind over one set of axes.
+
+    Attributes:
+      kind, axes: as in planning.collectives.Collective.
+      count, bytes, seconds: totals in a step, on one device.
+      hidden: share of the seconds of asynchronous collectives, which computation may hide.
+    """
 
     kind: str
     axes: tuple[str, ...]
@@ -48,21 +54,21 @@ class PhasePlan:
     """What one phase needs, and a bound of its speed.
 
     Attributes:
-      phase, mesh, rows_per_step, accumulate, context, remat, attention: what was planned; `attention` names the kernel and its blocks.
-      row: the assumed row, in words.
+      phase, mesh, rows_per_step, accumulate, context, remat, attention: the planned settings; `attention` names the kernel and its blocks.
+      row: description of the assumed row.
       memory: bytes on one device while the phase trains.
-      available: bytes that a device has.
-      edge: most bytes on one device while the state is handed over from the phase before (planning/edges.py); 0 for the first phase.
-      fits: whether training and the edge fit.
-      error: why the step could not be compiled; "" where it could.
-      useful_flops, executed_flops: of a step on all devices.
-      attention_share: of the executed FLOPs.
-      busiest_context_shard: its attended pairs over the mean.
-      bound: seconds of a step, and what bounds it.
-      mfu, tokens_per_day, days: that the bound allows; `days` for all steps of the phase.
-      collectives, arrays: what is sent in a step, summed up by kind and axes, and one by one.
-      seconds: to trace, lower and compile the step here.
-      candidates: all that a search tried, best first; the first is this plan.
+      available: memory of a device, in bytes.
+      edge: peak bytes on one device during the transition from the previous phase (planning/edges.py); 0 for the first phase.
+      fits: whether both `memory` and `edge` fit into a device.
+      error: why the step could not be compiled; "" if it could.
+      useful_flops, executed_flops: FLOPs of a step on all devices.
+      attention_share: share of attention in the executed FLOPs.
+      busiest_context_shard: attended pairs of the busiest context shard, divided by the mean over shards.
+      bound: lower bound on the time of a step.
+      mfu, tokens_per_day, days: upper bounds on MFU and tokens per day, and lower bound on the days of all steps of the phase, from `bound`.
+      collectives, arrays: communication of a step: totals by kind and axes, and in detail.
+      seconds: time to trace, lower and compile the step on this machine.
+      candidates: all plans that a search compiled, best first; the first is this plan.
     """
 
     phase: str
@@ -123,7 +129,7 @@ class PhasePlan:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """The hardware of a plan: its name, its devices, and what each can do (chips.Chip)."""
+    """The hardware of a plan: its name, the number of devices, and the properties of each (see chips.Chip)."""
 
     name: str
     devices: int
@@ -136,15 +142,15 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A whole plan.
+    """A plan of all phases.
 
     Attributes:
-      config: the configuration's file.
-      hardware: that it was made for.
-      versions: of jax and jaxlib, and the compiler's flags.
-      assumptions: the assumed row of each phase, in words.
-      phases: in the order of the curriculum.
-      command: that made it.
+      config: file of the configuration.
+      hardware: the hardware that was planned for.
+      versions: versions of jax and jaxlib, and the compiler flags.
+      assumptions: description of the assumed row of each phase.
+      phases: plans of the phases, in the order of the curriculum.
+      command: command line that made the plan.
     """
 
     config: str

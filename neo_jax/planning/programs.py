@@ -1,4 +1,4 @@
-"""A phase's real training step, compiled for absent hardware (a simulated topology)."""
+"""Compiles the real training step of a phase for absent hardware (a simulated topology)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ GPU_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on one device.
+    """Memory of a step on one device, in bytes.
 
     Attributes:
-      parameters, optimizer: what the step is given; the optimizer's part in device memory.
-      batch: the step's rows, and those of the BATCHES_AHEAD steps after it, which are copied beside it.
-      activations: what the program needs beside it, gradients included, and its code.
-      host: optimizer state in host memory, for one device.
-      peak: all of it at once.
+      parameters: parameters.
+      optimizer: optimizer state in device memory.
+      batch: rows of the step, and of the BATCHES_AHEAD following steps, which are copied in advance.
+      activations: other memory of the program: activations, gradients and code.
+      host: optimizer state of one device in host memory.
+      peak: the sum of all parts in device memory.
     """
 
     parameters: int
@@ -46,17 +47,17 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a compiled step says of itself.
+    """A compiled step.
 
     Attributes:
-      memory: of one device.
-      kernel: what computes attention.
-      collectives: of one step.
+      memory: memory on one device.
+      kernel: the attention kernel.
+      collectives: collectives of one step.
       jaxpr: the traced step.
-      axis_sizes: of the mesh, in its order.
-      places: the devices in the mesh's order, as places in Hardware.devices.
-      seconds: (trace, lower, compile).
-      error: why it could not be compiled, such as too little memory; memory.peak is then what the compiler said it needs.
+      axis_sizes: sizes of the mesh axes by name, in the mesh's order.
+      places: indexes in Hardware.devices of the devices of the mesh, in its order.
+      seconds: time to trace, to lower and to compile.
+      error: why it could not be compiled, such as too little memory; memory.peak is then what the compiler reported. "" if it could.
     """
 
     memory: Memory
@@ -74,11 +75,12 @@ def compile_step(settings: config.Config, phase: config.Phase, hardware: Hardwar
 
     Raises:
       ValueError: the mesh does not fit the devices.
+      jax.errors.JaxRuntimeError: compiling failed for another reason than too little memory.
     """
     sizes = phase.mesh
     mesh = make_mesh(sizes.data, sizes.fsdp, sizes.context, sizes.tensor, devices=hardware.devices)
-    number = {id(device): place for place, device in enumerate(hardware.devices)}
-    places = np.array([number[id(device)] for device in mesh.devices.flat])
+    index = {id(device): place for place, device in enumerate(hardware.devices)}
+    places = np.array([index[id(device)] for device in mesh.devices.flat])
     options = {} if hardware.is_tpu else GPU_OPTIONS
     with jax.set_mesh(mesh):
         state = abstract_state(settings, phase, mesh)
@@ -106,11 +108,12 @@ def compile_step(settings: config.Config, phase: config.Phase, hardware: Hardwar
             memory, reason = _memory(state, batch, own), ""
             found = collectives(compiled.as_text(), dict(mesh.shape))
         seconds = (at_lower - start, at_compile - at_lower, time.monotonic() - at_compile)
-    jax.clear_caches()  # a compiled step takes gigabytes of the machine that plans
+    jax.clear_caches()  # a compiled step occupies gigabytes of memory on this machine
     return Program(memory, kernel, found, traced.jaxpr.jaxpr, dict(mesh.shape), places, seconds, reason)
 
 
 def _kernel(settings: config.Config, phase: config.Phase, sizes) -> Kernel:
+    """Returns the attention kernel of a phase on a mesh with these axis sizes."""
     model = settings.model
     rows = phase.rows_per_step // phase.accumulate // (sizes["data"] * sizes["fsdp"])
     width = model.head_dim * (2 if phase.architecture == "neo" else 1)
@@ -121,6 +124,7 @@ def _kernel(settings: config.Config, phase: config.Phase, sizes) -> Kernel:
 
 
 def _memory(state: TrainState, batch: Batch, own: int) -> Memory:
+    """Returns the memory of a step whose program needs `own` bytes besides state and batch."""
     moments = jax.tree.leaves(state.moments)
     parameters = sum(_bytes(x) for x in jax.tree.leaves((state.trainable, state.frozen)))
     host = sum(_bytes(x) for x in moments if x.sharding.memory_kind == "pinned_host")
@@ -130,14 +134,14 @@ def _memory(state: TrainState, batch: Batch, own: int) -> Memory:
 
 
 def _bytes(x: jax.ShapeDtypeStruct) -> int:
-    """Of one device's part."""
+    """Returns the bytes of one device's shard."""
     return int(np.prod(x.sharding.shard_shape(x.shape), dtype=np.int64)) * x.dtype.itemsize
 
 
 def _needed(message: str) -> int | None:
-    """Bytes that a compiler out of memory says the program needs in all; None: the error is another one.
+    """Returns the bytes that a program needs by an out-of-memory error of the compiler; 0 if it names none; None for any other error.
 
-    TPU's compiler calls them temporaries, but the arguments are in them: a v5e program with 8.125 GiB of arguments and 16 GiB of temporaries
+    The TPU compiler calls them temporaries, but they include the arguments: a v5e program with 8.125 GiB of arguments and 16 GiB of temporaries
     is refused for 24.12G.
     """
     if "RESOURCE_EXHAUSTED" not in message and "out of memory" not in message.lower() and "Ran out of memory" not in message:

@@ -1,17 +1,18 @@
-"""A lower bound of a step's time, from the work that its program does.
+"""Roofline: a lower bound on the time of a step, from the work of its program.
 
     compute  = executed FLOPs of a device / peak
     memory   = (bytes of matrix products and attention + 2 x (trained parameters + optimizer) + 8 x trained parameters x passes) / HBM bandwidth;
-               what an offloaded optimizer moves between host and device is not counted
-    network  = sum over collectives: bytes x (n - 1) / n / bandwidth of the wires between the n devices; an all-reduce counts twice,
-               a collective-permute sends its bytes whole; an all-to-all within a torus takes at least bytes x size / (4 x wires between
-               its halves) of each dimension, since half of what each device has goes to the other half;
-               where slices or nodes take part: within one first, then bytes x (groups - 1) / groups / (devices inside x slow bandwidth)
-    exposed  = network of synchronous collectives + what asynchronous ones exceed max(compute, memory) by
+               transfers of an offloaded optimizer between host and device are not counted
+    network  = sum over collectives of bytes x (n - 1) / n / bandwidth of the links between the n devices; an all-reduce counts twice,
+               a collective-permute sends all its bytes; an all-to-all within a torus takes at least bytes x size / (4 x bandwidth of a
+               dimension) for each dimension, since half of each device's data goes to the other half of the torus;
+               over several slices or nodes: first within one, then bytes x (groups - 1) / groups / (devices inside x slow bandwidth)
+    exposed  = network time of synchronous collectives + the part of the asynchronous one that exceeds max(compute, memory)
     step     = max(compute, memory) + exposed
     MFU      = useful FLOPs / (devices x peak x step)
 
-The wires of a TPU's ring: both directions of each torus dimension that its devices fill, one direction where its ends are not joined.
+Bandwidth of the links of a TPU: over each torus dimension along which the devices differ, both directions if they fill the dimension and its ends are
+joined, else one.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ import numpy as np
 from neo_jax.planning.collectives import EXCHANGE_OF_SLICES, SUM_OF_SLICES, Collective
 from neo_jax.planning.devices import Hardware
 
-GRADIENT_BYTES = 8  # float32, read and written
-DIE_TO_DIE = 6  # times an ICI link: between the two devices of one chip
+GRADIENT_BYTES = 8  # per parameter: float32, read and written
+DIE_TO_DIE = 6  # bandwidth between the two devices of one chip, in multiples of an ICI link
 
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds of a step, and what bounds it.
+    """The lower bound on the time of a step.
 
     Attributes:
-      compute, memory, network, exposed, step: as in the formulas above.
+      compute, memory, network, exposed, step: seconds, by the formulas above.
       by_axis: network seconds by "kind over axes".
-      bounded_by: "compute", "memory" or "network".
+      bounded_by: the largest of "compute", "memory" and "network" (its exposed part).
     """
 
     compute: float
@@ -48,30 +49,30 @@ class Roofline:
 
 
 def roofline(hardware: Hardware, flops: float, moved: float, sent: list[Collective], places: np.ndarray) -> Roofline:
-    """The bound of a step.
+    """Returns the lower bound on the time of a step.
 
     Args:
       flops, moved: FLOPs that a device executes, and bytes that it reads and writes.
       sent: collectives of the step.
-      places: the mesh's devices as places in hardware.devices.
+      places: indexes in hardware.devices of the devices of the mesh, in its order.
     """
     compute, memory = flops / hardware.chip.flops, moved / hardware.chip.hbm_bandwidth
     by_axis: dict[str, float] = collections.defaultdict(float)
-    waiting = beside = 0.0
+    synchronous = asynchronous = 0.0  # seconds
     for collective in sent:
         seconds = collective.count * duration(hardware, collective, [int(places[i]) for i in collective.members])
         by_axis[f"{collective.kind} over {' and '.join(collective.axes)}"] += seconds
         if collective.asynchronous:
-            beside += seconds
+            asynchronous += seconds
         else:
-            waiting += seconds
+            synchronous += seconds
     busy = max(compute, memory)
-    exposed = waiting + max(0.0, beside - busy)
+    exposed = synchronous + max(0.0, asynchronous - busy)
     parts = {"compute": compute, "memory": memory, "network": exposed}
     return Roofline(
         compute,
         memory,
-        waiting + beside,
+        synchronous + asynchronous,
         exposed,
         busy + exposed,
         dict(sorted(by_axis.items(), key=lambda item: -item[1])),
@@ -80,7 +81,7 @@ def roofline(hardware: Hardware, flops: float, moved: float, sent: list[Collecti
 
 
 def duration(hardware: Hardware, collective: Collective, members: list[int]) -> float:
-    """Seconds of one collective among the devices with these places in hardware.devices."""
+    """Returns the seconds of one collective among the devices with these indexes in hardware.devices."""
     if collective.kind in (SUM_OF_SLICES, EXCHANGE_OF_SLICES):
         share = (hardware.groups - 1) / hardware.groups
         return (2 if collective.kind == SUM_OF_SLICES else 1) * collective.bytes * share / hardware.chip.slow_bandwidth
@@ -90,24 +91,24 @@ def duration(hardware: Hardware, collective: Collective, members: list[int]) -> 
     seconds = 0.0
     if inside > 1:
         first = [member for member in members if hardware.group(member) == hardware.group(members[0])]
-        seconds += collective.bytes * (1 if permutes else (inside - 1) / inside) / _wires(hardware, first)
+        seconds += collective.bytes * (1 if permutes else (inside - 1) / inside) / _bandwidth(hardware, first)
         if collective.kind == "all-to-all":
-            seconds = max([seconds, *(collective.bytes * size / (4 * wires) for size, wires in _dimensions(hardware, first))])
+            seconds = max([seconds, *(collective.bytes * size / (4 * bandwidth) for size, bandwidth in _dimensions(hardware, first))])
     if count > 1:
         seconds += collective.bytes * (1 if permutes else (count - 1) / count) / (inside * hardware.chip.slow_bandwidth)
     return twice * seconds
 
 
-def _wires(hardware: Hardware, members: list[int]) -> float:
-    """Bytes/s at which each of these devices of one slice or node hears from the others."""
+def _bandwidth(hardware: Hardware, members: list[int]) -> float:
+    """Returns the bytes/s at which each of these devices, all of one slice or node, receives from the others."""
     chip = hardware.chip
     if not chip.torus:
         return chip.link_bandwidth
-    return sum(wires for _, wires in _dimensions(hardware, members)) or DIE_TO_DIE * chip.link_bandwidth
+    return sum(bandwidth for _, bandwidth in _dimensions(hardware, members)) or DIE_TO_DIE * chip.link_bandwidth
 
 
 def _dimensions(hardware: Hardware, members: list[int]) -> list[tuple[int, float]]:
-    """(chips, bytes/s one way at each of them) of the torus dimensions along which these devices differ; none where there is no torus."""
+    """Returns (chips, bytes/s into each chip) of each torus dimension along which these devices differ; [] for hardware without a torus."""
     chip = hardware.chip
     coordinates = np.array([hardware.devices[member].coords[: chip.torus] for member in members]) if chip.torus else np.empty((0, 0))
     found = []

@@ -1,4 +1,4 @@
-"""A plan as a table, and as a chart of memory by phase."""
+"""Shows a plan as a table, and as a chart of memory by phase."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def show(plan: Plan, console: Console) -> None:
     for column in ("", *(phase.phase for phase in plan.phases)):
         table.add_column(column, justify="left" if not column else "right")
     for label, text in _LINES:
-        known = label in _OF_MEMORY or "mesh" in label
+        known = label in _KNOWN_WITHOUT_PROGRAM or "mesh" in label
         table.add_row(label, *(text(phase) if known or not phase.error else "-" for phase in plan.phases))
     console.print(table)
     for phase in plan.phases:
@@ -43,8 +43,8 @@ def _gib(key: str):
     return lambda phase: f"{getattr(phase.memory, key) / GIB:.2f}"
 
 
-# What is known of a phase that does not compile.
-_OF_MEMORY = (
+# Lines that are known for a phase whose step does not compile.
+_KNOWN_WITHOUT_PROGRAM = (
     "rows x context",
     "rematerialisation",
     "peak, GiB",
@@ -83,10 +83,10 @@ _LINES = (
 
 
 def memory_chart(plan: Plan, chip: Chip) -> str:
-    """An SVG of the memory of one device in each phase, in parts, against what it has."""
+    """Returns an SVG chart of the memory of one device in each phase, by parts, with the available memory as a line."""
     phases = plan.phases
     width, left, top, height, step = 120 + 110 * max(len(phases), 3), 60, 40, 260, 110
-    most = 1.1 * max(chip.hbm_bytes, *(phase.memory.peak for phase in phases))
+    top_value = 1.1 * max(chip.hbm_bytes, *(phase.memory.peak for phase in phases))
     svg = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height + 110}" font-family="sans-serif" font-size="12">',
         f'<text x="{left}" y="20">GiB on one device: {escape(plan.config)} on {escape(plan.hardware.name)}</text>',
@@ -94,12 +94,12 @@ def memory_chart(plan: Plan, chip: Chip) -> str:
     for number, phase in enumerate(phases):
         x, base = left + step * number + 20, top + height
         for part in PARTS:
-            size = height * getattr(phase.memory, part) / most
+            size = height * getattr(phase.memory, part) / top_value
             base -= size
             svg.append(f'<rect x="{x}" y="{base:.1f}" width="60" height="{size:.1f}" fill="{COLOURS[part]}"><title>{part}</title></rect>')
         svg.append(f'<text x="{x + 30}" y="{base - 4:.1f}" text-anchor="middle">{phase.memory.peak / GIB:.1f}</text>')
         svg.append(f'<text x="{x + 30}" y="{top + height + 16}" text-anchor="middle">{escape(phase.phase)}</text>')
-    limit = top + height * (1 - chip.hbm_bytes / most)
+    limit = top + height * (1 - chip.hbm_bytes / top_value)
     svg.append(f'<line x1="{left}" x2="{width - 20}" y1="{limit:.1f}" y2="{limit:.1f}" stroke="black" stroke-dasharray="4 3"/>')
     svg.append(f'<text x="{left - 6}" y="{limit + 4:.1f}" text-anchor="end">{chip.hbm_bytes / GIB:.1f}</text>')
     svg.append(f'<line x1="{left}" x2="{width - 20}" y1="{top + height}" y2="{top + height}" stroke="black"/>')

@@ -1,4 +1,4 @@
-"""What processes tell each other beside arrays: JSON through jax's coordination service. In a run of one process everything here does nothing."""
+"""Exchange of JSON values between processes, through jax's coordination service. With one process nothing is sent."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import jax
 from jax._src import distributed as jax_distributed
 
-FOREVER_MS = 7 * 24 * 3600 * 1000  # of one process building an index while others wait; the dead are noticed by their heartbeat
+FOREVER_MS = 7 * 24 * 3600 * 1000  # others may wait this long while one builds an index; a dead process is detected by its heartbeat
 
 
 def is_first() -> bool:
-    """Whether this is process 0, which alone writes the run directory's files and shows progress."""
+    """Returns whether this is process 0, the only one that writes the files of the run directory and shows progress."""
     return jax.process_index() == 0
 
 
 def client_of_run() -> Any:
-    """jax's connection between the processes: a small store of strings, and barriers."""
+    """Returns jax's client of the coordination service: a key-value store of strings, and barriers."""
     return jax_distributed.global_state.client
 
 
@@ -49,9 +49,12 @@ _rounds = itertools.count()
 
 
 def gather(value: Any) -> list[Any]:
-    """Every process's value, in the order of processes; no process returns before all have called. Values are JSON.
+    """Returns the values of all processes, by index. Waits until all processes have called it.
 
-    Every process must make the same calls in the same order. Devices are not involved.
+    All processes must make the same calls in the same order. Devices take no part.
+
+    Args:
+      value: this process's value, JSON.
     """
     if jax.process_count() == 1:
         return [value]
@@ -61,15 +64,17 @@ def gather(value: Any) -> list[Any]:
     client.wait_at_barrier(f"{folder}/all", FOREVER_MS)
     values = {int(key.rsplit("/", 1)[1]): json.loads(text) for key, text in client.key_value_dir_get(folder + "/")}
     if is_first() and number:
-        client.key_value_delete(f"neo_jax/gather/{number - 1}/")  # all have read it: they are past this round's barrier
+        client.key_value_delete(
+            f"neo_jax/gather/{number - 1}/"
+        )  # all have read the previous round, since they have passed the barrier of this one
     return [values[process] for process in range(jax.process_count())]
 
 
 def from_first(value: Any) -> Any:
-    """Process 0's value in every process; what the others give is not looked at. As `gather` otherwise."""
+    """Returns process 0's value in every process; the values of the others are ignored. Otherwise like `gather`."""
     return gather(value if is_first() else None)[0]
 
 
 def barrier() -> None:
-    """Returns when every process has called it."""
+    """Waits until every process has called it."""
     gather(None)

@@ -1,4 +1,4 @@
-"""The flags that say which process of a run this is."""
+"""The command-line flags on the processes of a run."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterator
 
 from neo_jax.config.fields import Positive, Whole
 
-START_SECONDS = 300  # that processes wait for each other at the start, unless --start-seconds says otherwise
+START_SECONDS = 300  # default of --start-seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What the command line says of processes; None: find out from the cluster, else one process.
+    """The flags on processes. Flags that are not given are detected from the cluster; without a cluster it is a run of one process.
 
     Attributes:
-      processes: how many processes the run has.
-      process: which of them this is, from 0.
+      processes: number of processes of the run.
+      process: index of this process, from 0.
       coordinator: HOST:PORT where process 0 listens.
-      cpu_devices: virtual CPU devices of this process; without it, the devices that there are.
+      cpu_devices: number of virtual CPU devices of this process; without it, the real devices are used.
       start_seconds: how long processes wait for each other at the start.
     """
 

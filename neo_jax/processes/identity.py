@@ -1,4 +1,4 @@
-"""What all processes of a run must have in common: configuration, code, versions; and how two of them differ."""
+"""The identity of a process (configuration, code, versions), which must be equal in all processes of a run, and its comparison."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 
 from neo_jax import config
 
-NAMED = 10  # differing keys or files that a message names
-# What decides programs, pixels and tokens; those that are not installed have no version.
+MAX_NAMED = 10  # differing keys or files that a message names
+# Packages that affect compiled programs, pixels or tokens. Those that are not installed are left out.
 PACKAGES = (
     *("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "array-record"),
     *("tensorflow-datasets", "sentencepiece", "tokenizers", "pillow", "opencv-python-headless", "simplejpeg", "av"),
@@ -25,7 +25,7 @@ COMPILER_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
 
 def identity(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """What all processes of a run must have in common: configuration, digests of the source files, versions."""
+    """Returns the identity of this process: configuration, digests of the source files, versions; as JSON."""
     versions = {"python": platform.python_version()} | {name: os.environ.get(name, "") for name in COMPILER_FLAGS}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -34,14 +34,14 @@ def identity(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def source_digests() -> dict[str, str]:
-    """A digest of each source file of neo_jax and data_pipelines, by its path from the folder that holds them."""
+    """Returns a digest of each source file of neo_jax and data_pipelines, by its path relative to their parent folder."""
     root = pathlib.Path(__file__).parents[2]
     files = sorted(path for package in ("neo_jax", "data_pipelines") for path in (root / package).rglob("*.py"))
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
 
 
 def compare(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """What of another process's identity differs from `mine`, a few words each."""
+    """Returns how another process's identity differs from `mine`, a few words for each kind of difference."""
     ours, theirs = ({key: _section(each, key) for key in ("configuration", "files", "versions")} for each in (mine, other))
     forbidden, allowed = config.differences(ours["configuration"], theirs["configuration"])
     files = [name for name in sorted(ours["files"].keys() | theirs["files"].keys()) if ours["files"].get(name) != theirs["files"].get(name)]
@@ -56,5 +56,5 @@ def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(name[:200] for name in names[:NAMED]) + more
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(name[:200] for name in names[:MAX_NAMED]) + more

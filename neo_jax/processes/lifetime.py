@@ -1,4 +1,4 @@
-"""How the processes of a run start and end together."""
+"""Starts and ends the processes of a run together."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from neo_jax.processes.flags import Flags
 from neo_jax.processes.identity import compare, identity
 from neo_jax.processes.rendezvous import LOOPBACK, Meeting, meet
 
-HEARTBEAT_SECONDS = 30  # after which a silent process is taken for dead, and all others end
-EXIT_SECONDS = 60  # that a process which is done waits for the others
-LEAVE_SECONDS = 5  # that a process which failed waits for the others to hear of it
-LAST_SECONDS = 2.0  # that process 0 outlives the others: jax aborts those that lose it
-WATCH_SECONDS = 1.0  # between looks for a process that failed
-FAILED = "neo_jax/failed"
+HEARTBEAT_SECONDS = 30  # a process that is silent for longer counts as dead, and all others end
+EXIT_SECONDS = 60  # a finished process waits this long for the others
+LEAVE_SECONDS = 5  # a failed process waits this long until the others know of the failure
+LAST_SECONDS = 2.0  # process 0 ends this much later than the others: jax aborts processes that lose the connection to it
+WATCH_SECONDS = 1.0  # between checks for a failed process
+FAILED = "neo_jax/failed"  # key in jax's key-value store
 
 
 def start(flags: Flags, configuration: Mapping[str, Any]) -> None:
-    """Joins this process to its run. To be called before jax touches a device.
+    """Connects this process to the other processes of its run. Must be called before jax uses a device.
 
     Args:
-      flags: of the command line.
-      configuration: resolved; it must be the same in every process, as must code and versions.
+      flags: the command-line flags on processes.
+      configuration: the resolved configuration; it must be equal in every process, as must code and versions.
 
     Raises:
-      ConfigError: virtual devices are asked for twice.
-      GroupError: the processes do not run the same, or the cluster is not understood.
-      MissingError: some did not come within the time limit.
+      ConfigError: virtual devices are requested twice.
+      GroupError: processes disagree on configuration, code or versions, or the cluster is not understood.
+      MissingError: processes were missing at the time limit.
     """
     if flags.cpu_devices is not None:
         if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-            raise ConfigError(["--cpu-devices: XLA_FLAGS names a number of virtual devices too: take that out of it"])
+            raise ConfigError(["--cpu-devices: XLA_FLAGS sets the number of virtual devices too: remove it there"])
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", flags.cpu_devices)
     place = find_place(flags)
@@ -56,7 +56,7 @@ def start(flags: Flags, configuration: Mapping[str, Any]) -> None:
         place.processes,
         place.process,
         local_device_ids=None if "JAX_LOCAL_DEVICE_IDS" in os.environ else place.local_devices,
-        cluster_detection_method="deactivate",  # all is known by now
+        cluster_detection_method="deactivate",  # everything is known by now
         coordinator_bind_address=place.coordinator if host in LOOPBACK else None,
         initialization_timeout=flags.start_seconds,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
@@ -67,7 +67,7 @@ def start(flags: Flags, configuration: Mapping[str, Any]) -> None:
 
 
 def finish() -> None:
-    """Waits for all processes at the end of a run that went well."""
+    """Waits for all processes at the end of a successful run, and disconnects."""
     if jax.process_count() > 1:
         barrier()
         _finished.set()
@@ -76,15 +76,16 @@ def finish() -> None:
 
 
 def leave(code: int, message: str) -> NoReturn:
-    """Ends this process with an exit code, and all others of its run with the same code and message, wherever they are.
+    """Ends this process with an exit code, and all other processes of its run with the same code and message.
 
-    The others may wait for this process in a collective, from which no exception leads out: their watching threads end them.
+    The others may be blocked in a collective that waits for this process and cannot be interrupted. Therefore a thread in each of them watches for
+    the failure and ends the process.
     """
     client = client_of_run()
     if client is not None:
         try:
             client.key_value_set(FAILED, json.dumps({"process": jax.process_index(), "code": code, "message": message}))
-        except Exception:  # another failed first, and this one perhaps by it
+        except Exception:  # the key exists: another process failed first, perhaps the cause of this failure
             with contextlib.suppress(Exception):
                 code = json.loads(client.key_value_try_get(FAILED))["code"]
     _exit(client, code)
@@ -94,12 +95,12 @@ _finished = threading.Event()
 
 
 def _watch() -> None:
-    """Ends this process when another has failed."""
+    """Ends this process once another has failed. Runs in a thread."""
     client = client_of_run()
     while not _finished.wait(WATCH_SECONDS):
         try:
             failed = json.loads(client.key_value_try_get(FAILED))
-        except Exception:  # none has: jax has no error of its own for it
+        except Exception:  # none has failed: jax raises no specific error for a missing key
             continue
         if failed["process"] != jax.process_index():
             print(f"\nprocess {failed['process']} ended the run: {failed['message']}", file=sys.stderr)
@@ -108,11 +109,11 @@ def _watch() -> None:
 
 def _exit(client: Any | None, code: int) -> NoReturn:
     if client is not None:
-        with contextlib.suppress(Exception):  # a process may be dead
+        with contextlib.suppress(Exception):  # another process may be dead
             client.wait_at_barrier("neo_jax/leave", LEAVE_SECONDS * 1000)
             if is_first():
                 time.sleep(LAST_SECONDS)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-    os._exit(code)  # an orderly exit would wait for the others' devices
+    os._exit(code)  # a normal exit would wait for collectives with the other processes

@@ -1,8 +1,8 @@
-"""The startup check: before jax connects them, every process tells process 0 what it runs, and process 0 answers go, or why not.
+"""The startup check: before jax connects the processes, each sends its identity to process 0, which answers go, or an error.
 
-jax's own start ends in a native abort when a process is missing, and does not notice that two run different programs. Here each process
-connects to process 0, sends one line of JSON and waits for one line of JSON. What arrives is not trusted: it is bounded, checked, and a
-connection that says something else is closed and forgotten.
+jax's own initialisation ends in a native abort if a process is missing, and does not detect that two processes run different programs. Here each
+process connects to process 0, sends one line of JSON and waits for one line of JSON. Input is not trusted: its size is limited and its form checked,
+and a connection that sends anything else is closed and ignored.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-MESSAGE_BYTES = 4 << 20  # the longest line that is read
-READ_SECONDS = 10.0  # a line that takes longer is given up
-ARRIVAL_SECONDS = 2.0  # that a connection has to say who it is: the others wait meanwhile
+MESSAGE_BYTES = 4 << 20  # size limit of a line
+READ_SECONDS = 10.0  # time limit for a line
+ARRIVAL_SECONDS = 2.0  # time limit for the report of a new connection; short, because the other processes wait meanwhile
 RETRY_SECONDS = 0.2  # between attempts to reach process 0
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -33,12 +33,12 @@ class MissingError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Meeting:
-    """Where the processes of a run report.
+    """The parameters of the startup check.
 
     Attributes:
-      process, processes: this process's index and how many there are.
+      process, processes: index of this process, and number of processes.
       host, port: where process 0 listens.
-      seconds: how long the processes wait for each other.
+      seconds: time that the processes wait for each other.
     """
 
     process: int
@@ -49,21 +49,23 @@ class Meeting:
 
 
 @dataclasses.dataclass
-class _Arrived:
+class _Reported:
+    """A process that has connected to process 0 and sent its report."""
+
     connection: socket.socket
     host: str
     identity: Mapping[str, Any]
 
 
 def meet(meeting: Meeting, identity: Mapping[str, Any], compare: Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]) -> None:
-    """Returns in every process when all of them have reported and run the same.
+    """Waits until all processes have reported to process 0 and their identities are equal.
 
     Args:
-      identity: what this process runs, as JSON.
-      compare: (process 0's identity, another's) -> what differs, a few words each. The other's is any JSON dictionary.
+      identity: identity of this process, as JSON.
+      compare: given process 0's identity and another's, returns the differences, a few words each. The other's may be any JSON dictionary.
 
     Raises:
-      GroupError, MissingError: as named; in every process that can be reached, with the same message.
+      GroupError, MissingError: as their docstrings say; raised in every process that can be reached, with the same message.
     """
     if meeting.process:
         _report(meeting, identity)
@@ -72,7 +74,7 @@ def meet(meeting: Meeting, identity: Mapping[str, Any], compare: Callable[[Mappi
 
 
 def _receive_all(meeting: Meeting, identity: Mapping[str, Any], compare: Callable[..., list[str]]) -> None:
-    arrived: dict[int, _Arrived] = {}
+    arrived: dict[int, _Reported] = {}
     problems: list[str] = []
     refused: list[socket.socket] = []
     deadline = time.monotonic() + meeting.seconds
@@ -90,7 +92,7 @@ def _receive_all(meeting: Meeting, identity: Mapping[str, Any], compare: Callabl
             process, host = message["process"], f"{str(message['host'])[:255]} ({address[0]})"
             if message["processes"] != meeting.processes:
                 problems.append(
-                    f"process {process} on {host} was told of {message['processes']} processes, process 0 of {meeting.processes}"
+                    f"process {process} on {host} was started as one of {message['processes']} processes, process 0 as one of {meeting.processes}"
                 )
             elif not 0 < process < meeting.processes:
                 problems.append(
@@ -98,8 +100,8 @@ def _receive_all(meeting: Meeting, identity: Mapping[str, Any], compare: Callabl
                 )
             elif process in arrived and _is_open(arrived[process].connection):
                 problems.append(f"two processes are numbered {process}: on {arrived[process].host} and on {host}")
-            else:  # also one that was started again while it waited
-                arrived[process] = _Arrived(connection, host, message["identity"])
+            else:  # new, or started again after its earlier connection was closed
+                arrived[process] = _Reported(connection, host, message["identity"])
                 continue
             refused.append(connection)
     for process, other in sorted(arrived.items()):
@@ -123,7 +125,7 @@ def _receive_all(meeting: Meeting, identity: Mapping[str, Any], compare: Callabl
             connection.settimeout(READ_SECONDS)
             connection.sendall(_line(answer))
             connection.shutdown(socket.SHUT_WR)
-            connection.recv(1)  # the other side closes first, so that the port is free at once
+            connection.recv(1)  # waits until the other side has closed: then the port is free at once
     if error is not None:
         raise error
 
@@ -169,7 +171,7 @@ def _line(message: Mapping[str, Any]) -> bytes:
 
 
 def _read(connection: socket.socket, seconds: float) -> dict[str, Any] | None:
-    """The dictionary that a connection sends as one line; None where it sends something else, too much, or nothing in time."""
+    """Returns the JSON dictionary that a connection sends as one line; None if it sends anything else, too much, or too slowly."""
     received = bytearray()
     deadline = time.monotonic() + seconds
     while not received.endswith(b"\n"):
@@ -201,5 +203,5 @@ def _is_report(message: Mapping[str, Any]) -> bool:
 
 
 def _is_open(connection: socket.socket) -> bool:
-    """Whether the other side still waits for its answer."""
+    """Returns whether the other side still waits for its answer."""
     return not select.select([connection], [], [], 0)[0]

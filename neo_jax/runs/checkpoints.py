@@ -1,12 +1,12 @@
-"""Checkpoints: parameters, optimizer and a record of where the run stands; asynchronous, atomic, verified when read.
+"""Checkpoints: parameters, optimizer state and the record of a run's position; written asynchronously and atomically, verified when read.
 
-The one module that knows Orbax. A checksum of all arrays, computed on the devices and independent of the mesh, is stored beside each step:
-Orbax itself loads a flipped bit without a word. In a run of several processes all of them write and read, each what its devices hold; process 0
-moves folders.
+The only module that uses Orbax. A checksum of all arrays, computed on the devices and independent of the mesh, is stored with each checkpoint:
+Orbax itself does not detect a flipped bit. In a run of several processes each writes and reads the arrays on its devices; process 0 alone moves
+folders.
 
-What a start does with a checkpoint that it cannot use: one that is proven damaged (checksum, format, a missing file) is moved aside and the one
-before it is tried. Whatever may be true of the machine and not of the checkpoint (permissions, a file system that fails, checkpoints that are
-gone, arrays of another model) ends the start with one sentence, and nothing is moved.
+What a start does with a checkpoint that it cannot use: one that is proven damaged (checksum, format, a missing file) is moved aside, and the
+previous one is tried. If the cause may lie outside of the checkpoint (permissions, a failing file system, missing checkpoints, arrays of another
+model), the start ends with one sentence, and nothing is moved.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from data_pipelines.storage import write_whole
 from neo_jax.processes import exchange
 from neo_jax.runs.record import CheckpointRecord, checksum, describe, record_checksum
 
-SAVE_TIMEOUT = 600  # seconds; Orbax's own default would let a full disk hang several processes for twenty minutes
-FREE_SPACE = 1.2  # times the size of a checkpoint that must be free before one is written
-READ_ATTEMPTS = 3  # of a checkpoint that the file system does not give
+SAVE_TIMEOUT = 600  # seconds; with Orbax's default, a full disk blocks a run of several processes for twenty minutes
+FREE_SPACE = 1.2  # free space that a save needs, as a multiple of the checkpoint's size
+READ_ATTEMPTS = 3  # if the file system fails
 RETRY_SECONDS = 5.0  # before the second attempt; twice as long before the third
-READ_BYTES = 16 << 20
-NAMED = 5  # differing arrays that a message names
-MARKER = "last_checkpoint.json"  # beside the folder of checkpoints: the newest that was written whole
-FORMAT_ERRORS = (ValueError, KeyError, OSError, TypeError)  # what Orbax raises where files are damaged or missing
+READ_BYTES = 16 << 20  # read at a time when files are tested
+MAX_NAMED = 5  # differing arrays that a message names
+MARKER = "last_checkpoint.json"  # beside the folder of checkpoints: the step of the newest complete one
+FORMAT_ERRORS = (ValueError, KeyError, OSError, TypeError)  # raised by Orbax if files are damaged or missing
 
 log = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
-    """A run directory whose checkpoints cannot be written or read; the message says which and why."""
+    """Checkpoints of a run directory cannot be written or read; the message says which and why."""
 
 
 class _DamagedError(Exception):
@@ -56,7 +56,7 @@ class Checkpoints:
         """Opens or creates `directory`; keeps the `keep` newest checkpoints.
 
         Raises:
-          CheckpointError: checkpoints were written here and none is there, or one cannot be read for a reason outside of it.
+          CheckpointError: checkpoints were written here but none is left, or one cannot be read and is not proven damaged.
         """
         self.directory = directory.absolute()
         self._marker = self.directory.parent / MARKER
@@ -73,13 +73,13 @@ class Checkpoints:
         self._pending: tuple[int, Any] | None = None
 
     def _prepare(self) -> str | None:
-        """Moves aside what would keep Orbax from opening the folder. Returns a message if checkpoints that were written are gone."""
+        """Moves damaged checkpoints aside, on which Orbax would fail. Returns a message if checkpoints are missing or unreadable, else None."""
         folders = sorted(folder for folder in self.directory.glob("*") if folder.name.isdigit())
-        aside = list(self.directory.parent.glob("quarantine-*"))
-        if not folders and not aside and (step := _last_written(self._marker)) is not None:
+        quarantined = list(self.directory.parent.glob("quarantine-*"))
+        if not folders and not quarantined and (step := _last_written(self._marker)) is not None:
             return (
-                f"{self.directory} holds no checkpoint, but that of step {step} was written there: is the folder missing or not mounted? Put it "
-                f"back; or, to begin the run anew, set run.directory to a new folder"
+                f"{self.directory} holds no checkpoint, but that of step {step} was written there: is the folder missing or not mounted? Restore "
+                f"it; or, to start the run again from the beginning, set run.directory to a new folder"
             )
         for folder in folders:
             try:
@@ -91,13 +91,13 @@ class Checkpoints:
         return None
 
     def save(self, state: Any, record: CheckpointRecord) -> None:
-        """Starts writing the checkpoint of the record's step; returns when the arrays are copied. The one before it is awaited first.
+        """Starts writing the checkpoint of the record's step; returns once the arrays are copied. Waits for the previous save first.
 
         Args:
           state: a pytree of arrays.
 
         Raises:
-          CheckpointError: the disk has too little room, for any process.
+          CheckpointError: the disk of any process has too little free space.
         """
         self.wait()
         need = FREE_SPACE * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -106,7 +106,7 @@ class Checkpoints:
         if free < need:
             problem = (
                 f"{self.directory}: a checkpoint needs {need / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free; "
-                "the last checkpoint is untouched. Make room and start the same command again"
+                "the last checkpoint is untouched. Free some space and start the same command again"
             )
         if problem := _first_problem(problem):
             raise CheckpointError(problem)
@@ -116,7 +116,7 @@ class Checkpoints:
         self._pending = step, self._checkpointer.save_async(step, state, overwrite=True, custom_metadata=values | sums)
 
     def wait(self) -> None:
-        """Returns when the checkpoint under way is on disk; raises what its writing raised."""
+        """Waits until the checkpoint being written is on disk. Raises any error of the write."""
         if self._pending is not None:
             step, response = self._pending
             self._pending = None
@@ -125,23 +125,23 @@ class Checkpoints:
                 write_whole(self._marker, json.dumps({"step": step}) + "\n")
 
     def steps(self) -> list[int]:
-        """Steps with a complete checkpoint, oldest first."""
+        """Returns the steps with a complete checkpoint, oldest first."""
         return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
 
     def restore(self, template: Callable[[CheckpointRecord], Any]) -> tuple[Any, CheckpointRecord] | None:
-        """Reads the newest checkpoint that comes back as it was written.
+        """Reads the newest undamaged checkpoint.
 
-        One that is damaged is renamed to quarantine-STEP, with a warning, and the next older one is tried.
+        A damaged one is renamed to quarantine-STEP, with a warning, and the next older one is tried.
 
         Args:
-          template: from a checkpoint's record to the pytree of ShapeDtypeStruct with shardings that its arrays shall have.
+          template: given the record of a checkpoint, returns a pytree of ShapeDtypeStruct with the shardings that its arrays are to have.
 
         Returns:
-          (state, record), or None where there is no checkpoint.
+          (state, record), or None if there is no checkpoint.
 
         Raises:
-          CheckpointError: there are or were checkpoints, and none can be read; the file system does not give one; one holds other arrays than
-            the configuration describes, or the state of another step than its folder says.
+          CheckpointError: all checkpoints are damaged; the file system fails; a checkpoint's arrays are not those that the configuration
+            describes; or a checkpoint holds another step than its folder's name says.
         """
         for step in reversed(exchange.from_first(self.steps())):
             try:
@@ -157,12 +157,12 @@ class Checkpoints:
         if damaged := sorted(path.name for path in self.directory.parent.glob("quarantine-*")):
             raise CheckpointError(
                 f"{self.directory}: no checkpoint can be read; the damaged ones are kept beside it as {', '.join(damaged)}. "
-                "Repair one and move it back, or delete them to begin the run anew"
+                "Repair one and move it back, or delete them to start the run again from the beginning"
             )
         return None
 
     def _read_record(self, step: int) -> tuple[CheckpointRecord, dict[str, Any]]:
-        """The record of a step as process 0 reads it; and the checksum of the arrays, and what they are."""
+        """Returns the record of a step as process 0 reads it, and checksum ("checksum") and descriptions ("arrays") of its arrays."""
         values = _agree(lambda: self._read_values(step) if exchange.is_first() else None)
         sums = {key: values.pop(key) for key in ("checksum", "arrays")}
         return CheckpointRecord.from_json(values), sums
@@ -176,35 +176,35 @@ class Checkpoints:
         try:
             record = CheckpointRecord.from_json({key: value for key, value in values.items() if key != "arrays"})
             values["arrays"]
-        except (KeyError, TypeError, DataError) as error:  # whole, and not what is written today
+        except (KeyError, TypeError, DataError) as error:  # undamaged, but with other fields than this version writes
             raise CheckpointError(
-                f"{folder} was saved by another version of neo_jax ({type(error).__name__}: {error}): go on with that one, or set run.directory "
-                "to a new folder"
+                f"{folder} was saved by another version of neo_jax ({type(error).__name__}: {error}): continue with that version, or set "
+                "run.directory to a new folder"
             ) from error
         if record.position.step != step:
             raise CheckpointError(
-                f"{folder} holds the state after step {record.position.step}: the folder was renamed. Give it back its name, or move it away"
+                f"{folder} holds the state after step {record.position.step}: the folder was renamed. Rename it back, or move it away"
             )
         return values | {"checksum": sums["checksum"]}
 
     def _read_arrays(self, step: int, wanted: Any, expected: int) -> Any:
-        # Each process reads for itself: in Orbax's barrier the others would wait twenty minutes for one that fails.
+        # Each process reads without Orbax's barrier, in which the others would wait twenty minutes if one fails.
         process = jax.process_index()
         context = ocp.Context()
         context.multiprocessing.primary_host = process
         context.multiprocessing.active_processes = {process}
         context.multiprocessing.barrier_sync_key_prefix = f"process{process}"
         folder = self.directory / str(step)
-        read: list[Any] = []
+        states: list[Any] = []
 
         def load() -> None:
             with context:
-                read.append(ocp.load_checkpointables(folder, {"state": wanted})["state"])
+                states.append(ocp.load_checkpointables(folder, {"state": wanted})["state"])
 
         _agree(lambda: _read(folder, load))
-        if int(checksum(read[-1])) != expected:
+        if int(checksum(states[-1])) != expected:
             raise _DamagedError("its checksum differs")
-        return read[-1]
+        return states[-1]
 
     def _quarantine(self, step: int, reason: str) -> None:
         target = self.directory.parent / f"quarantine-{step}"
@@ -225,11 +225,14 @@ def _last_written(marker: pathlib.Path) -> int | None:
 
 
 def _read[Result](folder: pathlib.Path, read: Callable[[], Result]) -> Result:
-    """Calls `read`, again where it may have been the file system.
+    """Calls `read` and returns its result; repeats the call if the file system may have caused an error.
+
+    Args:
+      folder: the checkpoint that `read` reads.
 
     Raises:
       CheckpointError: the files of the checkpoint cannot be read.
-      _DamagedError: they can, and are not a checkpoint.
+      _DamagedError: the files can be read, but are not a valid checkpoint.
     """
     problem = None
     for attempt in range(READ_ATTEMPTS):
@@ -248,13 +251,13 @@ def _read[Result](folder: pathlib.Path, read: Callable[[], Result]) -> Result:
     if problem is None:
         raise _DamagedError(reason)
     raise CheckpointError(
-        f"checkpoint {folder} cannot be read ({problem}): nothing was moved or begun anew. See to the permissions or the file system and start "
-        "the same command again"
+        f"checkpoint {folder} cannot be read ({problem}): nothing was moved or started again. Check the permissions and the file system, then "
+        "start the same command again"
     )
 
 
 def file_problem(folder: pathlib.Path) -> OSError | None:
-    """The first error of the file system in reading every file of a folder; None if all can be read, whatever they hold."""
+    """Reads all files of a folder; returns the first file system error, or None if all can be read, whatever their content."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -266,31 +269,31 @@ def file_problem(folder: pathlib.Path) -> OSError | None:
                     while file.read(READ_BYTES):
                         pass
     except FileNotFoundError:
-        return None  # it is missing: damage, like a cut file
+        return None  # a missing file counts as damage, not as a failing file system
     except OSError as error:
         return error
     return None
 
 
 def _check_arrays(folder: pathlib.Path, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
-    """Raises CheckpointError where the arrays of a checkpoint are not those that the configuration describes."""
+    """Raises CheckpointError if the arrays of a checkpoint are not those that the configuration describes."""
     differing = [
         f"{name} is {found.get(name, 'missing')}, wanted {wanted.get(name, 'none')}"
         for name in sorted(found.keys() | wanted.keys())
         if found.get(name) != wanted.get(name)
     ]
     if differing:
-        more = f" and {len(differing) - NAMED} more" if len(differing) > NAMED else ""
+        more = f" and {len(differing) - MAX_NAMED} more" if len(differing) > MAX_NAMED else ""
         raise CheckpointError(
-            f"{folder} holds other arrays than this configuration trains: {'; '.join(differing[:NAMED])}{more}. Use the configuration that it "
+            f"{folder} holds other arrays than this configuration trains: {'; '.join(differing[:MAX_NAMED])}{more}. Use the configuration that it "
             "was saved with, or set run.directory to a new folder"
         )
 
 
 def _agree(work: Callable[[], Any]) -> Any:
-    """Does the work in every process and returns process 0's result; raises the first process's problem in all of them.
+    """Calls `work` in every process; returns process 0's result, or raises the error of the first process that failed, in all processes.
 
-    The result is JSON or None. What cannot be read at all goes before what is damaged.
+    The result must be JSON or None. A CheckpointError of any process takes precedence over a _DamagedError.
     """
     result, damaged, failed = None, None, None
     try:
@@ -307,7 +310,7 @@ def _agree(work: Callable[[], Any]) -> Any:
 
 
 def _first_problem(mine: str | None) -> str | None:
-    """The first process's problem that has one, in every process."""
+    """Returns, in every process, the problem of the lowest-numbered process that has one; None if none has."""
     problems = exchange.gather(mine)
     named = (f"process {process}: {problem}" if len(problems) > 1 else problem for process, problem in enumerate(problems) if problem)
     return next(named, None)

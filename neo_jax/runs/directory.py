@@ -1,6 +1,6 @@
-"""A run directory: who uses it, and which configuration it belongs to.
+"""A run directory: its lock, and the configuration that it belongs to.
 
-How a start decides what to do with it is written in docs/architecture.md ("What a start resumes from").
+docs/architecture.md, "What a start resumes from", describes how a start uses it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ EARLIER = "planned_before.json"  # how rows were planned before settings of the 
 
 
 class RunDirectoryError(RuntimeError):
-    """A run directory that cannot be used: in use, of another configuration, or over other data."""
+    """A run directory that cannot be used: it is in use, or its run has another configuration or other data."""
 
 
 class RunDirectory:
-    """The folder of one run, held by this process alone between `__enter__` and `__exit__`.
+    """The folder of one run, locked by this process inside a `with` block.
 
-    Nothing but the lock is written until `claim`: a start that fails before (a wrong path, data that cannot be used) leaves the folder free for
+    Nothing but the lock is written until `claim`: after a start that fails earlier (a wrong path, unusable data), the folder can still be used with
     another configuration.
 
     Raises:
-      RunDirectoryError: another process uses it, or it holds a run whose data order or mathematics differ.
+      RunDirectoryError: on entering: another process uses the folder, or it holds a run whose order of data or mathematics would differ.
     """
 
     def __init__(self, settings: config.Config):
@@ -68,7 +68,7 @@ class RunDirectory:
         if not path.exists():
             if (self.path / "metrics.jsonl").exists() or list((self.path / "checkpoints").glob("[0-9]*")):
                 raise RunDirectoryError(
-                    f"{self.path} holds metrics or checkpoints and no config.json, which says what they are: put it back, or set run.directory "
+                    f"{self.path} holds metrics or checkpoints and no config.json, which describes their run: restore it, or set run.directory "
                     "to a new folder"
                 )
             return
@@ -84,9 +84,9 @@ class RunDirectory:
         """
         if forbidden := self._differences(begun)[0]:
             raise RunDirectoryError(
-                f"{self.path} holds a run of another configuration; what differs changes data order or mathematics:\n  "
+                f"{self.path} holds a run with another configuration; these differences change the order of the data or the mathematics:\n  "
                 + "\n  ".join(forbidden)
-                + "\nset run.directory to a new one, or take the changes back"
+                + "\nset run.directory to a new folder, or undo the changes"
             )
 
     def _differences(self, begun: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -134,17 +134,17 @@ def _read_earlier(path: pathlib.Path) -> list[Earlier]:
         return []
     except (OSError, ValueError, TypeError) as error:
         raise RunDirectoryError(
-            f"{path} cannot be read ({error}): it says how rows of phases whose mixture changed are planned; put back what it was, or set "
+            f"{path} cannot be read ({error}): it says how rows of phases whose mixture changed are planned; restore it, or set "
             "run.directory to a new folder"
         ) from error
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
-    """The resolved configuration of a run. Raises RunDirectoryError where the file is damaged."""
+    """Reads the resolved configuration of a run. Raises RunDirectoryError if the file is damaged."""
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path} cannot be read ({error}): put back what it was, or set run.directory to a new folder") from error
+        raise RunDirectoryError(f"{path} cannot be read ({error}): restore it, or set run.directory to a new folder") from error
     if not isinstance(values, dict):
-        raise RunDirectoryError(f"{path} is not a configuration: put back what it was, or set run.directory to a new folder")
+        raise RunDirectoryError(f"{path} is not a configuration: restore it, or set run.directory to a new folder")
     return values

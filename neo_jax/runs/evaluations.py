@@ -1,4 +1,4 @@
-"""The record of the held-out questions that a phase's model answered: one JSON file a phase, in evaluations/ of the run directory."""
+"""Records of answered held-out questions: one JSON file per phase, in evaluations/ of the run directory."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from data_pipelines.storage import write_whole
 
 
 class EvaluationError(ValueError):
-    """A file that is not an evaluation record; the message is one sentence: which file, which field, what to do."""
+    """A file is not a valid evaluation record; the message names file and field and says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AnswerRecord:
-    """One held-out question as it was answered.
+    """The answers to one held-out question.
 
     Attributes:
       family: kind of question.
-      key: of the sample, in its source.
+      key: key of the sample in its source.
       truth: the right answer.
-      answer, blank_answer: the model's, with the images and with blank ones.
+      answer, blank_answer: the model's answers, with the images and with blank images.
     """
 
     family: str
@@ -36,13 +36,13 @@ class AnswerRecord:
 
 @dataclasses.dataclass(frozen=True)
 class FamilyResult:
-    """How one family of held-out questions was answered; shares from 0 to 1.
+    """The scores of one family of held-out questions; shares are from 0 to 1.
 
     Attributes:
-      questions: how many were asked, at least 1.
+      questions: number of questions, at least 1.
       exact_match: share of answers equal to the truth.
-      blank_exact_match: the same with every image blank.
-      majority: share of the most frequent truth: what a constant answer reaches.
+      blank_exact_match: the same, with blank images.
+      majority: share of the most frequent truth: the exact match of the best constant answer.
     """
 
     questions: int
@@ -57,9 +57,9 @@ class EvaluationRecord:
 
     Attributes:
       phase: the phase's name.
-      seconds: time the run had taken until then.
+      seconds: time that the run had taken until then.
       answers: in the order of the questions.
-      scores: by family, in the order of first appearance; empty where nothing was asked.
+      scores: by family, in the order of first appearance; empty if there were no questions.
     """
 
     phase: str
@@ -72,7 +72,7 @@ class EvaluationRecord:
 
     @classmethod
     def from_json(cls, values: Any) -> EvaluationRecord:
-        """Raises EvaluationError naming the field that is missing or of a wrong type."""
+        """Reads what `to_json` wrote. Raises EvaluationError naming a field that is missing or has a wrong type."""
         fields = _object(values, "the record")
         answers = fields.get("answers")
         if not isinstance(answers, list):
@@ -87,13 +87,13 @@ class EvaluationRecord:
 
 
 def write_evaluation(path: pathlib.Path, record: EvaluationRecord) -> None:
-    """Writes a record, whole or not at all; makes its folder."""
+    """Writes a record atomically; creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(record.to_json(), indent=1) + "\n")
 
 
 def read_evaluation(path: pathlib.Path) -> EvaluationRecord:
-    """Raises EvaluationError for a file that cannot be read or is not a record."""
+    """Reads a record. Raises EvaluationError if the file cannot be read or is not a record."""
     try:
         return EvaluationRecord.from_json(json.loads(path.read_bytes()))
     except OSError as error:
@@ -107,7 +107,7 @@ def read_evaluation(path: pathlib.Path) -> EvaluationRecord:
 
 
 def read_evaluations(directory: pathlib.Path) -> tuple[list[EvaluationRecord], list[str]]:
-    """The records of a run directory in the order of its phases, and a sentence for each file that is not one."""
+    """Returns the records of a run directory in the order of its phases, and a sentence for each file that is not a record."""
     records, problems = [], []
     for path in sorted((directory / "evaluations").glob("*.json")):
         try:
@@ -117,7 +117,7 @@ def read_evaluations(directory: pathlib.Path) -> tuple[list[EvaluationRecord], l
     return records, problems
 
 
-_AGAIN = "delete it and start the run again to answer its questions anew, if it was the last phase's"
+_AGAIN = "if it belongs to the last phase, delete it and start the run again to answer the questions again"
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What each start of a run ran on: devices, versions and commit, in run.json of the run directory."""
+"""The environment of each start of a run (devices, versions, commit), in run.json of the run directory."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from data_pipelines.storage import write_whole
 
 NAME = "run.json"
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
-CHECKOUT = pathlib.Path(__file__).parents[2]  # of this code, where it was not installed
+CHECKOUT = pathlib.Path(__file__).parents[2]  # the root of the git checkout, if the code is not installed
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
-    """One start of a run.
+    """The environment of one start of a run.
 
     Attributes:
-      device_kind, device_count: of all processes' accelerators, e.g. "TPU v5p" and 64.
-      processes: how many the run consists of.
-      versions: of Python and of the packages that decide about numbers, by name.
-      commit: of the code, 40 hex digits; "" where it does not run from a git checkout. Changes that were not committed are not seen.
-      parameters: how many the model has.
-      started: seconds since 1970.
+      device_kind, device_count: kind and number of the devices of all processes, such as "TPU v5p" and 64.
+      processes: number of processes.
+      versions: versions of Python and of the packages that affect the numbers, by name.
+      commit: git commit of the code, 40 hex digits; "" if it does not run from a git checkout. Uncommitted changes are not detected.
+      parameters: number of parameters of the model.
+      started: time of the start, in seconds since 1970.
     """
 
     device_kind: str
@@ -42,21 +42,21 @@ class RunFacts:
 
     @classmethod
     def now(cls, parameters: int) -> RunFacts:
-        """The facts of a start that happens now, in this process' group."""
+        """Returns the facts of a start at this moment. `parameters` is the number of parameters of the model."""
         versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
         device = jax.devices()[0].device_kind
         return cls(device, jax.device_count(), jax.process_count(), versions, commit(CHECKOUT), parameters, time.time())
 
 
 def write_facts(directory: pathlib.Path, facts: RunFacts) -> None:
-    """Adds a start to run.json of an existing run directory. A run.json that cannot be read is begun anew."""
+    """Appends a start to run.json of an existing run directory. A run.json that cannot be read is replaced."""
     starts, _ = read_facts(directory)
     content = {"starts": [dataclasses.asdict(each) for each in (*starts, facts)]}
     write_whole(directory / NAME, json.dumps(content, indent=1) + "\n")
 
 
 def read_facts(directory: pathlib.Path) -> tuple[list[RunFacts], str | None]:
-    """The starts of a run, oldest first, and a sentence where run.json is damaged. No starts where there is none."""
+    """Returns the starts of a run, oldest first, and a sentence if run.json cannot be read. Without run.json the list is empty."""
     path = directory / NAME
     try:
         return [_start(values) for values in json.loads(path.read_bytes())["starts"]], None
@@ -79,7 +79,7 @@ def _start(values: dict[str, Any]) -> RunFacts:
 
 
 def commit(checkout: pathlib.Path) -> str:
-    """The commit that a git checkout stands at, read from its files; "" where the folder is none. A linked worktree is one too."""
+    """Returns the commit of a git checkout or linked worktree, read from its files; "" if the folder is neither."""
     git = checkout / ".git"
     try:
         if git.is_file():

@@ -1,4 +1,4 @@
-"""The metrics of a run: a JSONL file and TensorBoard files; continued, not forked, when the run resumes."""
+"""The metrics of a run: a JSONL file and TensorBoard files. A resumed run continues both."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from data_pipelines.storage import write_whole
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """One line of metrics.jsonl: the metrics of a step. A field that is None is not written.
+    """The metrics of one step: one line of metrics.jsonl. A field that is None is not written.
 
     Attributes:
-      step: over the whole run; the first is 1.
-      phase: its name.
-      tokens: trained on up to and with this step, padding left out.
-      loss: training loss, nats a label.
-      gradient_norm: global norm before clipping.
+      step: number of the step in the whole run, from 1.
+      phase: name of the phase.
+      tokens: number of tokens that the run has trained on up to and including this step, without padding.
+      loss: training loss, in nats per label.
+      gradient_norm: global norm of the gradients before clipping.
       parameter_norm: global norm of the trained parameters after the step.
-      weight: of all labels of the step.
-      learning_rate: of the step.
-      source_loss: training loss of each source with labels in the step.
-      heldout_loss: held-out loss of each source, on the steps that measured it.
-      input_wait_seconds: that the step waited for its rows.
-      fill: share of the rows' tokens that are not padding.
+      weight: sum of the weights of all labels of the step.
+      learning_rate: learning rate of the step.
+      source_loss: training loss of each source with labels in the step, in nats per label.
+      heldout_loss: held-out loss of each source, in nats per label, on the steps that measured it.
+      input_wait_seconds: time that the step waited for its rows.
+      fill: share of the tokens of the rows that are not padding.
       epochs: how often each source's samples were read before the rows that were planned together with the step's (planner.BLOCK_ROWS).
-      useful_flops: that the step needed (training/flops.py).
-      tokens_per_second: of all devices, over the last steps.
-      mfu: model FLOPs utilisation over the last steps, where the device's peak is known.
+      useful_flops: useful FLOPs of the step (training/flops.py).
+      tokens_per_second: over all devices, mean of the last steps.
+      mfu: model FLOPs utilisation, mean of the last steps, if the peak of the devices is known.
     """
 
     step: int
@@ -62,7 +62,7 @@ class StepRecord:
 
     @classmethod
     def from_json(cls, values: Any) -> StepRecord:
-        """Raises ValueError naming the field that is missing or of a wrong type. Fields that are not known are left out."""
+        """Reads what `to_json` wrote; ignores unknown fields. Raises ValueError naming a field that is missing or has a wrong type."""
         if not isinstance(values, dict):
             raise ValueError("not an object with the metrics of a step")
         known = {field.name: values[field.name] for field in dataclasses.fields(cls) if values.get(field.name) is not None}
@@ -79,10 +79,14 @@ class StepRecord:
 
 
 class MetricsWriter:
-    """Writes each step's record to `metrics.jsonl` and `tensorboard/` of a run directory.
+    """Writes the records of steps to `metrics.jsonl` and `tensorboard/` of a run directory.
 
-    Lines of steps after the one that a run resumes from are removed, since these steps are taken again; TensorBoard is told so. When `write`
-    returns, the step is on disk in both: a writer with a thread of its own would lose steps when it is killed.
+    Records after the step that a run resumes from are removed, since these steps will be repeated; a SessionLog event makes TensorBoard drop them
+    too. `write` returns when the record is in both files: a writer with a thread of its own would lose records if the process is killed.
+
+    Args:
+      directory: the run directory.
+      resumed_step: last step that is not repeated; 0 for a new run.
     """
 
     def __init__(self, directory: pathlib.Path, resumed_step: int):
@@ -94,13 +98,13 @@ class MetricsWriter:
         write_whole(self.path, "".join(json.dumps(record.to_json()) + "\n" for record in kept))
         self._file = self.path.open("a", buffering=1)
         (directory / "tensorboard").mkdir(exist_ok=True)
-        # The step in the name: two starts in the same second are two files.
+        # The step is part of the name, so that two starts in the same second write two files.
         self._tensorboard = EventsWriter(str(directory / "tensorboard" / "events"), f".from_{resumed_step}")
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._tensorboard.write_event(event_pb2.Event(wall_time=time.time(), step=resumed_step + 1, session_log=start))
 
     def write(self, record: StepRecord) -> None:
-        """Adds a line; its numbers go to TensorBoard too, losses by source as NAME/SOURCE."""
+        """Appends a record to both. In TensorBoard, losses by source are tagged NAME/SOURCE."""
         values = record.to_json()
         self._file.write(json.dumps(values) + "\n")
         summary = summary_pb2.Summary()
@@ -121,9 +125,9 @@ class MetricsWriter:
 
 
 def read_records(path: pathlib.Path) -> tuple[list[StepRecord], list[str]]:
-    """The records of a metrics.jsonl in their order, and a sentence for each line that is none. No records where there is no file.
+    """Returns the records of a metrics.jsonl in their order, and a sentence for each line that is not a record. A missing file has no records.
 
-    A last line without its end is what a kill cut short: it was not written, and is left out without a sentence.
+    An incomplete last line, left by a process that was killed, is ignored without a sentence.
     """
     if not path.exists():
         return [], []
@@ -137,12 +141,12 @@ def read_records(path: pathlib.Path) -> tuple[list[StepRecord], list[str]]:
             records.append(StepRecord.from_json(json.loads(text)))
         except json.JSONDecodeError as error:
             if number < len(texts):
-                problems.append(f"{path}, line {number}: not JSON ({error}); the step that it was written for is left out")
+                problems.append(f"{path}, line {number}: not JSON ({error}); its step is left out")
         except (ValueError, RecursionError) as error:
-            problems.append(f"{path}, line {number}: {error}; the step that it was written for is left out")
+            problems.append(f"{path}, line {number}: {error}; its step is left out")
     return records, problems
 
 
 def finite(values: list[float | None]) -> list[float]:
-    """The values that are numbers."""
+    """Returns the values that are finite numbers."""
     return [value for value in values if value is not None and math.isfinite(value)]

@@ -1,4 +1,4 @@
-"""What a checkpoint says beside its arrays, and the checksums by which damage is noticed."""
+"""The record that is stored with the arrays of a checkpoint, and the checksums that detect damage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from data_pipelines.planning.planner import InputState
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where a run stands: after `phase_step` steps of phase number `phase`, `step` steps in all; `input` is where the rows go on."""
+    """The position of a run.
+
+    Attributes:
+      phase: index of the phase in the curriculum.
+      phase_step: number of steps taken in this phase.
+      step: number of steps taken in the whole run.
+      input: state of the input, from which the next rows are read.
+    """
 
     phase: int
     phase_step: int
@@ -26,15 +33,15 @@ class Position:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointRecord:
-    """What a checkpoint says beside its arrays.
+    """The record that is stored with the arrays of a checkpoint.
 
     Attributes:
-      position: where the run stands.
+      position: position of the run.
       sources: names of the training sources, in the order of `position.input.positions`.
-      tokens, seconds: trained on so far, and taken so far, earlier starts included.
-      data: digests of the tokenizer and of every training source: what the order of the data follows from.
-      failures: of samples so far (data_pipelines.failures.Failures.state).
-      configuration: resolved.
+      tokens, seconds: number of tokens trained on and time taken so far, earlier starts included.
+      data: digests of the tokenizer and of every training source, on which the order of the data depends.
+      failures: failed samples so far (data_pipelines.failures.Failures.state).
+      configuration: the resolved configuration.
     """
 
     position: Position
@@ -52,7 +59,7 @@ class CheckpointRecord:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CheckpointRecord:
-        """Raises KeyError, TypeError or DataError where it is not such a record."""
+        """Reads what `to_json` wrote. Raises KeyError, TypeError or DataError if it is not such a record."""
         position = Position(values["phase"], values["phase_step"], values["step"], InputState.from_json(values["input"]))
         rest = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name != "position"}
         return cls(position, **rest)
@@ -60,7 +67,7 @@ class CheckpointRecord:
 
 @jax.jit
 def checksum(tree: Any) -> jax.Array:
-    """A uint32 over the bits of all arrays, the same on every mesh: each element's bits times an odd number from its place, summed."""
+    """Returns a uint32 checksum of all arrays, the same on every mesh: the sum of each element's bits times an odd number made from its index."""
     total = jnp.uint32(0)
     for i, leaf in enumerate(jax.tree.leaves(tree)):
         leaf = jax.device_put(leaf, jax.memory.Space.Device)  # moments may be kept in the host's memory
@@ -73,11 +80,11 @@ def checksum(tree: Any) -> jax.Array:
 
 
 def record_checksum(record: Mapping[str, Any]) -> int:
-    """A CRC-32 over a record's canonical JSON."""
+    """Returns the CRC-32 of a record's canonical JSON."""
     return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 
 def describe(tree: Any) -> dict[str, str]:
-    """Type and shape of every array by its place in the tree, such as "float32[4,2]"."""
+    """Returns type and shape of every array, such as "float32[4,2]", by its path in the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): f"{x.dtype}[{','.join(map(str, x.shape))}]" for path, x in leaves}

@@ -1,4 +1,4 @@
-"""One line on the console that shows where a run stands."""
+"""The progress of a run on the console."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ from neo_jax.training.throughput import Speed
 
 
 class Progress:
-    """One line that is rewritten on a terminal, and printed every `interval` seconds elsewhere; silent in all processes but the first."""
+    """Shows progress in one line.
+
+    Args:
+      stream: where the line goes. A terminal has the line rewritten in place; any other stream gets a new line every `interval` seconds.
+      interval: seconds.
+      silent: prints nothing; for all processes but process 0.
+    """
 
     def __init__(self, stream: TextIO = sys.stderr, interval: float = 15.0, silent: bool = False):
         self._stream, self._interval, self._silent = stream, interval, silent
         self._live, self._last = stream.isatty(), 0.0
 
     def show(self, text: str) -> None:
+        """Shows a text in the progress line; skipped if the last one was shown too short a time ago."""
         if self._silent:
             return
         now = time.monotonic()
@@ -30,14 +37,14 @@ class Progress:
             self._last = now
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Prints a line that is not rewritten."""
         if self._silent:
             return
         print(("\r\x1b[2K" if self._live else "") + text, file=self._stream, flush=True)
 
 
 def step_line(phase: config.Phase, phase_step: int, record: StepRecord, speed: Speed | None) -> str:
-    """Returns the live line of a step: loss, gradient norm, learning rate, fill of the rows, speed, time left in the phase.
+    """Returns the progress line of a step: loss, gradient norm, learning rate, fill of the rows, speed, time left in the phase.
 
     Args:
       speed: None if it is not known yet.

@@ -1,4 +1,4 @@
-"""The transition from one phase to the next: parameters, optimizer state and mesh."""
+"""Transitions between phases: converts parameters, optimizer state and mesh from one phase to the next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from neo_jax.training.step import TrainState
 
 
 def phase_mesh(phase: config.Phase) -> Mesh:
-    """The mesh a phase runs on, over all devices of the run. Raises ValueError where the sizes do not fit them."""
+    """Returns the mesh of a phase over all devices of the run. Raises ValueError if its sizes do not fit them."""
     mesh = phase.mesh
     return make_mesh(mesh.data, mesh.fsdp, mesh.context, mesh.tensor)
 
@@ -38,13 +38,13 @@ def mesh_problems(settings: config.Config, devices: int, slices: int = 1) -> lis
             near = near_multiples(phase.rows_per_step, shards * phase.accumulate)
             problems.append(
                 f"phases.{phase.name}.rows_per_step: {phase.rows_per_step} rows in {phase.accumulate} passes do not divide over data {data} x "
-                f"fsdp {mesh.fsdp}: {near} would; or spread rows with mesh.context or mesh.tensor"
+                f"fsdp {mesh.fsdp}: {near} would; or divide each row over devices with mesh.context or mesh.tensor"
             )
     return problems
 
 
 def first_state(settings: config.Config, parameters: dict[str, jax.Array] | None = None) -> TrainState:
-    """The state before the first step of the first phase, on the mesh that is set.
+    """Returns the state before the first step of the first phase, on the current mesh.
 
     Args:
       parameters: initial values, of the first phase's architecture. None: random ones.
@@ -57,17 +57,17 @@ def first_state(settings: config.Config, parameters: dict[str, jax.Array] | None
 
 
 def next_state(settings: config.Config, state: TrainState, before: config.Phase, after: config.Phase) -> TrainState:
-    """Converts the final state of `before` into the initial state of `after` on the mesh that is set.
+    """Converts the final state of `before` into the initial state of `after` on the current mesh.
 
-    A Qwen3 becomes a NEO by the same initialisation as a published checkpoint. The moments of a parameter are kept if both phases train it and
-    `after.carry_optimizer` is set; all others start at zero, with a step count of their own.
+    A Qwen3 becomes a NEO by the same initialisation as a downloaded checkpoint. A parameter keeps its moments if both phases train it and `after`
+    has carry_optimizer; all other moments start at zero, with a step count of zero.
 
     Args:
-      state: is consumed: its dictionaries are emptied array by array, so that at most one array exists twice at any time. What is not kept is
-        released first.
+      state: consumed. Moments that are not carried over are released first; then arrays move one by one and the old copy of each is released at
+        once, so that at most one array exists twice.
     """
     parameters = state.trainable | state.frozen
-    kept = {name: moment for name, moment in state.moments.items() if after.carry_optimizer and trains(name, after.trains)}
+    carried = {name: moment for name, moment in state.moments.items() if after.carry_optimizer and trains(name, after.trains)}
     for part in (state.trainable, state.frozen, state.moments):
         part.clear()
     _move(parameters, {name: x.sharding for name, x in abstract(settings.model, before.architecture).items()})
@@ -76,26 +76,26 @@ def next_state(settings: config.Config, state: TrainState, before: config.Phase,
     trainable, frozen = split(to_storage(settings.optimizer, parameters), after.trains)
     del parameters
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(settings, after, jax.sharding.get_mesh()).moments)
-    _move(kept, {name: shardings[name] for name in kept})
-    new = {name: value for name, value in trainable.items() if name not in kept}
-    moments = kept | jax.jit(lambda x: initial_moments(settings.optimizer, x))(new)
+    _move(carried, {name: shardings[name] for name in carried})
+    new = {name: value for name, value in trainable.items() if name not in carried}
+    moments = carried | jax.jit(lambda x: initial_moments(settings.optimizer, x))(new)
     return TrainState(trainable, frozen, {name: moments[name] for name in trainable})
 
 
 def _move(arrays: dict[str, Any], shardings: Mapping[str, Any]) -> None:
-    """Moves each array (or tuple of arrays) of a dictionary to its sharding, one at a time: the old array is released before the next one moves."""
+    """Reshards each array (or tuple of arrays) of a dictionary in place, one by one: the old copy is released before the next is moved."""
     for name in list(arrays):
         arrays[name] = jax.block_until_ready(jax.device_put(arrays[name], shardings[name]))
 
 
 def abstract_state(settings: config.Config, phase: config.Phase, mesh: Mesh) -> TrainState:
-    """Shapes, types and shardings on `mesh` of a phase's state: what a checkpoint is restored into."""
-    memory = "pinned_host" if settings.optimizer.offload else None  # of moments; None: the device's own
+    """Returns shapes, types and shardings of a phase's state on `mesh`. Checkpoints are restored into it."""
+    memory_kind = "pinned_host" if settings.optimizer.offload else None  # of moments; None: device memory
 
-    def of_moment(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        if x.sharding is None:  # a count of steps
+    def abstract_moment(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        if x.sharding is None:  # the step count, a scalar
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, x.sharding.spec, memory_kind=memory))
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, x.sharding.spec, memory_kind=memory_kind))
 
     with jax.set_mesh(mesh):
         dtype = jnp.dtype(settings.optimizer.parameter_dtype)
@@ -105,4 +105,4 @@ def abstract_state(settings: config.Config, phase: config.Phase, mesh: Mesh) -> 
         }
         trainable, frozen = split(cast(Parameters, parameters), phase.trains)
         moments = jax.eval_shape(lambda x: initial_moments(settings.optimizer, x), trainable)
-    return TrainState(trainable, frozen, jax.tree.map(of_moment, moments))
+    return TrainState(trainable, frozen, jax.tree.map(abstract_moment, moments))

@@ -15,17 +15,17 @@ from neo_jax.training.step import LossSums, make_heldout_step
 
 
 class HeldoutLosses:
-    """Held-out losses of one phase, on the mesh that is set."""
+    """Measures the held-out losses of one phase, on the current mesh."""
 
     def __init__(self, data: RunData, settings: config.Config, phase: config.Phase):
         shards = row_shards()
-        rows = -(-settings.run.heldout_rows // shards) * shards  # the same number on every device
+        rows = -(-settings.run.heldout_rows // shards) * shards  # the next multiple of the number of row shards
         own = [row for part in own_rows(rows) for row in part]
         self._names, self._batches = data.heldout_batches(phase.input(), rows, own, phase.mesh.context)
         self._step = make_heldout_step(settings.model, Computation.of(phase, settings.run.debug), len(self._names))
 
     def measure(self, parameters: Parameters) -> dict[str, float]:
-        """The loss of each held-out source, nats a label; sources without a label in these rows are left out."""
+        """Returns the loss of each held-out source in nats per label. A source without labels in these rows is left out."""
         sums: list[LossSums] = []
         for batch in self._batches:
             one = map_arrays(lambda array: array[None], batch)  # one pass of accumulation

@@ -1,4 +1,4 @@
-"""From the configuration to rows: tokenizer, sources, length indexes, training input and held-out rows."""
+"""Opens the data of a run: tokenizer, sources, length indexes, training rows and held-out rows."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from neo_jax import config
 
 @dataclasses.dataclass(frozen=True)
 class RunData:
-    """Everything that a run reads, opened.
+    """The opened data of a run.
 
     Attributes:
-      tokenizer: of the run.
-      sources: what the mixtures name, in the order in which batches number them.
+      tokenizer: the tokenizer of the run.
+      sources: training sources, in the order in which batches number them.
       heldout: held-out sources, in the order of the configuration.
-      train: the rows of all phases.
-      process: index of the process that reads.
+      heldout_indexes: length index of each held-out source.
+      train: loader of the training rows of all phases.
+      indexes: length index of each training source.
+      settings: the configuration.
+      process: index of this process.
     """
 
     tokenizer: Tokenizer
@@ -43,18 +46,23 @@ class RunData:
 
     @functools.cached_property
     def identity(self) -> dict[str, str]:
-        """What, beside the configuration, the order of the data depends on: the planner's version, and digests of tokenizer and sources."""
+        """Everything except the configuration that the order of the data depends on: planner version, digests of tokenizer and sources."""
         shared = {"tokenizer": self.tokenizer.fingerprint, "the order of rows": str(ORDER_VERSION)}
         return shared | {f"source {index.name}": index.digest() for index in self.indexes}
 
     def heldout_batches(
         self, phase: PhaseSettings, rows: int, own: Sequence[int], context_shards: int = 1
     ) -> tuple[list[str], list[Batch]]:
-        """The same held-out rows each time: about `rows` for each held-out source that the phase can hold, arranged for context shards.
+        """Reads held-out rows, the same each time. A source none of whose samples fits a row of the phase is left out.
+
+        Args:
+          rows: rows of a batch; about as many are read of each source.
+          own: indexes of the rows of a batch that this process reads.
+          context_shards: number of parts that each row is divided into.
 
         Returns:
-          the names of those sources, as batches number them, and of each batch of `rows` rows those that this process reads, `own`; no batch
-          where the phase holds none of the sources.
+          The names of the sources in the order in which batches number them, and the batches, each with the `own` rows only. Both are empty if
+          no source fits.
         """
         fitting = [
             (source, index)
@@ -67,7 +75,7 @@ class RunData:
         names = [source.name for source in sources]
         mixture = dict.fromkeys(names, 1.0)
         phase = dataclasses.replace(phase, rows=rows * len(names), rows_per_step=rows, mixture=mixture, jpeg_quality=(0, 0))
-        rows_of = RowLoader(
+        loader = RowLoader(
             sources,
             indexes,
             [phase],
@@ -78,24 +86,24 @@ class RunData:
             self.settings.data.threads,
             names_excluded=self.process == 0,
         )
-        return names, [batch for batch, _ in rows_of.batches(rows_of.start(), own, context_shards)]
+        return names, [batch for batch, _ in loader.batches(loader.start(), own, context_shards)]
 
 
 def skipped_log(settings: config.Config, name: str, process: int) -> pathlib.Path:
-    """NAME.jsonl for process 0, NAME.<process>.jsonl for the others."""
+    """Returns the path of a log in the run directory: NAME.jsonl for process 0, NAME.<process>.jsonl for the others."""
     return pathlib.Path(settings.run.directory) / (f"{name}.{process}.jsonl" if process else f"{name}.jsonl")
 
 
 def open_run_data(settings: config.Config, process: int = 0, stop: Callable[[], bool] | None = None) -> RunData:
-    """Opens tokenizer and sources and builds what length indexes are missing.
+    """Opens tokenizer and sources, and builds the length indexes that are missing.
 
     Args:
-      process: index of the process that reads. Process 0 alone names what the indexes exclude.
-      stop: asked now and then while an index is built; True ends it, what was measured being kept.
+      process: index of this process. Only process 0 logs the samples that the indexes exclude.
+      stop: called from time to time while an index is built; if it returns True, building ends and what was measured is kept.
 
     Raises:
       DataError: a file is missing or unusable, or the tokenizer does not fit the model.
-      Interrupted: `stop` said so.
+      Interrupted: `stop` returned True.
     """
     named = NamedTokenizer.load(settings.tokenizer.path, settings.tokenizer.add_special_tokens)
     tokenizer = named.tokenizer
@@ -133,17 +141,17 @@ def _policy(data: config.Data) -> FailurePolicy:
 
 
 def accumulated(batch: Batch, accumulate: int) -> Batch:
-    """Adds the axis of gradient accumulation: arrays [rows, ...] -> [accumulate, rows / accumulate, ...]."""
+    """Adds the axis of gradient accumulation: arrays [rows, ...] become [accumulate, rows / accumulate, ...]."""
     return map_arrays(lambda array: array.reshape(accumulate, len(array) // accumulate, *array.shape[1:]), batch)
 
 
 def local_rows(rows: int, accumulate: int, own: Sequence[range]) -> list[int]:
-    """Which rows of a step a process reads, in the order of `accumulated`.
+    """Returns the indexes of the rows of a step that this process reads, in the order that `accumulated` expects.
 
     Args:
-      rows: of a step.
-      accumulate: passes that they are divided into.
-      own: ranges of a pass's rows that this process's devices hold, ascending.
+      rows: rows of a step.
+      accumulate: number of passes that the rows are divided into.
+      own: ranges of rows of one pass that the devices of this process hold, ascending.
     """
-    each = rows // accumulate
-    return [start * each + row for start in range(accumulate) for part in own for row in part]
+    rows_per_pass = rows // accumulate
+    return [number * rows_per_pass + row for number in range(accumulate) for part in own for row in part]

@@ -16,7 +16,7 @@ from neo_jax import config
 
 
 def excluded_lines(indexes: Sequence[LengthIndex]) -> Iterator[str]:
-    """A line for each source of which the index excludes samples."""
+    """Yields a line for each source with samples that its index excludes."""
     for index in indexes:
         if count := index.unusable.total():
             reasons = ", ".join(f"{number} {reason}" for reason, number in index.unusable.most_common())
@@ -24,7 +24,7 @@ def excluded_lines(indexes: Sequence[LengthIndex]) -> Iterator[str]:
 
 
 def ignored_lines(sources: Sequence[Source]) -> Iterator[str]:
-    """A line for each source whose rows have keys that are not read."""
+    """Yields a line for each source whose rows have keys that are not read."""
     for source in sources:
         if source.ignored:
             keys = ", ".join(f"{key} ({count} rows)" for key, count in source.ignored.most_common())
@@ -32,7 +32,7 @@ def ignored_lines(sources: Sequence[Source]) -> Iterator[str]:
 
 
 def converted_lines(indexes: Sequence[LengthIndex]) -> Iterator[str]:
-    """A line for each source with pictures that lose something, or are turned, when they are read."""
+    """Yields a line for each source with pictures that its `pictures` policy changes when they are read."""
     for index in indexes:
         if index.conversions:
             kinds = ", ".join(f"{number} {kind}" for kind, number in index.conversions.most_common())
@@ -48,9 +48,9 @@ def too_long_lines(phase: config.Phase, too_long: Mapping[str, TooLong]) -> Iter
         if not found.total:
             continue
         columns = zip(BUDGETS, found.passed.tolist(), budgets(phase.input()).tolist(), found.longest.tolist(), strict=True)
-        parts = [f"{passed} pass {name} {budget}, the longest needs {longest}" for name, passed, budget, longest in columns if passed]
+        parts = [f"{passed} exceed {name} {budget}, the longest needs {longest}" for name, passed, budget, longest in columns if passed]
         if found.not_taken:
-            parts.append(f"{found.not_taken} are of a kind that the phase takes none of")
+            parts.append(f"{found.not_taken} are of a kind that the phase does not take")
         named = "skipped.jsonl" if found.total == len(found.samples) else f"the first {len(found.samples)} in skipped.jsonl"
         yield f"{phase.name}: {share(found.total, found.usable)} samples of {source} do not fit a row ({'; '.join(parts)}): {named}"
 
@@ -66,7 +66,7 @@ def epoch_lines(phases: Sequence[config.Phase], forecast: Forecast, sources: Seq
 
 
 def underfilled_lines(phase: config.Phase, advice: Advice | None) -> Iterator[str]:
-    """A line for a phase in which another budget than the context runs out first: which, what would do, and what that costs."""
+    """Yields a line if a budget other than the context limits the rows of a phase: which one, which value would do, and its cost in memory."""
     if advice is None:
         return
     short = [each for each in zip(BUDGETS, advice.budgets, advice.better, strict=True) if each[1] != each[2]]
@@ -86,23 +86,23 @@ class FailureLines:
     """Console lines about samples that failed while reading, when there are new ones."""
 
     def __init__(self) -> None:
-        self._told: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._reported: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def new(self, counts: Mapping[tuple[str, str], int], samples: int) -> Iterator[str]:
-        """A line for each source and reason with new failures since the last call.
+        """Yields a line for each source and reason with failures since the last call.
 
         Args:
-          counts: failures so far by (source, reason).
-          samples: tried so far.
+          counts: failures so far, by (source, reason).
+          samples: number of samples tried so far.
         """
         for (source, reason), count in counts.items():
-            if count > self._told[source, reason]:
-                self._told[source, reason] = count
+            if count > self._reported[source, reason]:
+                self._reported[source, reason] = count
                 yield f"{source}: {share(count, samples)} samples tried so far failed while reading ({reason}): skipped.jsonl"
 
 
 def share(count: int, total: int) -> str:
-    """ "30 of 40 (75%)", with as many digits as keep a share that is not whole from reading 0% or 100%."""
+    """Returns text such as "30 of 40 (75%)", with enough digits that a share between 0 and 1 does not read 0% or 100%."""
     percent = 100 * count / total
     digits = next(n for n in range(12) if n == 11 or round(percent, n) not in (0, 100) or count in (0, total))
     return f"{count} of {total} ({percent:.{digits}f}%)"

@@ -1,7 +1,7 @@
-"""What trains, and AdamW over it, parameter by parameter.
+"""Which parameters train, their learning rate, and the AdamW update.
 
-Each parameter has an Adam state of its own, step count included: one that is unfrozen late starts with its own bias correction.
-A parameter that does not train has no state at all.
+Each parameter has an Adam state of its own, step count included, so that the bias correction of a parameter that is unfrozen late is right.
+A frozen parameter has no state.
 """
 
 from __future__ import annotations
@@ -18,49 +18,50 @@ from neo_jax.model.backbone import Parameters
 
 Moments = dict[str, optax.ScaleByAdamState]  # by parameter name
 
-NEW_ATTENTION = ("q_hw", "k_hw", "q_norm_h", "q_norm_w", "k_norm_h", "k_norm_w")  # what NEO adds to each layer of its base
-# Weight decay is chosen by name: stacked norms have two dimensions and would pass for matrices.
+NEW_ATTENTION = ("q_hw", "k_hw", "q_norm_h", "q_norm_w", "k_norm_h", "k_norm_w")  # parameters that NEO adds to each base layer
+# Weight decay is chosen by name, not by the number of dimensions: stacked norms have two, like matrices.
 DECAYED = ("embedding", "output", "patch", "merge", "q", "k", "v", "o", "q_hw", "k_hw", "gate", "up", "down")
 
 
 def trains(name: str, phase_trains: str) -> bool:
-    """Whether a parameter trains in a phase with this `trains` setting ("all", or "new": what NEO adds to its base model)."""
+    """Returns whether a parameter trains in a phase with this `trains` setting: "all", or "new" (the parameters that NEO adds to a Qwen3)."""
     if phase_trains == "all":
         return True
     return name.startswith(("patch_embedding.", "pre_buffer.")) or name.split(".")[-1] in NEW_ATTENTION
 
 
 def split[Leaf](parameters: Mapping[str, Leaf], phase_trains: str) -> tuple[dict[str, Leaf], dict[str, Leaf]]:
-    """(trainable, frozen) parameters of a phase."""
+    """Divides parameters into (trainable, frozen) by a phase's `trains` setting."""
     trainable = {name: value for name, value in parameters.items() if trains(name, phase_trains)}
     return trainable, {name: value for name, value in parameters.items() if name not in trainable}
 
 
 def decayed(names: Iterable[str]) -> list[str]:
-    """The names that weight decay applies to: matrices, embeddings and convolutions; no norm, no bias."""
+    """Returns the names of the parameters with weight decay: matrices, embeddings and convolutions, but not norms and biases."""
     return [name for name in names if name.split(".")[-1] in DECAYED]
 
 
 def learning_rates(phase: config.Phase) -> np.ndarray:
-    """[steps] float32, the rate of every step: linear warm-up to the peak, then a cosine to minimum_ratio x peak at the last step.
+    """Returns the learning rate of every step, [steps] float32: linear warm-up to the peak, then a cosine to minimum_ratio x peak.
 
-    A table on the host: asked for step by step, the schedule would be small programs on the devices, which wait behind the running step.
+    Computed at once and kept on the host: evaluating the schedule at each step would run a small program on the device after the training step
+    in progress, and wait for both.
     """
     warmup = round(phase.warmup_ratio * phase.steps)
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, phase.learning_rate, warmup, max(phase.steps, warmup + 1), phase.minimum_ratio * phase.learning_rate
     )
-    # Counted from 1: the first step moves, the last one is at the minimum.
+    # Counted from 1: the first step has a rate above 0, the last one the minimum.
     return np.asarray(jax.device_get(jax.jit(jax.vmap(schedule))(np.arange(1, phase.steps + 1))), np.float32)
 
 
 def to_storage(optimizer: config.Optimizer, parameters: Parameters) -> Parameters:
-    """Parameters in the type that they are kept in between steps."""
+    """Casts parameters to the type in which they are stored between steps."""
     return {name: value.astype(optimizer.parameter_dtype) for name, value in parameters.items()}
 
 
 def initial_moments(optimizer: config.Optimizer, trainable: Parameters) -> Moments:
-    """Zero moments and counts."""
+    """Returns moments and step counts of zero for each parameter, in their storage type and memory."""
     zeros = (_adam(optimizer).init(value.astype(jnp.float32)) for value in trainable.values())
     return {name: _moments_to_storage(optimizer, moments) for name, moments in zip(trainable, zeros, strict=True)}
 
@@ -73,15 +74,15 @@ def update(
     rate: jax.Array,
     applies: jax.Array | bool = True,
 ) -> tuple[Parameters, Moments, jax.Array]:
-    """One AdamW step with clipping by the global norm.
+    """Takes one AdamW step, with gradients clipped by their global norm.
 
     Args:
-      gradients: float32.
-      rate: this step's learning rate; weight decay is multiplied by it (decoupled).
-      applies: False leaves parameters and moments as they are.
+      gradients: float32, by parameter name.
+      rate: learning rate of this step; weight decay is multiplied by it (decoupled).
+      applies: False leaves parameters and moments unchanged.
 
     Returns:
-      New parameters, new moments, and the gradients' global norm before clipping.
+      New parameters, new moments, and the global norm of the gradients before clipping.
     """
     norm = optax.tree.norm(gradients)
     scale = jnp.minimum(1.0, optimizer.clip_norm / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
@@ -95,7 +96,7 @@ def update(
             step = step + optimizer.weight_decay * value
         value = value - rate * step
         if old.dtype == jnp.bfloat16:
-            # The count of steps and the place of the parameter: the same bits on every mesh, others in every step.
+            # The key depends only on step count and parameter: the same bits on every mesh, different ones in each step.
             value = round_stochastically(value, jax.random.fold_in(jax.random.key(number), moment.count))
         new_parameters[name], moment = jax.tree.map(lambda new, old: jnp.where(applies, new, old), (value, moment), (old, before))
         new_moments[name] = _moments_to_storage(optimizer, moment)
@@ -103,7 +104,7 @@ def update(
 
 
 def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
-    """float32 -> bfloat16, up or down with the probability that makes the mean of many roundings x; NaN and infinities stay what they are."""
+    """Rounds float32 to bfloat16, up or down at random so that the expected value is x. NaN and infinities are kept."""
     noise = jax.random.bits(key, x.shape, jnp.uint16, out_sharding=jax.typeof(x).sharding.spec).astype(jnp.uint32)
     bits = (jax.lax.bitcast_convert_type(x, jnp.uint32) + noise) & jnp.uint32(0xFFFF0000)
     return jnp.where(jnp.isfinite(x), jax.lax.bitcast_convert_type(bits, jnp.float32), x).astype(jnp.bfloat16)
@@ -114,7 +115,7 @@ def _adam(optimizer: config.Optimizer) -> optax.GradientTransformation:
 
 
 def _moments_to_storage(optimizer: config.Optimizer, state: optax.ScaleByAdamState) -> optax.ScaleByAdamState:
-    """Moments as they are between steps."""
+    """Converts moments to the type and memory in which they are stored between steps."""
     mu, nu = state.mu.astype(optimizer.mu_dtype), state.nu.astype(optimizer.nu_dtype)
     if optimizer.offload:
         mu, nu = (jax.device_put(x, jax.memory.Space.Host) for x in (mu, nu))
@@ -122,7 +123,7 @@ def _moments_to_storage(optimizer: config.Optimizer, state: optax.ScaleByAdamSta
 
 
 def _moments_to_compute(optimizer: config.Optimizer, state: optax.ScaleByAdamState) -> optax.ScaleByAdamState:
-    """Moments as the update computes with them."""
+    """Converts moments to float32 in device memory."""
     mu, nu = state.mu, state.nu
     if optimizer.offload:
         mu, nu = (jax.device_put(x, jax.memory.Space.Device) for x in (mu, nu))

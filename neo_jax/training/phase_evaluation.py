@@ -1,4 +1,4 @@
-"""The held-out questions that are answered at the end of a phase."""
+"""Answers held-out questions at the end of a phase."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ def evaluate_phase(
     progress: Progress,
     check_stop: Callable[[], None],
 ) -> None:
-    """Answers the held-out questions of phase `number` once; the answers are kept in evaluations/NUMBER-PHASE.json of the run directory.
+    """Answers held-out questions with the parameters of phase `number`, and writes evaluations/NUMBER-PHASE.json to the run directory.
+
+    Does nothing if that file exists.
 
     Args:
-      parameters: of the phase, on any mesh.
-      seconds: that the run has taken so far.
-      check_stop: called between batches of questions; an exception that it raises ends the evaluation, which starts over at the next start.
+      parameters: parameters after the phase, on any mesh.
+      seconds: returns the seconds that the run has taken so far.
+      check_stop: called before each question is read and after each batch. An exception from it ends the evaluation; the next start repeats it
+        from the beginning.
     """
     phase = settings.phases[number]
     directory = pathlib.Path(settings.run.directory).absolute()
@@ -46,7 +49,7 @@ def evaluate_phase(
     last = number == len(settings.phases) - 1
     limit = evaluation.questions if last else evaluation.interim_questions
     log = Failures(directory / "skipped_heldout.jsonl", FailurePolicy(max_rate=1.0))
-    left_out = log.name if exchange.is_first() else lambda *_: None  # all processes read the same questions, so one log suffices
+    left_out = log.name if exchange.is_first() else lambda *_: None  # all processes read the same questions: one log is enough
     questions = read_questions(data.heldout, phase.input(), data.tokenizer, settings.run.seed, limit, left_out, check_stop)
     check_same(questions)
 

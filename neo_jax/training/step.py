@@ -1,6 +1,6 @@
-"""The training step and the held-out loss: pure functions of (state, batch), jitted once a phase.
+"""The training step and the held-out loss: pure functions of state and batch, jitted once per phase.
 
-A batch has a leading axis for gradient accumulation: arrays [accumulate, rows, ...].
+The arrays of a batch have a leading axis for gradient accumulation: [accumulate, rows, ...].
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class TrainState:
 
     Attributes:
       trainable: parameters that this phase trains.
-      frozen: the others: no gradient, no optimizer state.
-      moments: Adam's state of each trainable parameter.
+      frozen: the other parameters, without gradient and optimizer state.
+      moments: Adam state of each trainable parameter.
     """
 
     trainable: Parameters
@@ -44,11 +44,12 @@ class TrainState:
 
 
 class LossSums(NamedTuple):
-    """Sums over the rows of a batch: its loss is `loss` / `weight`.
+    """Sums over the rows of a batch, float32. The loss of the batch is loss / weight.
 
     Attributes:
-      loss, weight: weighted cross-entropy (nats) and weights of all labels, scalars.
-      source_loss, source_weight: the same for each source, [sources].
+      loss: weighted cross-entropy summed over all labels, in nats; a scalar.
+      weight: sum of the weights of all labels; a scalar.
+      source_loss, source_weight: the same sums for each source, [sources].
     """
 
     loss: jax.Array
@@ -61,11 +62,11 @@ class StepMetrics(NamedTuple):
     """The metrics of a training step; arrays on the devices until they are fetched.
 
     Attributes:
-      loss: weighted mean over the labels of the global batch, nats.
-      gradient_norm: global norm before clipping.
-      parameter_norm: global norm of the trained parameters after the update: not finite where one of them is not.
-      weight: of all labels.
-      source_loss, source_weight: sums for each source, [sources].
+      loss: weighted mean cross-entropy over the labels of the global batch, in nats.
+      gradient_norm: global norm of the gradients before clipping.
+      parameter_norm: global norm of the trained parameters after the update; not finite if any of them is not.
+      weight: sum of the weights of all labels.
+      source_loss, source_weight: as in LossSums.
     """
 
     loss: jax.Array
@@ -77,18 +78,18 @@ class StepMetrics(NamedTuple):
 
 
 def weighted_losses(model: config.Model, computation: Computation, sources: int, parameters: Parameters, batch: Batch) -> LossSums:
-    """The sums of one batch of rows (arrays [B, L], no accumulation axis)."""
+    """Returns the loss sums of a batch without accumulation axis (arrays [B, L])."""
     backbone = build(model, computation.architecture, parameters)
     x = backbone(batch.inputs, computation)
     losses = token_losses(backbone.apply_final_norm(x), backbone.output_matrix(), batch.targets)
     weights = batch.loss_weights
     weighted = losses * weights
-    of_source = [batch.source == source for source in range(sources)]
+    source_masks = [batch.source == source for source in range(sources)]
     return LossSums(
         weighted.sum(),
         weights.sum(),
-        jnp.stack([jnp.where(mine, weighted, 0).sum() for mine in of_source]),
-        jnp.stack([jnp.where(mine, weights, 0).sum() for mine in of_source]),
+        jnp.stack([jnp.where(mask, weighted, 0).sum() for mask in source_masks]),
+        jnp.stack([jnp.where(mask, weights, 0).sum() for mask in source_masks]),
     )
 
 
@@ -96,10 +97,10 @@ def weighted_losses(model: config.Model, computation: Computation, sources: int,
 def make_train_step(
     model: config.Model, computation: Computation, optimizer: config.Optimizer, sources: int
 ) -> Callable[[TrainState, Batch, np.float32], tuple[TrainState, StepMetrics]]:
-    """The jitted step: (state, batch, learning rate) -> (state, metrics). The given state is consumed.
+    """Returns the jitted step: (state, batch, learning rate) -> (state, metrics). The given state is donated.
 
-    The loss is the weighted sum over the whole global batch, accumulation included, divided by the sum of all its weights.
-    A batch without any label leaves the state as it is. Phases of the same computation and shapes share one program.
+    The loss is the weighted sum over the whole global batch, all accumulation passes included, divided by the sum of its weights.
+    A batch without labels leaves the state unchanged. Phases with the same computation and shapes share one compiled program.
     """
 
     def loss(trainable, frozen, batch):
@@ -111,8 +112,8 @@ def make_train_step(
             gradients, sums = jax.grad(loss, has_aux=True)(state.trainable, state.frozen, rows)
             return jax.tree.map(jnp.add, carry, (gradients, sums)), None
 
-        one = jax.tree.map(lambda x: x[0], batch)
-        shapes = jax.eval_shape(jax.grad(loss, has_aux=True), state.trainable, state.frozen, one)
+        first_pass = jax.tree.map(lambda x: x[0], batch)
+        shapes = jax.eval_shape(jax.grad(loss, has_aux=True), state.trainable, state.frozen, first_pass)
         start = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32, out_sharding=x.sharding.spec), shapes)
         (gradients, sums), _ = jax.lax.scan(accumulate, start, batch)
         labelled = sums.weight > 0
@@ -128,7 +129,7 @@ def make_train_step(
 
 @functools.cache
 def make_heldout_step(model: config.Model, computation: Computation, sources: int) -> Callable[[Parameters, Batch], LossSums]:
-    """The jitted sums of `weighted_losses` for a batch with an accumulation axis of one."""
+    """Returns the jitted `weighted_losses` of a batch whose accumulation axis has size one: (parameters, batch) -> sums."""
 
     def sums(parameters: Parameters, batch: Batch):
         return weighted_losses(model, computation, sources, parameters, jax.tree.map(lambda x: x[0], batch))

@@ -17,14 +17,14 @@ import jax
 from neo_jax import exit_codes
 from neo_jax.processes import exchange, lifetime
 
-WATCH_SECONDS = 1.0  # between looks at the clock
+WATCH_SECONDS = 1.0  # between checks of the deadline
 
 
 class Preempted(Exception):
     """SIGTERM or Ctrl-C arrived; everything up to the last step is saved.
 
     Attributes:
-      agreed: True if every process of the run stops at the same step. False: this process alone has stopped, and the others wait for it.
+      agreed: True if all processes of the run stop at the same point; False if only this process has stopped and the others wait for it.
     """
 
     def __init__(self, message: str, agreed: bool = True):
@@ -33,10 +33,10 @@ class Preempted(Exception):
 
 
 class StopSignal:
-    """Records SIGTERM and Ctrl-C while it is entered. The run calls `reached` where it can stop without loss. A second Ctrl-C interrupts at once.
+    """Records SIGTERM and Ctrl-C inside a `with` block. The run calls `reached` where stopping loses nothing. A second Ctrl-C interrupts at once.
 
-    In a run of several processes jax itself listens for SIGTERM, and all processes stop at the same call of `reached`: after any of them got
-    the signal, at the first call that none has made yet. Every process counts its calls.
+    In a run of several processes jax handles SIGTERM. Each process counts its calls of `reached`; once any process has received the signal, they
+    agree to stop at the lowest count that none of them has reached yet.
     """
 
     def __init__(self) -> None:
@@ -60,30 +60,30 @@ class StopSignal:
         self.requested = True
 
     def reached(self) -> bool:
-        """Whether to stop here: the same answer in every process, provided that all call this equally often."""
+        """Returns whether to stop here; the same in every process, provided that all have called it equally often."""
         self._calls += 1
         if not self._alone and not self.requested:
             self.requested = exchange.stop_agreed(self._calls)
         return self.requested
 
     def align(self) -> None:
-        """Makes the counts of calls equal again after some processes called `reached` more often than others. All processes call this."""
+        """Sets the call count of every process to the largest one. Called by all processes after they have called `reached` unequally often."""
         self._calls = max(exchange.gather(self._calls))
 
     def check(self, doing: str) -> None:
-        """Raises Preempted if a stop was requested, naming what was interrupted."""
+        """Raises Preempted if a stop was requested; the message names the interrupted work, `doing`."""
         if self.reached():
-            raise Preempted(f"stopped while {doing}; nothing is lost: the same command goes on from there")
+            raise Preempted(f"stopped while {doing}; nothing is lost: the same command continues from there")
 
 
 class StallGuard:
-    """Ends the process with TRY_AGAIN where work on data makes no progress for too long, as it does on a dead file system.
+    """Ends the process with exit code TRY_AGAIN if reading data makes no progress for too long, as on a dead file system.
 
-    Such a call cannot be interrupted from Python: the stacks of all threads are printed and the process ends where it is. What was saved stays.
+    A blocked file system call cannot be interrupted from Python. Therefore a thread prints the stacks of all threads and ends the process.
 
     Args:
-      seconds: without progress.
-      end: called with a message instead of ending the process (tests).
+      seconds: longest time without progress.
+      end: called with a message instead of ending the process, for tests.
     """
 
     def __init__(self, seconds: float, end: Callable[[str], None] | None = None):
@@ -102,7 +102,7 @@ class StallGuard:
 
     @contextlib.contextmanager
     def watching(self, doing: str) -> Iterator[None]:
-        """While this is entered, `beat` must be called, or the block must end, within the time limit."""
+        """Watches a `with` block: `beat` must be called, or the block end, within the time limit."""
         self._doing = doing
         self.beat()
         try:
@@ -111,7 +111,7 @@ class StallGuard:
             self._deadline = float("inf")
 
     def beat(self) -> None:
-        """Reports progress."""
+        """Reports progress: the time limit begins anew."""
         self._deadline = time.monotonic() + self._seconds
 
     def _watch(self) -> None:
@@ -120,7 +120,7 @@ class StallGuard:
                 self._deadline = float("inf")
                 self._end(
                     f"{self._doing}: no progress for {self._seconds:.0f} s (data.stall_seconds); the stacks of all threads are printed above. Is "
-                    "the file system of the data alive? The same command goes on from the last checkpoint"
+                    "the file system of the data alive? The same command continues from the last checkpoint"
                 )
 
 

@@ -1,4 +1,4 @@
-"""How fast a run is: tokens a second, model FLOPs utilisation (MFU) and the time left, over its last steps."""
+"""The speed of a run over its last steps: tokens per second, seconds per step and model FLOPs utilisation (MFU)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import jax
 from neo_jax import config
 from neo_jax.training import flops
 
-STEPS = 20  # that the speed is averaged over
+STEPS = 20  # over which the speed is averaged
 
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """The speed of the last steps.
+    """The mean speed over the last steps.
 
     Attributes:
-      tokens_per_second: of all devices.
-      seconds_per_step: mean.
-      mfu: useful FLOPs of the step over what the devices could do in its time; None where the peak of the device is not known.
+      tokens_per_second: over all devices.
+      seconds_per_step: wall time of a step.
+      mfu: useful FLOPs of the step divided by peak FLOP/s of all devices times seconds; None if the peak is not known.
     """
 
     tokens_per_second: float
@@ -30,10 +30,10 @@ class Speed:
 
 
 class Throughput:
-    """Measures one phase.
+    """Measures the speed of one phase.
 
     Args:
-      shapes: of every parameter by name.
+      shapes: shape of every parameter, by name.
     """
 
     def __init__(self, model: config.Model, phase: config.Phase, shapes: dict[str, tuple[int, ...]]):
@@ -42,14 +42,14 @@ class Throughput:
         self._times: collections.deque[tuple[float, int]] = collections.deque(maxlen=STEPS)
 
     def useful_flops(self, counts: flops.RowCounts) -> float:
-        """FLOPs that a step with these rows needs."""
+        """Returns the useful FLOPs of a step whose rows have these counts."""
         return flops.useful(self._shapes, self._model.heads, self._model.head_dim, self._phase.trains, counts)
 
     def step_ended(self, tokens: int, useful: float) -> Speed | None:
-        """Records the end of a step; returns the speed, None after the first step.
+        """Records the end of a step; returns the speed, or None after the first step.
 
         Args:
-          tokens: trained on by the whole run.
+          tokens: tokens that the whole run has trained on so far.
           useful: FLOPs of this step, from `useful_flops`.
         """
         self._times.append((time.monotonic(), tokens))

@@ -1,6 +1,7 @@
-"""Runs the phases of the curriculum in order: train, save, answer held-out questions; from wherever the run stopped.
+"""The training loop: for each phase of the curriculum, trains, saves checkpoints and answers held-out questions. Resumes from the last checkpoint.
 
-With several processes each runs this. Process 0 alone writes the run directory, but for the checkpoints' arrays and logs of failed samples.
+Every process of a run executes it. Only process 0 writes to the run directory, except for checkpoint arrays and logs of failed samples, which all
+processes write.
 """
 
 from __future__ import annotations
@@ -52,14 +53,21 @@ from neo_jax.training.throughput import Throughput
 
 
 class NonFiniteError(RuntimeError):
-    """The loss, the gradient or a parameter is not a number; the message names step, phase and rows."""
+    """The loss, the gradient norm or the parameter norm is not finite; the message names step, phase, rows and samples."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Done:
-    """A step that was dispatched and whose results are still on the devices."""
+class _DispatchedStep:
+    """A step that was dispatched and whose results are still on the devices.
 
-    results: tuple[StepMetrics, jax.Array]  # and what its rows hold (flops.count_rows)
+    Attributes:
+      results: the metrics, and the counts of its rows (flops.count_rows).
+      position: the position of the run after the step.
+      learning_rate: learning rate of the step.
+      waited: seconds that the step waited for its batch.
+    """
+
+    results: tuple[StepMetrics, jax.Array]
     position: Position
     learning_rate: float
     waited: float
@@ -67,7 +75,7 @@ class _Done:
 
 @dataclasses.dataclass(frozen=True)
 class _PhaseTools:
-    """What the steps of one phase share."""
+    """The objects that all steps of one phase use."""
 
     phase: config.Phase
     rates: np.ndarray
@@ -76,24 +84,25 @@ class _PhaseTools:
 
 
 class Trainer:
-    """One run of a configuration in its run directory."""
+    """Runs a configuration in its run directory."""
 
     def __init__(self, settings: config.Config, progress: Progress | None = None):
         self.settings = settings
         self.progress = progress or Progress(silent=not exchange.is_first())
-        self._state: TrainState | None = None  # held here alone: what a phase leaves behind is released with it
-        self._tokens, self._seconds = 0, 0.0  # of the run, earlier starts included
+        self._state: TrainState | None = None  # the only reference: a new state frees the memory of the old one
+        self._tokens, self._seconds = 0, 0.0  # tokens trained on, and seconds of earlier starts
         self._failures = FailureLines()
-        self._metrics: MetricsWriter | None = None  # of process 0
+        self._metrics: MetricsWriter | None = None  # in process 0 only
 
     def run(self) -> None:
-        """Trains from where the directory stands to the end of the curriculum.
+        """Trains from the last checkpoint in the run directory, or from the start, to the end of the curriculum.
 
         Raises:
           config.ConfigError: the mesh of a phase does not fit the devices.
-          RunDirectoryError: the directory is in use or holds a run of another configuration or over other data.
+          RunDirectoryError: the directory is in use, or holds a run with another configuration or other data.
           runs.checkpoints.CheckpointError: checkpoints cannot be read or written.
-          NonFiniteError, Preempted: as named.
+          NonFiniteError: a loss or norm is not finite.
+          Preempted: a signal stopped the run; its state is saved.
           data_pipelines.schema.DataError: the data cannot be used.
         """
         if problems := mesh_problems(self.settings, jax.device_count(), slice_count(jax.devices())):
@@ -115,7 +124,7 @@ class Trainer:
                 position = self._phase(number, position)
 
     def _open_data(self) -> RunData:
-        """Process 0 builds what length indexes are missing; then the others read them, or build their own on a disk of their own."""
+        """Opens the data. Process 0 builds missing length indexes first; then the others read them, or build them if their disk is not shared."""
         process = jax.process_index()
 
         def stop_requested() -> bool:
@@ -138,28 +147,28 @@ class Trainer:
         for number, other in enumerate(others, 1):
             if changed := [name for name in first if first[name] != other[name]]:
                 raise DataError(
-                    f"process {number} reads other data than process 0: {', '.join(changed)}; give all processes the same files"
+                    f"process {number} reads different data from process 0: {', '.join(changed)}; give all processes the same files"
                 )
         indexes = [*data.indexes, *data.heldout_indexes]
-        self._tell(ignored_lines([*data.sources, *data.heldout]))
-        self._tell(excluded_lines(indexes))
-        self._tell(converted_lines(indexes))
+        self._print(ignored_lines([*data.sources, *data.heldout]))
+        self._print(excluded_lines(indexes))
+        self._print(converted_lines(indexes))
         for number in data.train.laid_out:
-            self._tell_layout(number, data)
-        self._tell(epoch_lines(self.settings.phases, data.train.forecast, data.sources))
+            self._print_layout(number, data)
+        self._print(epoch_lines(self.settings.phases, data.train.forecast, data.sources))
         return data
 
-    def _tell_layout(self, phase: int, data: RunData) -> None:
+    def _print_layout(self, phase: int, data: RunData) -> None:
         layout = data.train.layout(phase)
-        self._tell(too_long_lines(self.settings.phases[phase], layout.too_long))
-        self._tell(underfilled_lines(self.settings.phases[phase], layout.advice))
+        self._print(too_long_lines(self.settings.phases[phase], layout.too_long))
+        self._print(underfilled_lines(self.settings.phases[phase], layout.advice))
 
-    def _tell(self, lines: Iterable[str]) -> None:
+    def _print(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.progress.line(line)
 
     def _restore(self) -> Position:
-        """Takes over the newest checkpoint, or begins before the first step."""
+        """Restores the newest checkpoint; returns its position, or that before the first step if there is none."""
 
         def template(record: CheckpointRecord) -> dict[str, Any]:
             check_changes(self._directory, record)
@@ -177,11 +186,11 @@ class Trainer:
         phase = self.settings.phases[record.position.phase]
         self.progress.line(f"resumed after step {record.position.step}, in phase {phase.name}")
         position, note = continued(self._directory, record, self._data, self.settings.phases)
-        self._tell([note] if note else [])
+        self._print([note] if note else [])
         return position
 
     def _phase(self, number: int, position: Position) -> Position:
-        """Trains phase `number` to its end and answers its questions."""
+        """Trains phase `number` to its end and answers its held-out questions; returns the position after it."""
         phases = self.settings.phases
         phase = phases[number]
         mesh = phase_mesh(phase)
@@ -199,14 +208,14 @@ class Trainer:
         return position
 
     def _train(self, phase: config.Phase, position: Position, mesh: Mesh) -> Position:
-        """Takes the steps of one phase, from `position` to the phase's end. Results are looked at one step late, while the next step runs."""
+        """Takes the steps of a phase from `position` to its end; returns the position there. Fetches the results of each step while the next runs."""
         computation, sources = Computation.of(phase, self.settings.run.debug), len(self.settings.data.sources)
         step = make_train_step(self.settings.model, computation, self.settings.optimizer, sources)
         tools = self._tools(phase)
         if position.phase not in self._data.train.laid_out:
-            with self._guard.watching(f"looking at the lengths of phase {phase.name}"):
-                self._tell_layout(position.phase, self._data)
-        pending: _Done | None = None
+            with self._guard.watching(f"reading the lengths of phase {phase.name}"):
+                self._print_layout(position.phase, self._data)
+        pending: _DispatchedStep | None = None
         with contextlib.closing(self._batches(phase, position, mesh)) as batches:
             for batch, after, waited in batches:
                 rate = tools.rates[position.phase_step]
@@ -215,17 +224,17 @@ class Trainer:
                 if pending is not None:
                     self._finish(pending, tools)
                 position = Position(position.phase, position.phase_step + 1, position.step + 1, after)
-                pending = _Done((metrics, counts), position, float(rate), waited)
+                pending = _DispatchedStep((metrics, counts), position, float(rate), waited)
                 stop = self._stop.reached()
                 if stop or self._is_boundary(position, phase):
-                    self._finish(pending, tools)  # before the state is saved: what is not finite is never written
+                    self._finish(pending, tools)  # before saving: a state that is not finite is never written
                     pending = None
                     if stop or self._saves(position, phase):
                         self._save(position)
                 if stop:
                     self._checkpoints.wait()
                     raise Preempted(
-                        f"stopped by a signal after step {position.step}; everything is saved: the same command goes on from there"
+                        f"stopped by a signal after step {position.step}; everything is saved: the same command continues from there"
                     )
         return position
 
@@ -235,7 +244,7 @@ class Trainer:
         return _PhaseTools(phase, learning_rates(phase), HeldoutLosses(self._data, self.settings, phase), throughput)
 
     def _batches(self, phase: config.Phase, position: Position, mesh: Mesh) -> Generator[tuple[Batch, InputState, float]]:
-        """Yields each step's batch on the devices, the input's state after it, and the seconds that the step waited for it."""
+        """Yields the batch of each step, on the devices; the state of the input after it; and the seconds that were spent waiting for it."""
         rows = local_rows(phase.rows_per_step, phase.accumulate, own_rows(phase.rows_per_step // phase.accumulate))
         prepare = functools.partial(_on_devices, phase.accumulate, mesh)
         with contextlib.closing(self._data.train.batches(position.input, rows, phase.mesh.context, prepare)) as batches:
@@ -248,7 +257,7 @@ class Trainer:
                 yield *item, time.monotonic() - began
 
     def _take_state(self) -> TrainState:
-        """Hands the state over: nothing here refers to it any more."""
+        """Returns the state and drops the reference to it, so that its buffers can be donated."""
         state, self._state = self._current_state(), None
         return state
 
@@ -256,13 +265,13 @@ class Trainer:
         assert self._state is not None
         return self._state
 
-    def _finish(self, done: _Done, tools: _PhaseTools) -> None:
-        """Fetches a step's results, the one call of a step that waits for the devices, and writes them down."""
+    def _finish(self, done: _DispatchedStep, tools: _PhaseTools) -> None:
+        """Fetches the results of a step, checks them and records them. This is the only point at which a step waits for the devices."""
         metrics, counts = jax.device_get(done.results)
         self._check_finite(metrics, done.position, tools.phase)
-        phase, held = tools.phase, flops.total(counts)
-        self._tokens += held.tokens
-        useful = tools.throughput.useful_flops(held)
+        phase, totals = tools.phase, flops.total(counts)
+        self._tokens += totals.tokens
+        useful = tools.throughput.useful_flops(totals)
         speed = tools.throughput.step_ended(self._tokens, useful)
         measures = self._measures_heldout(done.position, phase)
         record = StepRecord(
@@ -277,7 +286,7 @@ class Trainer:
             source_loss=_by_source(metrics, list(self.settings.data.sources)),
             heldout_loss=tools.heldout.measure(self._current_state().parameters) if measures else None,
             input_wait_seconds=done.waited,
-            fill=held.tokens / (phase.rows_per_step * phase.context),
+            fill=totals.tokens / (phase.rows_per_step * phase.context),
             epochs=self._data.train.epochs(done.position.input),
             useful_flops=useful,
             tokens_per_second=speed.tokens_per_second if speed else None,
@@ -286,7 +295,7 @@ class Trainer:
         if self._metrics is not None and (measures or record.step % self.settings.run.log_every == 0):
             self._metrics.write(record)
         failures = self._data.train.failures
-        self._tell(self._failures.new(failures.by_source, failures.samples))
+        self._print(self._failures.new(failures.by_source, failures.samples))
         self.progress.show(step_line(phase, done.position.phase_step, record, speed))
 
     def _check_finite(self, metrics: StepMetrics, position: Position, phase: config.Phase) -> None:
@@ -309,7 +318,7 @@ class Trainer:
         return position.phase_step == phase.steps or bool(every and position.phase_step % every == 0)
 
     def _is_boundary(self, position: Position, phase: config.Phase) -> bool:
-        """Whether the state after this step is looked at, and the next step has to wait."""
+        """Returns whether the state after this step is saved or measured, so that the next step has to wait."""
         return self._saves(position, phase) or self._measures_heldout(position, phase)
 
     def _save(self, position: Position) -> None:
@@ -333,7 +342,7 @@ class Trainer:
 
 
 def _agreed_directory(settings: config.Config, resources: contextlib.ExitStack) -> RunDirectory:
-    """The run directory, held by process 0 for all."""
+    """Returns the run directory; process 0 holds its lock on behalf of all processes."""
     directory = RunDirectory(settings)
     if exchange.is_first():
         resources.enter_context(directory)
@@ -342,7 +351,7 @@ def _agreed_directory(settings: config.Config, resources: contextlib.ExitStack) 
 
 
 def _on_devices(accumulate: int, mesh: Mesh, batch: Batch) -> Batch:
-    """Copies a batch to the devices, in the loader's thread beside the running step."""
+    """Copies a batch to the devices. Runs in the loader's thread, in parallel with the training step."""
     with jax.set_mesh(mesh):
         return to_devices(accumulated(batch, accumulate), accumulation_axis=True)
 
@@ -352,6 +361,6 @@ def _as_tree(state: TrainState) -> dict[str, Any]:
 
 
 def _by_source(metrics: StepMetrics, names: list[str]) -> dict[str, float]:
-    """The loss of each source that has labels in the step."""
+    """Returns the loss, in nats, of each source that has labels in the step."""
     weights = metrics.source_weight
     return {name: float(metrics.source_loss[i] / weights[i]) for i, name in enumerate(names) if weights[i] > 0}

@@ -1,4 +1,4 @@
-"""The report of a run, read from its directory: what is damaged or missing is named, and the rest is shown."""
+"""Builds the report of a run from its directory. Damaged and missing files are named; everything else is shown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from neo_jax.runs.evaluations import EvaluationRecord, read_evaluations
 from neo_jax.runs.facts import read_facts
 from neo_jax.runs.metrics import StepRecord, finite, read_records
 
-SENTENCES = 5  # most on one kind of damage; the others are counted
+SENTENCES = 5  # sentences on one kind of damage; further ones are only counted
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def report_run(settings: config.Config) -> tuple[pathlib.Path, RunReport]:
 
 
 def build_report(settings: config.Config) -> RunReport:
-    """Everything that the run directory and the data say about the run."""
+    """Reads the report of a run from its directory and its data."""
     directory = pathlib.Path(settings.run.directory)
     problems: list[str] = []
     steps = _add(problems, *_step_records(directory / "metrics.jsonl"))
@@ -94,7 +94,7 @@ def _spans(settings: config.Config, records: Sequence[StepRecord]) -> Iterator[P
 
 
 def _open(sources: Mapping[str, SourceSettings], tables: pathlib.Path) -> tuple[Opened, list[str]]:
-    """The sources that can be opened, and a sentence for each that cannot any more."""
+    """Opens sources; returns those that can be opened, by name, and a sentence for each that cannot."""
     opened, problems = {}, []
     for name, settings in sources.items():
         try:
@@ -112,7 +112,7 @@ def _cards(settings: config.Config, record: EvaluationRecord, held_out: Opened) 
 
 
 def _configuration_problems(path: pathlib.Path) -> list[str]:
-    """The page shows the configuration that was given; the copy in the run directory is what a later start is compared with."""
+    """Returns a sentence if the run directory's config.json is damaged. The page shows the given configuration, but a later start needs that file."""
     try:
         json.loads(path.read_bytes())
     except FileNotFoundError:

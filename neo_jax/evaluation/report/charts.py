@@ -1,6 +1,6 @@
-"""Charts as inline SVG with labels in HTML beside it: they stretch to any width while text and line widths stay as they are.
+"""Charts as inline SVG with labels in HTML, so that plots stretch to any width while text and lines keep their size.
 
-A plot's SVG has the view box 0 0 1000 1000, stretched; y grows downward as SVG's does.
+The SVG of a plot has the view box 0 0 1000 1000 and is stretched; y grows downward, as always in SVG.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from html import escape
 from neo_jax.evaluation.report.figures import percent, short
 
 SIDE = 1000
-BUCKETS = 240  # most points of a line
-COLOURS = 8  # of lines
-MAX_LINES = 2 * COLOURS  # of a figure: each colour whole and dashed
+BUCKETS = 240  # largest number of points of a line
+COLOURS = 8  # number of line colours
+MAX_LINES = 2 * COLOURS  # of a figure: each colour solid and dashed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Band:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Where values stand between 0 and 1, and which are labelled.
+    """Maps values to positions from 0 to 1, and names the values with labels.
 
     Attributes:
       low, high: the ends, in data units (logarithmic: both above 0).
       ticks: values with a label.
-      label: value to text.
-      logarithmic: whether equal ratios are equally far apart.
+      label: formats a value.
+      logarithmic: whether the scale is logarithmic.
     """
 
     low: float
@@ -60,6 +60,7 @@ class Axis:
     logarithmic: bool = False
 
     def place(self, value: float) -> float:
+        """Returns the position of a value: 0 at `low`, 1 at `high`."""
         if self.high <= self.low:
             return 0.5
         if self.logarithmic:
@@ -68,7 +69,7 @@ class Axis:
 
 
 def round_axis(low: float, high: float, wanted: int = 5) -> Axis:
-    """A linear axis with ticks at round numbers."""
+    """Returns a linear axis with at most about `wanted` ticks at round numbers."""
     span = (high - low) or 1.0
     power = 10 ** math.floor(math.log10(span / wanted))
     step = next(factor * power for factor in (1, 2, 5, 10) if span / (factor * power) <= wanted)
@@ -77,7 +78,7 @@ def round_axis(low: float, high: float, wanted: int = 5) -> Axis:
 
 
 def logarithmic_axis(low: float, high: float) -> Axis:
-    """A logarithmic axis over at least a factor of two, ticks at 1, 2 and 5 times powers of ten."""
+    """Returns a logarithmic axis over at least a factor of two, with ticks at 1, 2 and 5 times powers of ten."""
     if high < 2 * low:
         low, high = low / 1.5, high * 1.5
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -87,12 +88,12 @@ def logarithmic_axis(low: float, high: float) -> Axis:
 
 
 def line_style(place: int) -> str:
-    """CSS classes of the line at a place below MAX_LINES of a figure, different from those of all others."""
+    """Returns the CSS classes of line number `place`, below MAX_LINES, of a figure; different for each line."""
     return f"series-{1 + place % COLOURS}" + (" dashed" if place >= COLOURS else "")
 
 
 def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most BUCKETS points: means over equal numbers of neighbours."""
+    """Reduces a line to at most BUCKETS points, each the mean over the same number of neighbours."""
     size = math.ceil(len(points) / BUCKETS) if points else 1
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
@@ -111,13 +112,13 @@ def _drawn(line: Line, x_axis: Axis, y_axis: Axis) -> str:
 def line_chart(
     title: str, note: str, lines: Sequence[Line], bands: Sequence[Band], x_axis: Axis, y_axis: Axis, x_name: str, wide: bool = False
 ) -> str:
-    """A figure with lines, phases as named bands, and a legend where there is more than one line.
+    """Returns a figure with lines, phases as named bands, and a legend if there is more than one line.
 
     Args:
-      title, note: what it shows, in words.
+      title, note: title and description.
       lines: at least one, each with at least one point.
-      x_name: the x axis's unit.
-      wide: whether it takes the whole width.
+      x_name: unit of the x axis.
+      wide: whether the figure has the full width of the page.
     """
     shapes = []
     names = []
@@ -147,7 +148,7 @@ def line_chart(
 
 
 def bar_row(name: str, value: float, interval: tuple[float, float], blank: float, majority: float) -> str:
-    """One family: a bar for the model with its interval, one for blank images, a tick at the majority answer; all 0 to 1."""
+    """Returns the bars of a family: the model with its interval, blank images, and a tick at the majority answer; values from 0 to 1."""
     low, high = interval
     shares = {"right": value, "blank": blank, "majority": majority, "low": low, "high": high}
     said = ("{name}: {right} right (95% interval {low} to {high}), {blank} with blank images, majority answer {majority}").format(

@@ -1,4 +1,4 @@
-"""What a run and its evaluations came to: plain data, the summary for programs and the table for the terminal."""
+"""The results of a run as plain data, with the summary for report.json and the table for the terminal."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class PhaseSpan:
     Attributes:
       name: the phase's name.
       context: tokens of a row.
-      max_pixels: most pixels of an image; 0 where the phase reads text only.
-      first_step, last_step: its steps, both counted, over the whole run.
-      tokens: tokens it trained on.
-      tokens_per_second, mfu: medians over its steps; None where the metrics do not say.
+      max_pixels: largest number of pixels of an image; 0 if the phase reads text only.
+      first_step, last_step: its first and last step, counted over the whole run.
+      tokens: number of tokens that it trained on.
+      tokens_per_second, mfu: medians over its steps; None if the metrics lack them.
     """
 
     name: str
@@ -43,7 +43,7 @@ class MetricRow:
 
     Attributes:
       step: over the whole run.
-      tokens: tokens trained on up to and with this step.
+      tokens: number of tokens trained on up to and including this step.
       loss: training loss in nats.
       source_losses: training loss of each source with labels in this step.
       held_out_losses: held-out loss of each source, on the steps that measured it.
@@ -70,9 +70,9 @@ class SampleCard:
 
     Attributes:
       family: kind of question.
-      images: PNG or JPEG files, frames of a video too.
+      images: PNG or JPEG files of its images or video frames.
       question, answer, truth: texts.
-      note: what is not shown of its pictures, and why; "" where all are.
+      note: which of its pictures are not shown, and why; "" if all are shown.
     """
 
     family: str
@@ -89,11 +89,11 @@ class Skipped:
 
     Attributes:
       part: "training" or "held-out".
-      source, reason: as the logs name them.
-      samples: how many.
-      share: of the source's samples; None where its size is not known.
-      phase: of the curriculum, where the logs say that a phase could not hold them; "" elsewhere.
-      example: the message of the first.
+      source, reason: name of the source, and reason, as in the logs.
+      samples: number of samples.
+      share: share of the source's samples; None if its size is not known.
+      phase: name of the phase, if they were not used only because they did not fit a phase; else "".
+      example: message of the first of them.
     """
 
     part: str
@@ -113,16 +113,16 @@ class RunReport:
       title: the page's heading.
       phases: in the order they were run.
       metrics: by ascending step.
-      results: in the order of the phases; the last one gives report.json its figures. Empty where nothing was evaluated.
-      cards: samples after the last evaluated phase.
-      seconds: time the whole run took; None where nothing says.
-      parameters: of the model.
-      starts: what each start of the run ran on, as far as is known.
+      results: in the order of the phases; report.json has the figures of the last one. Empty if no phase was evaluated.
+      cards: samples with answers after the last evaluated phase.
+      seconds: time that the whole run took; None if it is not known.
+      parameters: number of parameters of the model.
+      starts: environment of each start of the run, as far as it is known.
       configuration: the resolved configuration as JSON text.
       skipped: samples that were not used.
       epochs: how often each source's samples were read.
       warnings: sentences on held-out samples that training may have seen.
-      problems: sentences on files of the run that are damaged and on what is not shown for another reason.
+      problems: sentences on damaged files of the run, and on anything else that cannot be shown.
     """
 
     title: str
@@ -145,7 +145,10 @@ class RunReport:
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """95% interval of a share of `count` trials (Wilson 1927, "Probable inference, the law of succession, and statistical inference")."""
+    """Returns the 95% confidence interval of a share of `count` trials.
+
+    Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
     if count <= 0:
         raise ValueError(f"An interval needs at least one trial, not {count}.")
     square = NORMAL_QUANTILE**2
@@ -155,12 +158,12 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 
 
 def overall(values: Sequence[float]) -> float:
-    """The macro average: every family counts the same."""
+    """Returns the macro average, in which every family has the same weight."""
     return sum(values) / len(values)
 
 
 def maps_of(families: Mapping[str, FamilyResult]) -> dict[str, dict[str, float]]:
-    """exact_match, blank_exact_match and majority, each from "overall" and every family to its value; empty maps of no families."""
+    """Returns maps of exact_match, blank_exact_match and majority, each with "overall" and every family; empty maps if there are none."""
     maps: dict[str, dict[str, float]] = {}
     for quantity in ("exact_match", "blank_exact_match", "majority"):
         values = {name: getattr(result, quantity) for name, result in families.items()}
@@ -169,7 +172,7 @@ def maps_of(families: Mapping[str, FamilyResult]) -> dict[str, dict[str, float]]
 
 
 def summary(report: RunReport) -> dict[str, Any]:
-    """What report.json holds. "overall" of a phase is the mean over the families that it was asked, which are its other keys."""
+    """Returns the content of report.json. In the scores of a phase, "overall" is the mean over its families, which are the other keys."""
     measured = {results.phase: maps_of(results.families)["exact_match"] for results in report.results}
     phases = [{**dataclasses.asdict(phase), "exact_match": measured.get(phase.name, {})} for phase in report.phases]
     last = report.results[-1] if report.results else None
@@ -195,13 +198,13 @@ def summary(report: RunReport) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class TableRow:
-    """A row of the table of families and phases; None where a family was not asked.
+    """A row of the table of families and phases. Values are None if a phase was not asked questions of the family.
 
     Attributes:
       name: the family, or "mean over N families".
       matches: exact match after each phase. A mean is over the same families in every phase: None after one that was not asked all of them.
-      blank, majority: of the last phase.
-      questions: of the last phase.
+      blank, majority: exact match with blank images and of the majority answer, in the last phase.
+      questions: number of questions in the last phase.
     """
 
     name: str
@@ -212,10 +215,10 @@ class TableRow:
 
 
 def table_rows(results: Sequence[PhaseResults]) -> tuple[list[TableRow], list[TableRow]]:
-    """Rows of the families, and rows of means, each over the same families in all of its phases.
+    """Returns the rows of the families, and rows of means, each over the same families in all phases.
 
-    The first mean is over the families of the last phase. Phases that were asked fewer have another row of means, over the families that they
-    were asked. With one family a mean says nothing more.
+    The first mean is over the families of the last phase. Phases with other families have further rows of means, over their families. There is no
+    mean over a single family.
     """
     if not results:
         return [], []
@@ -238,7 +241,7 @@ def _mean_row(name: str, group: Sequence[str], results: Sequence[PhaseResults]) 
 
 
 def table(results: Sequence[PhaseResults]) -> str:
-    """Families x phases for the terminal: exact match in percent beside blank images and the majority answer of the last phase."""
+    """Returns a table for the terminal: exact match in percent by family and phase; blank images and majority answer of the last phase."""
     if not results:
         return "no held-out question was answered"
     rows, means = table_rows(results)

@@ -1,4 +1,4 @@
-"""The report as one HTML page: no scripts, no outside files, readable on a phone, light and dark. All texts are escaped."""
+"""The report as one HTML page, without scripts and external files, for phones too, with a dark mode. All texts are escaped."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _growth_charts(report: RunReport) -> str:
 
 
 def _apart(values: Sequence[float], largest: float) -> list[float]:
-    """The values, less those whose labels would overlap the next larger one's."""
+    """Returns the values without those whose labels would overlap that of the next larger value."""
     kept: list[float] = []
     for value in reversed(values):
         if not kept or kept[-1] - value > 0.07 * largest:
@@ -174,7 +174,7 @@ def _card(card: SampleCard) -> str:
         f'<img src="{_image_source(data)}" alt="{escape(card.family)}, image {place + 1}">' for place, data in enumerate(card.images)
     )
     told, _, asked = card.question.rpartition("\n")
-    text_only = bool(told) and not images and not card.note  # what the question is about stands in front of it: shown in the images' place
+    text_only = bool(told) and not images and not card.note  # the text before the question is shown in the place of the images
     media = f'<p class="told">{escape(told)}</p>' if text_only else images
     question = asked if text_only else card.question
     note = f'<p class="note">{escape(card.note)}</p>' if card.note else ""
@@ -191,7 +191,7 @@ def _card(card: SampleCard) -> str:
 
 
 def _sections(report: RunReport) -> list[tuple[str, str, str]]:
-    """Title, a sentence and content of each section, in order."""
+    """Returns title, description and HTML content of each section, in order."""
     sections = []
     if last := _last(report):
         sentence = f"After phase {last.phase}, by greedy decoding; an answer counts when it equals the truth."
@@ -221,7 +221,7 @@ def _sections(report: RunReport) -> list[tuple[str, str, str]]:
 
 
 def page(report: RunReport) -> str:
-    """The report as one HTML page without scripts or outside files."""
+    """Returns the report as one HTML page."""
     phases = " → ".join(phase.name for phase in report.phases)
     body = "".join(
         f"<section><h2>{escape(title)}</h2><p>{escape(note)}</p>{content}</section>" for title, note, content in _sections(report)

@@ -1,4 +1,4 @@
-"""Held-out questions as cards, their pictures as small PNG or JPEG files."""
+"""Makes cards of held-out questions, with their pictures as small PNG or JPEG files."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from neo_jax.evaluation.report.data import SampleCard
 from neo_jax.evaluation.report.figures import cut
 from neo_jax.runs.evaluations import AnswerRecord
 
-CARDS = 2  # of each family
-PICTURES = 8  # most images or frames of a card
-SIDE = 256  # pixels, longest side of a thumbnail
-PICTURE_BYTES = 24 << 10  # most of a thumbnail
-NOTE = 300  # most characters of a note
+CARDS = 2  # cards of each family
+PICTURES = 8  # largest number of images or frames of a card
+SIDE = 256  # longest side of a thumbnail, in pixels
+PICTURE_BYTES = 24 << 10  # largest size of a thumbnail file
+NOTE = 300  # largest number of characters of a note
 JPEG_QUALITIES = (90, 75, 50, 25)
 
 
 def first_answers(answers: Sequence[AnswerRecord]) -> list[AnswerRecord]:
-    """The first CARDS answers of each family, families in order of first appearance."""
+    """Returns the first CARDS answers of each family, families in order of first appearance."""
     groups: dict[str, list[AnswerRecord]] = {}
     for answer in answers:
         group = groups.setdefault(answer.family, [])
@@ -38,12 +38,12 @@ def first_answers(answers: Sequence[AnswerRecord]) -> list[AnswerRecord]:
 def make_cards(
     answers: Sequence[AnswerRecord], sources: Sequence[Source], phase: PhaseSettings, seed: int
 ) -> tuple[list[SampleCard], list[str]]:
-    """Cards of these answers with the pictures of their samples, and a sentence for each answer whose sample is not found.
+    """Returns cards of these answers with the pictures of their samples, and a sentence for each answer whose sample is not found.
 
     Args:
-      answers: each is shown once.
-      sources: the held-out ones.
-      phase, seed: which frames of a clip the model saw.
+      answers: the answers to show, each once.
+      sources: the held-out sources.
+      phase, seed: the phase and the seed of the run, which determine the frames of a clip that the model saw.
     """
     wanted: dict[str, list[int]] = {}
     for place, answer in enumerate(answers):
@@ -58,10 +58,10 @@ def make_cards(
             try:
                 sample = source[number]
             except (SampleError, OSError):
-                continue  # named below
+                continue  # reported below
             for place in wanted[key]:
                 answer = answers[place]
-                # Two sources may have equal keys: the truth and the family decide.
+                # Keys of different sources may be equal: truth and family must match too.
                 if place not in cards and answer.family == (sample.family or source.name) and answer.truth == sample.turns[-1].text:
                     cards[place] = _card(answer, sample, phase, sample_seed(seed, source.name, number))
     lost = [
@@ -88,7 +88,7 @@ def _card(answer: AnswerRecord, sample: Sample, phase: PhaseSettings, seed: int)
             notes.append(f"{more} more images are not shown")
         if (more := len(sample.clips) - 1) > 0:
             notes.append(f"{more} more clips are not shown")
-    except Exception as error:  # a decoder may trip over anything, and a picture is no reason to lose the report
+    except Exception as error:  # a decoder may raise anything, and a broken picture must not prevent the report
         notes.append(f"not shown: {error or type(error).__name__}")
     return SampleCard(
         answer.family, tuple(pictures), cut(words(question)), cut(answer.answer), cut(answer.truth), cut("; ".join(notes), NOTE)
@@ -96,7 +96,7 @@ def _card(answer: AnswerRecord, sample: Sample, phase: PhaseSettings, seed: int)
 
 
 def _pictures(sample: Sample, phase: PhaseSettings, seed: int) -> Iterator[np.ndarray]:
-    """RGB arrays [H, W, 3] uint8 of the first images or frames. Raises SampleError for one that cannot be decoded."""
+    """Yields RGB arrays [H, W, 3] uint8 of the first images or frames. Raises SampleError if one cannot be decoded."""
     for media in sample.images[:PICTURES]:
         yield images.decode(images.read_bytes(media), media.name, media.pictures)
     if sample.clips:
@@ -105,7 +105,7 @@ def _pictures(sample: Sample, phase: PhaseSettings, seed: int) -> Iterator[np.nd
 
 
 def small_file(array: np.ndarray) -> bytes | None:
-    """An RGB image [H, W, 3] uint8 as a PNG or JPEG of at most PICTURE_BYTES with sides of at most SIDE; None if none is so small."""
+    """Encodes an RGB image [H, W, 3] uint8 as a PNG or JPEG of at most PICTURE_BYTES and SIDE pixels; None if no quality is small enough."""
     image = Image.fromarray(array)
     image.thumbnail((SIDE, SIDE))
     for quality in (None, *JPEG_QUALITIES):

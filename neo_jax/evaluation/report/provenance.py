@@ -1,4 +1,4 @@
-"""The parts of the page that record the run itself: what it ran on, its phases, its configuration, what was left out, what is damaged."""
+"""The parts of the page on the run itself: hardware and versions, phases, configuration, skipped samples, damaged files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNKNOWN = "unknown"
 
 
 def notices(report: RunReport) -> str:
-    """Warnings and problems at the top of the page; nothing where there are none."""
+    """Returns the boxes with warnings and problems at the top of the page; "" if there are none."""
     boxes = (
         ("warning", "Held-out samples that training may have seen", report.warnings),
         ("problem", "Not everything of this run could be shown", report.problems),
@@ -27,7 +27,7 @@ def notices(report: RunReport) -> str:
 
 
 def facts(report: RunReport) -> str:
-    """A list of facts, and the configuration, folded."""
+    """Returns the list of facts, and the configuration in a collapsed block."""
     start = report.starts[-1] if report.starts else None
     rows = [
         ("Parameters", f"{short(report.parameters)} ({report.parameters:,})" if report.parameters else UNKNOWN),
@@ -44,7 +44,7 @@ def facts(report: RunReport) -> str:
 
 
 def _hardware(starts: Sequence[RunFacts]) -> str:
-    """Of the starts in their order, each change once."""
+    """Returns the hardware of the starts in their order; consecutive starts on the same hardware count once."""
     named = [
         f"{start.device_count:,} x {start.device_kind}" + (f" in {start.processes:,} processes" if start.processes > 1 else "")
         for start in starts
@@ -72,7 +72,7 @@ def _speed(phases: Sequence[PhaseSpan]) -> str:
 
 
 def phases_table(phases: Sequence[PhaseSpan]) -> str:
-    """One row for each phase: context, resolution, steps, tokens, speed."""
+    """Returns a table with context, resolution, steps, tokens and speed of each phase."""
     head = "".join(f"<th>{name}</th>" for name in ("", "context", "images", "steps", "tokens", "tokens/s", "MFU"))
     body = "".join(
         f'<tr><th scope="row">{escape(phase.name)}</th>'
@@ -91,7 +91,7 @@ def phases_table(phases: Sequence[PhaseSpan]) -> str:
 
 
 def skipped_table(skipped: Sequence[Skipped]) -> str:
-    """One row for each source, reason and phase, with the first message."""
+    """Returns a table of skipped samples by source, reason and phase, with the first message of each."""
     if not skipped:
         return '<div class="panel"><p class="soft">The logs name none.</p></div>'
     head = "<th></th>" + "".join(f'<th class="text">{name}</th>' for name in ("source", "reason", "phase"))

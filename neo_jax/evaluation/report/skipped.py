@@ -1,4 +1,4 @@
-"""Samples that a run did not use, from the logs that its processes keep in the run directory."""
+"""Reads the logs in the run directory of samples that a run did not use."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from neo_jax.evaluation.report.data import Skipped
 from neo_jax.evaluation.report.figures import cut
 
 LOGS = {"training": "skipped", "held-out": "skipped_heldout"}  # NAME.jsonl of process 0, NAME.PROCESS.jsonl of the others
-MESSAGE = 300  # most characters of an example
-BY_PHASE = ("too_long", "no_frames")  # reasons that hold for one phase, which the message names
+MESSAGE = 300  # largest number of characters of an example
+BY_PHASE = ("too_long", "no_frames")  # reasons that concern one phase, named in the message
 
 
 def read_skipped(directory: pathlib.Path, phases: Collection[str], sizes: Mapping[tuple[str, str], int]) -> tuple[list[Skipped], list[str]]:
-    """Counts what the logs name, by part, source, reason and phase, most frequent first; and a sentence for each damaged line.
+    """Counts the samples in the logs by part, source, reason and phase, most frequent first. Also returns a sentence for each damaged line.
 
     A sample that several processes name for the same reason counts once.
 
     Args:
       phases: names of the curriculum's phases.
-      sizes: samples of each source, by part ("training", "held-out") and name.
+      sizes: number of samples of each source, by part ("training", "held-out") and name.
     """
     counts: dict[tuple[str, str, str, str], int] = {}
     examples: dict[tuple[str, str, str, str], str] = {}
@@ -51,7 +51,7 @@ def read_skipped(directory: pathlib.Path, phases: Collection[str], sizes: Mappin
 
 
 def _lines(path: pathlib.Path, problems: list[str]) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not empty, with their numbers."""
+    """Yields the lines that are not empty, with their numbers from 1."""
     try:
         with path.open("rb") as file:
             yield from ((number, text) for number, text in enumerate(file, 1) if text.strip())

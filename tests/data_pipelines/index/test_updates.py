@@ -281,7 +281,7 @@ def test_stop_is_asked_between_windows_and_the_next_start_goes_on(root, tmp_path
         asked.append(len(inspected))
         return len(asked) == 3
 
-    with pytest.raises(Interrupted, match="what was measured is kept, and the next start goes on from there"):
+    with pytest.raises(Interrupted, match="what was measured is kept, and the next start continues from there"):
         LengthIndex.open(source, tokenizer(), tmp_path, stop=stop)
     assert asked == [0, 5, 10]
     inspected.clear()

@@ -179,8 +179,8 @@ def test_the_home_folder_sign_stands_for_the_home_folder(monkeypatch: pytest.Mon
 
 def test_a_home_folder_that_nobody_has_is_refused() -> None:
     assert problems(DEMO, "--config.run.directory=~no_such_user/x") == [
-        "run.directory: is '~no_such_user/x', but '~no_such_user' is no user's home folder: write the whole path, or ./~no_such_user/x for a folder "
-        "of that name"
+        "run.directory: is '~no_such_user/x', but '~no_such_user' is no user's home folder: write the absolute path, or ./~no_such_user/x for a "
+        "folder of that name"
     ]
 
 

@@ -18,7 +18,7 @@ from data_pipelines.schema import PhaseSettings, SourceSettings
 from neo_jax.config import Config, ConfigError, Data, Model, Phase, differences, parse_command_line
 from neo_jax.config.phase import REMAT_POLICIES
 from neo_jax.model.backbone import REMATERIALISATION
-from neo_jax.planning.search import AGAIN, KEPT
+from neo_jax.planning.search import RECOMPUTE_FACTOR, SAVED_ACTIVATIONS
 from neo_jax.training.curriculum import mesh_problems
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -454,7 +454,7 @@ def test_the_argument_reaches_the_file() -> None:
         ([DEMO, "--config.phases.mid_521.steps=7"], "--config.phases.mid_521.steps: unknown key 'mid_521'; did you mean 'mid_512'?"),
         ([DEMO, "--config.phases.mid_512.step=7"], "--config.phases.mid_512.step: unknown key 'step'; did you mean 'steps'?"),
         ([DEMO, "--config.runn.seed=7"], "--config.runn.seed: unknown key 'runn'; did you mean 'run'?"),
-        ([DEMO, "--config.run.seed.x=7"], "--config.run.seed.x: 'x' stands in a value, not in a section"),
+        ([DEMO, "--config.run.seed.x=7"], "--config.run.seed.x: 'x' is below a key that is not a section"),
         ([DEMO, "--config.run=7"], "--config.run: is a section: set one of its keys"),
         ([DEMO, "--config.run.seed=x"], "run.seed: is 'x', must be a whole number"),
         ([DEMO, "--config.phases.sft.mixture.vidoe=1"], "phases.sft.mixture.vidoe: no such source in data.sources"),
@@ -538,8 +538,8 @@ def test_every_phase_whose_mesh_does_not_fit_is_named() -> None:
     config.curriculum = ("text", "pretrain", "sft")
     assert mesh_problems(Config.from_config_dict(config), 8) == [
         "phases.pretrain.mesh: data 2 x fsdp 1 x context 2 x tensor 1 does not make 8 devices; data 4 x fsdp 1 x context 2 x tensor 1 would",
-        "phases.sft.rows_per_step: 2 rows in 1 passes do not divide over data 4 x fsdp 1: 4 would; or spread rows with mesh.context or "
-        "mesh.tensor",
+        "phases.sft.rows_per_step: 2 rows in 1 passes do not divide over data 4 x fsdp 1: 4 would; or divide each row over devices with "
+        "mesh.context or mesh.tensor",
     ]
 
 
@@ -564,7 +564,7 @@ def test_a_bfloat16_second_moment_needs_a_small_beta2() -> None:
 
 
 def test_every_rematerialisation_is_known_wherever_one_is_chosen() -> None:
-    assert {"none", *REMATERIALISATION} == KEPT.keys() == AGAIN.keys() == set(REMAT_POLICIES)
+    assert {"none", *REMATERIALISATION} == SAVED_ACTIVATIONS.keys() == RECOMPUTE_FACTOR.keys() == set(REMAT_POLICIES)
 
 
 def test_the_failure_limit_holds_for_small_data_too() -> None:

@@ -18,8 +18,8 @@ def test_the_reference_is_current() -> None:
 
 def test_it_has_type_range_default_meaning_and_whether_a_run_may_change_it() -> None:
     lines = DOCUMENT.read_text().splitlines()
-    assert "| `optimizer.beta2` | number at least 0 and below 1 | `0.95` | what a step keeps of the second moment. | no |" in lines
-    assert "| `data.threads` | whole number at least 1 | `2` | threads that decode samples. | yes |" in lines
+    assert "| `optimizer.beta2` | number at least 0 and below 1 | `0.95` | decay rate of the second moment. | no |" in lines
+    assert "| `data.threads` | whole number at least 1 | `2` | number of threads that decode samples. | yes |" in lines
     assert any(
         line.startswith("| `phases.NAME.mesh.fsdp` | whole number at least 1 | `1` |") and line.endswith("| yes |") for line in lines
     )

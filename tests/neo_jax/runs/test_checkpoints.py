@@ -186,7 +186,7 @@ def test_none_can_be_read(run):
         flip(files(run, step)[0], 1000)
     with pytest.raises(CheckpointError, match=r"no checkpoint can be read.*quarantine-2, quarantine-3"):
         restore(run)
-    with pytest.raises(CheckpointError, match="delete them to begin the run anew"):  # not begun anew behind the user's back
+    with pytest.raises(CheckpointError, match="delete them to start the run again"):  # not begun anew behind the user's back
         restore(run)
 
 

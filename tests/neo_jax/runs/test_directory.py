@@ -101,7 +101,7 @@ def test_a_run_without_its_configuration_is_not_begun_anew(tmp_path, left):
 @pytest.mark.parametrize("content", ["{", "[]", ""])
 def test_a_damaged_configuration_is_one_sentence(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(RunDirectoryError, match=r"config\.json .*put back what it was"), RunDirectory(settings(tmp_path)):
+    with pytest.raises(RunDirectoryError, match=r"config\.json .*restore it"), RunDirectory(settings(tmp_path)):
         pass
 
 

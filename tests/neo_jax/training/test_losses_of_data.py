@@ -61,8 +61,8 @@ def test_what_is_too_long_for_a_phase_and_by_which_budget():
         "caption": find_too_long(np.ones((7, 4), int), np.arange(7), budget),
     }
     assert list(too_long_lines(phase, found)) == [
-        "text: 3 of 40 (8%) samples of text do not fit a row (2 pass context 128, the longest needs 300; 1 are of a kind that the phase takes "
-        "none of): skipped.jsonl"
+        "text: 3 of 40 (8%) samples of text do not fit a row (2 exceed context 128, the longest needs 300; 1 are of a kind that the phase does "
+        "not take): skipped.jsonl"
     ]
 
 

@@ -20,7 +20,7 @@ def test_a_signal_is_noted_and_the_handler_before_comes_back(number):
         assert not stop.reached()
         os.kill(os.getpid(), number)
         assert stop.requested and stop.reached()
-        with pytest.raises(Preempted, match="stopped while indexing; nothing is lost: the same command goes on from there"):
+        with pytest.raises(Preempted, match="stopped while indexing; nothing is lost: the same command continues from there"):
             stop.check("indexing")
     assert signal.getsignal(number) is before
 
