@@ -9,6 +9,7 @@ documents.build_document: read, decode, resize, cut into visual tokens, tokenize
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -155,7 +156,9 @@ def indexing(tokenizer: Tokenizer, folder: pathlib.Path) -> float:
 def planning() -> list[dict[str, Any]]:
     rows = []
     for context in (8192, 16_384, CONTEXT):
-        settings, sources = phase(context, MIXTURE, 16), lognormal_mixture(context)
+        # Room for pixels in four fifths of the tokens: about what full rows of this mixture need. Larger samples are too long.
+        settings = dataclasses.replace(phase(context, MIXTURE, 16), visual_tokens=context * 4 // 5 // 64 * 64)
+        sources = lognormal_mixture(context)
         planner = Planner(0, settings, sources, 0, InputState(0, 0, 0, (0,) * len(sources)))
         began = time.process_time()
         drawn = [planner.row(row) for row in range(settings.rows)]
@@ -167,6 +170,8 @@ def planning() -> list[dict[str, Any]]:
         rows.append(
             {
                 "context": context,
+                "visual_tokens": settings.visual_tokens,
+                "too_long": round(float(np.mean([_too_long(source.lengths(settings, 0), settings) for source in sources])), 5),
                 "token_fill": round(float(lengths[0]) / context, 4),
                 "visual_fill": round(float(lengths[1]) / settings.visual_tokens, 4),
                 "samples_per_second": round(sum(map(len, drawn)) / taken),
@@ -175,6 +180,12 @@ def planning() -> list[dict[str, Any]]:
         )
         print(rows[-1], flush=True)
     return rows
+
+
+def _too_long(lengths: npt.NDArray[np.int64], settings: PhaseSettings) -> float:
+    """The share of samples that fit the context and not the budget of visual tokens."""
+    fit = lengths[:, 0] <= settings.context
+    return float((fit & (lengths[:, 1] > settings.visual_tokens)).sum() / len(lengths))
 
 
 def waiting(images: list[dict[str, Any]]) -> dict[str, Any]:

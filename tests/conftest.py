@@ -30,3 +30,13 @@ def _connect_locally(self: socket.socket, address: object) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _no_network() -> None:
     socket.socket.connect = _connect_locally  # type: ignore[method-assign, assignment]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuses a pytest whose node ids pytest-xdist cannot extend by groups (9.2 with 3.8): each worker would make the same runs again."""
+    if not getattr(config.option, "loadgroup", False):
+        return
+    for item in items:
+        if item.get_closest_marker("xdist_group") and "@" not in item.nodeid.rpartition("]")[2]:
+            raise pytest.UsageError(f"{item.nodeid}: its xdist_group has no effect; install the pinned pytest and pytest-xdist")

@@ -14,6 +14,7 @@ from data_pipelines.text import chat
 from data_pipelines.text.marks import VIDEO_MARK, marks_of
 from data_pipelines.text.tokenizers import Tokenizer
 
+MISSING = (-1, -1)  # the state of a file that is not there
 # Reasons that follow from a row, the settings and the tokenizer alone: with these the same, nothing on a disk can mend the sample.
 # "bad_record" and "unknown_key" are none of them: of clips as folders of frames they may follow from what a folder holds.
 LASTING = frozenset(
@@ -35,16 +36,17 @@ LASTING = frozenset(
 def inspect(sample: Sample, tokenizer: Tokenizer) -> Measured:
     """Measures a sample without decoding pixels. Raises SampleError for one that cannot be used, "no_answer" where nothing has a label."""
     files = file_states(sample)
-    headers = [_header(image) for image in sample.images]
+    states = iter(files)
+    headers = [_header(image, image.path is None or next(states) != MISSING) for image in sample.images]
     text, before = count_text(sample, tokenizer)
     clips = [video.probe(clip) for clip in sample.clips]
     conversions = [name for header in headers for name in header.conversions] + [name for clip in clips for name in clip.conversions]
     return Measured(text, [(header.height, header.width) for header in headers], clips, before, files, conversions)
 
 
-def _header(image: Media) -> images.Header:
-    """What the row gives, or the image's header says. A file that is not there is asked for its header, which says so."""
-    if image.size is None or (image.path is not None and not image.path.exists()):
+def _header(image: Media, exists: bool) -> images.Header:
+    """The size that the row gives, else what the image's header says. A missing file is opened all the same, for its error message."""
+    if image.size is None or not exists:
         return images.header(image)
     check_size(*image.size, image.name)
     return images.Header(*image.size, ())
@@ -57,19 +59,19 @@ def count_text(sample: Sample, tokenizer: Tokenizer) -> tuple[int, list[str]]:
             "video_marks",
             f"{sample.key}: the conversation has {marks} {VIDEO_MARK} marks for {len(sample.clips)} clips; write one for each",
         )
-    turns, before = chat.around_clips(sample.turns)
+    turns, before = chat.around_clips(sample.turns) if sample.clips else (sample.turns, [])
     tokens, labels = chat.encode(turns, [0] * (len(sample.images) + len(before)), tokenizer)
     _check_answer(labels, sample.key)
     return len(tokens) - sum(2 + len(tokenizer.encode(each)) for each in before), before
 
 
 def _check_answer(labels: np.ndarray, key: str) -> None:
-    if not (labels != NO_LABEL).any():
+    if labels.max(initial=NO_LABEL) == NO_LABEL:
         raise SampleError("no_answer", f"{key}: no assistant turn to learn from; give it one that is not is_input")
 
 
 def file_states(sample: Sample) -> list[tuple[int, int]]:
-    """(bytes, nanoseconds of the last change) of each media file; (-1, -1) where there is none. Media inside the source have no state."""
+    """(bytes, nanoseconds of the last change) of each media file; MISSING if there is none. Media inside the source have no state."""
     return [_file_state(media) for media in sample.files if media.path is not None]
 
 
@@ -78,7 +80,7 @@ def _file_state(media: Media) -> tuple[int, int]:
     try:
         status = media.path.stat()
     except OSError:  # reading the file says what is wrong
-        return -1, -1
+        return MISSING
     return status.st_size, status.st_mtime_ns
 
 

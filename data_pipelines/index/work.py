@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -24,6 +25,7 @@ from data_pipelines.text.tokenizers import Tokenizer
 
 CHUNK = 4096  # samples of a piece of work: what a kill may cost each process
 Stop = Callable[[], bool]
+_TASK = 64  # samples that a thread measures in one go: handing out a task costs as much as half a text row
 _NEW = Entry(None, None)
 
 
@@ -67,8 +69,11 @@ class Chunk(NamedTuple):
     def measure(self, source: Source, tokenizer: Tokenizer, threads: concurrent.futures.Executor) -> bool:
         """Measures the samples; returns whether anything is new. Raises DataError where the part cannot be written."""
         known = self._known()
-        samples = range(self.first + self.start, self.first + self.stop)
-        entries = list(threads.map(lambda number, entry: renew(source, tokenizer, number, entry), samples, known))
+        samples = enumerate(known, self.first + self.start)
+        tasks = threads.map(
+            lambda task: [renew(source, tokenizer, number, entry) for number, entry in task], itertools.batched(samples, _TASK)
+        )
+        entries = list(itertools.chain.from_iterable(tasks))
         if self.folder and entries == known:
             return False
         arrays.save(pathlib.Path(self.part), pack(entries), self.identity)

@@ -80,6 +80,8 @@ class Keys:
           known: the keys that are read: of a turn where "role" is among them, of a part of a turn where "type" is, else of a row.
         """
         others = [key for key in fields if key not in known and key not in self._allowed and not is_empty(fields[key])]
+        if not others:
+            return
         has_media = not is_empty([fields.get(key) for key in known if key in _MEDIA])
         for key in others:
             if has_media and _WEB_ADDRESS.match(str(fields[key])):
@@ -91,8 +93,7 @@ class Keys:
                 )
             if can_change_training(key, fields[key], bool({"role", "type"} & set(known))):
                 raise SampleError("unknown_key", f"{where}: {self._refusal(key, known)}")
-        if others:
-            self.pass_over(others, where)
+        self.pass_over(others, where)
 
     def pass_over(self, keys: Sequence[str], where: str) -> None:
         """Counts keys that are not read, and names new ones in the log."""

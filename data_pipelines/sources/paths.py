@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import posixpath
@@ -30,6 +31,9 @@ def one_path(settings: SourceSettings) -> str:
     return settings.paths[0]
 
 
+_FOLDERS = 4096  # of a source whose resolved paths are kept
+
+
 class MediaRoot:
     """The folder, on a disk or in an object store, that the media paths of a source are relative to and may not leave.
 
@@ -51,6 +55,8 @@ class MediaRoot:
             raise DataError(f"source {settings.name!r}: media_root {root} is not a folder; set it to the folder of the media files")
         self._root = root.resolve()
         self._allowed = [self._root, *_blobs(self._root)]
+        # A folder is resolved once, not for each of its files: that takes a system call for each part of its path.
+        self._resolved_folder = functools.lru_cache(_FOLDERS)(self._resolve_folder)
 
     def find(self, name: str, key: str) -> pathlib.Path | Whole:
         """The file or object that a row names, relative to the root or as an absolute path inside of it; it need not exist.
@@ -62,9 +68,9 @@ class MediaRoot:
             return self._find_object(name, key)
         if self._root is None:
             raise SampleError("bad_record", f"{key}: names the file {name!r}, but source {self._source!r} has no media_root; set it")
-        path = self._resolve(self._root / name, name, key)
+        path = self._resolve(os.path.join(self._root, name), name, key)
         if not name.isascii() and not os.path.exists(path) and (composed := _other_composition(self._root, name)) is not None:
-            return self._resolve(composed, name, key)
+            return self._resolve(str(composed), name, key)
         return path
 
     def _find_object(self, name: str, key: str) -> Whole:
@@ -75,12 +81,20 @@ class MediaRoot:
             )
         return Whole(f"{self._store}/{path}")
 
-    def _resolve(self, path: pathlib.Path, name: str, key: str) -> pathlib.Path:
+    def _resolve_folder(self, folder: str) -> str:
+        """A folder without links, "" if it lies outside of the root."""
+        resolved = pathlib.Path(folder).resolve()
+        return str(resolved) if any(map(resolved.is_relative_to, self._allowed)) else ""
+
+    def _resolve(self, path: str, name: str, key: str) -> pathlib.Path:
         try:
-            resolved = path.resolve()
+            folder, file = os.path.split(path)
+            if file != ".." and (inside := self._resolved_folder(folder)) and not os.path.islink(place := f"{inside}/{file}"):
+                return pathlib.Path(place)
+            resolved = pathlib.Path(path).resolve()
         except (OSError, RuntimeError) as error:  # links in a circle
             raise SampleError("unreadable_file", f"{key}: the file {name!r} cannot be found ({error})") from error
-        if any(resolved.is_relative_to(folder) for folder in self._allowed):
+        if any(map(resolved.is_relative_to, self._allowed)):
             return resolved
         if pathlib.Path(os.path.normpath(path)).is_relative_to(self._allowed[0]):
             raise SampleError(

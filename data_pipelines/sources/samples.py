@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from data_pipelines.conditions import of_columns
 from data_pipelines.schema import Clip, Media, Sample, SampleError, SourceSettings
@@ -60,22 +59,21 @@ class SampleReader:
                     )
         row = read_row(record, key, self._keys, self._settings)
         files = held or {}
-        images = tuple(self._media(file, key, files) for file in row.images)
-        if self._settings.given_sizes and images:
-            sizes = _given_sizes(record, len(images), key)
-            images = tuple(dataclasses.replace(image, size=size) for image, size in zip(images, sizes, strict=True))
+        count = len(row.images)
+        sizes = _given_sizes(record, count, key) if self._settings.given_sizes and count else [None] * count
+        images = tuple(self._media(file, key, files, size) for file, size in zip(row.images, sizes, strict=True))
         return Sample(key, row.turns, images, tuple(self._clip(clip, key, files) for clip in row.clips), row.family)
 
-    def _media(self, file: MediaFile, key: str, held: Mapping[str, Stored]) -> Media:
+    def _media(self, file: MediaFile, key: str, held: Mapping[str, Stored], size: tuple[int, int] | None = None) -> Media:
         pictures = self._settings.pictures
         if file.data is not None:
-            return Media(file.name, data=file.data, pictures=pictures)
+            return Media(file.name, data=file.data, pictures=pictures, size=size)
         found = held.get(file.name) or self._root.find(file.name, key)
         if isinstance(found, Whole) and not is_remote(found.address):
             found = pathlib.Path(found.address)
         if isinstance(found, pathlib.Path):
-            return Media(file.name, path=found, pictures=pictures)
-        return Media(file.name, stored=found, pictures=pictures)
+            return Media(file.name, path=found, pictures=pictures, size=size)
+        return Media(file.name, stored=found, pictures=pictures, size=size)
 
     def _clip(self, clip: RowClip, key: str, held: Mapping[str, Stored]) -> Clip:
         media = tuple(self._media(file, key, held) for file in clip.files)
@@ -100,7 +98,7 @@ class SampleReader:
         return tuple(self._media(MediaFile(f"{folder.name.rstrip('/')}/{name}"), key, {}) for name in names)
 
 
-def _given_sizes(record: object, count: int, key: str) -> list[tuple[int, int]]:
+def _given_sizes(record: object, count: int, key: str) -> Sequence[tuple[int, int] | None]:
     """(height, width) of each of `count` pictures, as the row gives them. Raises SampleError "bad_record"."""
     assert isinstance(record, Mapping), "read_row takes nothing else"
     sides = []

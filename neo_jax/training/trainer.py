@@ -30,21 +30,12 @@ from neo_jax.runs.facts import RunFacts, write_facts
 from neo_jax.runs.metrics import MetricsWriter, StepRecord
 from neo_jax.runs.record import CheckpointRecord, Position
 from neo_jax.sharding import own_rows, slice_count, to_devices
-from neo_jax.training import flops
+from neo_jax.training import flops, losses_of_data
 from neo_jax.training.console import Progress, step_line
 from neo_jax.training.continuing import check_changes, check_data, continued
 from neo_jax.training.curriculum import abstract_state, first_state, mesh_problems, next_state, phase_mesh
 from neo_jax.training.heldout import HeldoutLosses
 from neo_jax.training.inputs import RunData, accumulated, local_rows, open_run_data
-from neo_jax.training.losses_of_data import (
-    FailureLines,
-    converted_lines,
-    epoch_lines,
-    excluded_lines,
-    ignored_lines,
-    too_long_lines,
-    underfilled_lines,
-)
 from neo_jax.training.optimizer import learning_rates
 from neo_jax.training.phase_evaluation import evaluate_phase
 from neo_jax.training.step import StepMetrics, TrainState, make_train_step
@@ -91,7 +82,7 @@ class Trainer:
         self.progress = progress or Progress(silent=not exchange.is_first())
         self._state: TrainState | None = None  # the only reference: a new state frees the memory of the old one
         self._tokens, self._seconds = 0, 0.0  # tokens trained on, and seconds of earlier starts
-        self._failures = FailureLines()
+        self._failures = losses_of_data.FailureLines()
         self._metrics: MetricsWriter | None = None  # in process 0 only
 
     def run(self) -> None:
@@ -150,18 +141,18 @@ class Trainer:
                     f"process {number} reads different data from process 0: {', '.join(changed)}; give all processes the same files"
                 )
         indexes = [*data.indexes, *data.heldout_indexes]
-        self._print(ignored_lines([*data.sources, *data.heldout]))
-        self._print(excluded_lines(indexes))
-        self._print(converted_lines(indexes))
+        self._print(losses_of_data.ignored_lines([*data.sources, *data.heldout]))
+        self._print(losses_of_data.excluded_lines(indexes))
+        self._print(losses_of_data.converted_lines(indexes))
         for number in data.train.laid_out:
             self._print_layout(number, data)
-        self._print(epoch_lines(self.settings.phases, data.train.forecast, data.sources))
+        self._print(losses_of_data.epoch_lines(self.settings.phases, data.train.forecast, data.sources))
         return data
 
     def _print_layout(self, phase: int, data: RunData) -> None:
         layout = data.train.layout(phase)
-        self._print(too_long_lines(self.settings.phases[phase], layout.too_long))
-        self._print(underfilled_lines(self.settings.phases[phase], layout.advice))
+        self._print(losses_of_data.too_long_lines(self.settings.phases[phase], layout.too_long))
+        self._print(losses_of_data.underfilled_lines(self.settings.phases[phase], layout.advice))
 
     def _print(self, lines: Iterable[str]) -> None:
         for line in lines:

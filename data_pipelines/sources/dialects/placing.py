@@ -64,6 +64,8 @@ def _mismatch(turns: tuple[Turn, ...], images: int, clips: int, key: str) -> Sam
 
 
 def _refuse_other_marks(turn: Turn, key: str) -> None:
+    if "<" not in turn.text:
+        return
     other = _OTHER_MARKS.search(turn.text) or (turn.role != "assistant" and _OTHER_MARKS_OF_QUESTIONS.search(turn.text))
     if other:
         mark = other[0].strip()
@@ -75,14 +77,16 @@ def _refuse_other_marks(turn: Turn, key: str) -> None:
 
 def _with_escapes(turn: Turn) -> Turn:
     r"""`\<image>` of a question becomes a word. In answers a backslash is left as it is: there marks are words already."""
-    if turn.role == "assistant":
+    if turn.role == "assistant" or "\\<" not in turn.text:
         return turn
     return dataclasses.replace(turn, text=_ESCAPED.sub(rf"<{NONCHARACTER}\1>", turn.text))
 
 
 def _only(turns: Iterable[Turn], holds_marks: Callable[[Turn], bool]) -> tuple[Turn, ...]:
     """The turns with the marks of all others turned into words."""
-    return tuple(turn if holds_marks(turn) else dataclasses.replace(turn, text=as_words(turn.text)) for turn in turns)
+    return tuple(
+        turn if holds_marks(turn) or "<" not in turn.text else dataclasses.replace(turn, text=as_words(turn.text)) for turn in turns
+    )
 
 
 def _replaced(turns: tuple[Turn, ...], by: str) -> tuple[Turn, ...]:

@@ -43,10 +43,12 @@ def kind_of(value: object) -> str:
 
 def is_empty(value: Any) -> bool:
     """Whether a value says nothing: exports write every column in every row."""
+    if isinstance(value, str | bytes):
+        return not value
     if isinstance(value, float):
         return math.isnan(value)
     if isinstance(value, dict):
         return all(map(is_empty, value.values()))
     if isinstance(value, list | tuple):
         return all(map(is_empty, value))
-    return value is None or value in ("", b"")
+    return value is None

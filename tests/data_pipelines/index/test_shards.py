@@ -240,7 +240,7 @@ def test_a_stop_keeps_what_processes_measured(root, tmp_path, three_processes):
         return len(list(tmp_path.glob("shards/*/parts/*.npz"))) >= 2
 
     source = small_corpus.jsonl(root / "mixed.jsonl")
-    with pytest.raises(Interrupted, match="the next start goes on from there"):
+    with pytest.raises(Interrupted, match="the next start continues from there"):
         LengthIndex.open(source, tokenizer(), tmp_path, recipe=recipe(root), stop=stop)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("shards/*/parts/*.npz")}
     assert len(kept) >= 2

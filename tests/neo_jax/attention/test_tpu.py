@@ -42,7 +42,7 @@ def test_equals_the_dense_reference(case, blocks):
     assert_equal(computed(kernel(blocks), *data), expected(*data), 2e-5)
 
 
-@pytest.mark.parametrize("case", [CASES[i] for i in (2, 3, 5, 9)], ids=str)
+@pytest.mark.parametrize("case", [CASES[i] for i in (0, 1, 5)], ids=str)
 def test_bfloat16_accumulates_in_float32(case):
     data = rounded(*arrays(case))
     assert_equal(computed(kernel(STRIPS), *data, dtype=jnp.bfloat16), expected(*data), 0.02)
@@ -57,7 +57,7 @@ def test_random_packings(seed):
 
 
 def test_narrow_heads():
-    data = arrays(CASES[6], 32, 16)
+    data = arrays(CASES[2], 32, 16)
     assert_equal(computed(kernel(SQUARES), *data), expected(*data), 2e-5)
 
 

@@ -33,11 +33,16 @@ def write_config(corpus: pathlib.Path, directory: pathlib.Path, **overrides) -> 
 TRAIN = ("-m", "neo_jax.train")
 
 
+def environment_of_runs() -> dict[str, str]:
+    """Fast to compile, and every program kept: the runs of the tests compile the same ones."""
+    return os.environ | {"XLA_FLAGS": FAST, "PYTHONPATH": str(ROOT), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
 def start(
     file: pathlib.Path, *flags: str, root: pathlib.Path = ROOT, xla_flags: str = FAST, program: tuple[str, str] = TRAIN
 ) -> subprocess.Popen:
     """The program with these flags beside --config, from the code in `root`, in an environment without virtual devices."""
-    environment = os.environ | {"XLA_FLAGS": xla_flags, "PYTHONPATH": str(root)}
+    environment = environment_of_runs() | {"XLA_FLAGS": xla_flags, "PYTHONPATH": str(root)}
     return subprocess.Popen(
         [sys.executable, *program, f"--config={file}", *flags],
         cwd=root,

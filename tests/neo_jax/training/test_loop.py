@@ -1,7 +1,6 @@
 """The loop waits for the devices once a step, and a phase's memory ends with the phase."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from neo_jax.processes import exchange
 from neo_jax.training import phase_evaluation, trainer
 from neo_jax.training.console import Progress
 from neo_jax.training.stopping import Preempted
-from tests.neo_jax.training.running import FAST, ROOT, TIMEOUT, write_config
+from tests.neo_jax.training.running import ROOT, TIMEOUT, environment_of_runs, write_config
 from tests.neo_jax.training.tiny_run import STEPS, tiny_config_dict
 
 pytestmark = pytest.mark.xdist_group("loop")  # one worker: the watched run is made once
@@ -33,7 +32,7 @@ def watched(corpus: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> d
     done = subprocess.run(
         [sys.executable, str(program), f"--config={file}"],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": FAST},
+        env=environment_of_runs(),
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
@@ -98,8 +97,17 @@ def test_stopped_while_answering_questions_it_leaves_no_record(corpus, tmp_path,
 @pytest.mark.nightly
 def test_phases_of_many_samples_are_looked_at_when_they_begin(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr("data_pipelines.loading.loader.LAID_OUT_AT_ONCE", 0)
-    running = trainer.Trainer(spread(corpus, tmp_path / "run"), Progress(silent=True))
+    monkeypatch.setattr(trainer, "evaluate_phase", lambda *_: None)
     told = []
-    monkeypatch.setattr(trainer, "too_long_lines", lambda phase, found: told.append((phase.name, len(running._data.train.laid_out))) or ())
-    running.run()
-    assert told == [(name, number) for number, name in enumerate(STEPS, 1)]
+
+    def look(phase, found):
+        told.append((phase.name, len(running._data.train.laid_out)))
+        if len(told) == 2:
+            raise Preempted("the second phase has begun")
+        return ()
+
+    monkeypatch.setattr(trainer.losses_of_data, "too_long_lines", look)
+    running = trainer.Trainer(spread(corpus, tmp_path / "run"), Progress(silent=True))
+    with pytest.raises(Preempted, match="the second phase has begun"):
+        running.run()
+    assert told == [("text", 1), ("pretrain", 2)]

@@ -12,7 +12,18 @@ import sys
 import numpy as np
 import pytest
 
-from tests.neo_jax.training.running import FAST, ROOT, TIMEOUT, answers, metrics, run, start, wait_for, wait_for_step, write_config
+from tests.neo_jax.training.running import (
+    ROOT,
+    TIMEOUT,
+    answers,
+    environment_of_runs,
+    metrics,
+    run,
+    start,
+    wait_for,
+    wait_for_step,
+    write_config,
+)
 from tests.neo_jax.training.tiny_run import tiny_config_dict
 
 pytestmark = pytest.mark.xdist_group("processes")  # one worker: the runs below are made once
@@ -60,7 +71,7 @@ def launch(file: pathlib.Path, processes: int, devices: int) -> subprocess.Popen
     command = [sys.executable, str(ROOT / "launch" / "local.py"), f"--processes={processes}", f"--devices={devices}", "--"]
     return subprocess.Popen(
         [*command, sys.executable, "-m", "neo_jax.train", f"--config={file}"],
-        env=os.environ | {"XLA_FLAGS": FAST, "PYTHONPATH": str(ROOT)},
+        env=environment_of_runs(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -31,11 +31,11 @@ def test_a_run_leaves_what_its_user_needs(whole: pathlib.Path):
     assert [line["step"] for line in lines] == list(range(1, TOTAL + 1))
     assert [line["phase"] for line in lines] == [name for name, steps in STEPS.items() for _ in range(steps)]
     assert all(np.isfinite(line["loss"]) and line["fill"] > 0.5 for line in lines)
-    assert set(lines[-1]["heldout_loss"]) == {"text", "count", "motion"}
+    assert set(lines[-1]["heldout_loss"]) == {"text", "motion"}
     assert list((whole / "tensorboard").glob("events*"))
     report = json.loads((whole / "report.json").read_text())
     assert set(report) >= {"phases", "families", "exact_match", "blank_exact_match", "majority", "seconds"}
-    assert set(report["exact_match"]) == {"overall", "text", "count", "motion"}
+    assert set(report["exact_match"]) == {"overall", "text", "motion"}
     assert (whole / "report.html").stat().st_size > 10_000
     settings = json.loads((whole / "config.json").read_text())
     assert settings["run"]["directory"] == str(whole)

@@ -20,7 +20,7 @@ def tiny_config_dict(corpus: pathlib.Path, directory: pathlib.Path):
         for source in section.values():
             source.path = source.path.replace("runs/demo/corpus", str(corpus))
             source.media_root = source.media_root.replace("runs/demo/corpus", str(corpus))
-    for name in set(config.data.heldout) - {"text", "count", "motion"}:
+    for name in set(config.data.heldout) - {"text", "motion"}:
         del config.data.heldout[name]
     config.data.index_folder = str(directory.parent / "index")
     text, pretrain, mid = (config.phases[name] for name in ("text", "pretrain", "sft"))
