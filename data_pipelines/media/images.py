@@ -14,7 +14,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, PngImagePlugin, features
 
-from data_pipelines.media import faithful
+from data_pipelines.media import faithful, impostors
 from data_pipelines.media.near_names import near_name
 from data_pipelines.media.sizes import check_size
 from data_pipelines.schema import PICTURES, VISUAL_TOKEN_BYTES, VISUAL_TOKEN_SIDE, Media, SampleError
@@ -36,8 +36,6 @@ _OTHER_FORMATS = (  # first bytes, offset, name: what web crawls hold beside FOR
     (b"ftypmif1", 4, "HEIF"),
     (b"\x00\x00\x00\x0cJXL ", 0, "JPEG XL"),
     (b"\xff\x0a", 0, "JPEG XL"),
-    (b"<svg", 0, "SVG"),
-    (b"%PDF", 0, "PDF"),
 )
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -212,10 +210,12 @@ def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
 
 def _not_an_image(file: BinaryIO, error: Exception) -> str:
     file.seek(0)
-    first = file.read(32)
+    first = file.read(impostors.HEAD_BYTES)
     for signature, offset, format in _OTHER_FORMATS:
         if first.startswith(signature, offset):
             return f"{format} cannot be read here: convert it to PNG, JPEG or WebP"
+    if found := impostors.describe(first):
+        return f"not an image but {found}"
     return f"not an image in one of the formats {', '.join(FORMATS)} ({error})"
 
 

@@ -13,12 +13,13 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.media import faithful, frames
+from data_pipelines.media import faithful, frames, impostors
 from data_pipelines.media.images import decode, header, is_faithful, open_media, read_bytes
 from data_pipelines.media.sizes import check_size
 from data_pipelines.schema import Clip, Media, PhaseSettings, SampleError
 from data_pipelines.storage.interface import StorageError
 
+CLOCK_JUMP = Fraction(1, 2)  # seconds that a clock may go back: containers with sloppy times go back a few frames
 SEEK_SECONDS = 8.0  # a longer way to the next frame is jumped over rather than decoded
 _STILL = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
@@ -64,7 +65,9 @@ def probe(clip: Clip) -> VideoInfo:
     with _opened(media) as (container, stream):
         count, duration = stream.frames, (stream.duration or 0) * stream.time_base
         if not count or not duration:
-            times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+            clocks = [(packet.pts, packet.dts) for packet in container.demux(stream) if packet.pts is not None]
+            _check_clock([decoded for _, decoded in clocks if decoded is not None], stream.time_base, media.name)
+            times = [shown for shown, _ in clocks]
             count = len(times)
             # The last frame is taken to be shown as long as the mean of the others.
             duration = (max(times) - min(times)) * stream.time_base * Fraction(count, count - 1) if count > 1 else Fraction(0)
@@ -74,6 +77,17 @@ def probe(clip: Clip) -> VideoInfo:
         raise SampleError("broken_video", f"{media.name}: the clip has {count} frames in {float(duration)} s; is it a video?")
     check_size(height, width, media.name)
     return VideoInfo(float(duration), float(count / duration), count, height, width, conversions)
+
+
+def _check_clock(times: Sequence[int], tick: Fraction, name: str) -> None:
+    """Raises SampleError "broken_video" if decoding times jump back: parts were joined, and a time no longer names one frame."""
+    for earlier, later in itertools.pairwise(times):
+        if (earlier - later) * tick > CLOCK_JUMP:
+            raise SampleError(
+                "broken_video",
+                f"{name}: its clock restarts after {float((earlier - times[0]) * tick):.1f} s, as where clips were joined byte by byte: join them "
+                "with new times (ffmpeg -f concat -i LIST -c copy OUT)",
+            )
 
 
 def _probe_frames(clip: Clip) -> VideoInfo:
@@ -268,5 +282,8 @@ def _opened(media: Media) -> Iterator[tuple[Any, Any]]:
         except StorageError as error:
             raise SampleError(error.reason, f"{media.name}: {error}") from error
         except av.FFmpegError as error:
+            file.seek(0)
+            if found := impostors.describe(file.read(impostors.HEAD_BYTES)):
+                raise SampleError("broken_video", f"{media.name}: not a clip but {found}") from error
             advice = "the formats are MP4, MOV, Matroska, WebM, AVI, MPEG, FLV, ASF, Ogg, GIF and animated WebP"
-            raise SampleError("broken_video", f"{media.name}: not a clip that can be decoded ({error}); {advice}") from error
+            raise SampleError("broken_video", f"{media.name}: not a clip that can be decoded, or cut short ({error}); {advice}") from error

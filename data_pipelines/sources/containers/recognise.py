@@ -7,6 +7,7 @@ import os
 import re
 from typing import NamedTuple
 
+from data_pipelines.media.impostors import LFS_POINTER
 from data_pipelines.schema import DataError
 from data_pipelines.storage.files import open_file
 from data_pipelines.storage.interface import StorageError
@@ -52,7 +53,7 @@ _MAGIC: tuple[tuple[bytes, Found], ...] = (
     (b"\0\0\xfe\xff", Found("text in UTF-32", _UTF8.replace("UTF-16", "UTF-32"))),
     (b"\xff\xfe", Found("text in UTF-16", _UTF8)),
     (b"\xfe\xff", Found("text in UTF-16", _UTF8)),
-    (b"version https://git-lfs", Found("a Git LFS pointer and not the file itself", "fetch the file (git lfs pull)")),
+    (LFS_POINTER, Found("a Git LFS pointer and not the file itself", "fetch the file (git lfs pull)")),
 )
 
 

@@ -10,11 +10,13 @@ import small_corpus
 from small_corpus import phase, tokenizer
 
 from data_pipelines.batch import arrays, batch_spec, map_arrays
+from data_pipelines.convert import convert
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.index.lengths import LengthIndex
 from data_pipelines.loading.loader import RowLoader
 from data_pipelines.planning.planner import InputState
-from data_pipelines.schema import DataError
+from data_pipelines.schema import DataError, SourceSettings
+from data_pipelines.sources import open_source
 
 PHASES = (
     phase(name="short", rows=12, rows_per_step=4, mixture={"mixed": 2.0, "text": 1.0}),
@@ -111,16 +113,38 @@ def test_rows_split_over_processes_in_any_way_are_the_same_rows(root, tmp_path, 
         assert_equal([(number, map_arrays(lambda array, local=local: array[local], batch), state) for number, batch, state in whole], part)
 
 
-def test_a_run_goes_on_with_another_number_of_hosts(root, tmp_path):
-    """Steps of 12 rows, each host with a run of them: 4 hosts read the first step, 2 the second, 3 the third."""
+@pytest.fixture(scope="module")
+def containers(root, tmp_path_factory):
+    """The folder of a source by its container, each with several files of the same samples."""
+    folders = {"jsonl": root}
+    for name in ("tar", "parquet"):
+        folders[name] = tmp_path_factory.mktemp(name)
+        convert(
+            SourceSettings("mixed", "jsonl", str(root / "mixed.jsonl"), str(root / "media")), folders[name], 50_000, FailurePolicy(), name
+        )
+        assert len(list(folders[name].glob(f"mixed/*.{name}"))) > 1
+    return folders
+
+
+@pytest.mark.parametrize("container", ["jsonl", "tar", "parquet"])
+def test_a_run_goes_on_with_another_number_of_hosts_and_threads(containers, root, tmp_path, container):
+    """Steps of 12 rows, each host with a run of them: 4 hosts of one thread read the first step, 2 of two the second, 3 of four the third."""
     phases = (phase(rows=36, rows_per_step=12, mixture={"mixed": 1.0, "text": 1.0}),)
-    reader = open_input(root, tmp_path / "log.jsonl", phases)
+    mixed = {"jsonl": "mixed.jsonl", "tar": "mixed/*.tar", "parquet": "mixed/*.parquet"}[container]
+    settings = SourceSettings("mixed", container, str(containers[container] / mixed), str(root / "media") if container == "jsonl" else "")
+    sources = [open_source(settings, tmp_path / "tables"), small_corpus.jsonl(root / "text.jsonl", "text")]
+    indexes = [LengthIndex.open(source, tokenizer(), tmp_path / "index") for source in sources]
+
+    def opened(threads):
+        return RowLoader(sources, indexes, phases, tokenizer(), 3, FailurePolicy(), tmp_path / "log.jsonl", threads, 5)
+
+    reader = opened(2)
     whole = list(reader.batches(reader.start()))
     state = reader.start()
-    for (batch, after), hosts in zip(whole, (4, 2, 3), strict=True):
+    for (batch, after), (hosts, threads) in zip(whole, ((4, 1), (2, 2), (3, 4)), strict=True):
         parts = []
         for local in np.split(np.arange(12), hosts):
-            batches = open_input(root, tmp_path / "log.jsonl", phases, threads=hosts).batches(state, local.tolist())
+            batches = opened(threads).batches(state, local.tolist())
             parts.append(next(batches))
             batches.close()
         together = map_arrays(lambda *arrays: np.concatenate(arrays), *(part for part, _ in parts))

@@ -226,9 +226,7 @@ def test_text_that_expands_without_end_is_refused(chunks, size, behind):
     assert caught.value.reason == "bomb"
 
 
-@pytest.mark.parametrize(
-    ("first", "format"), [(b"\0\0\0\x1cftypheic", "HEIC"), (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"), (b"<svg xmlns=", "SVG")]
-)
+@pytest.mark.parametrize(("first", "format"), [(b"\0\0\0\x1cftypheic", "HEIC"), (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL")])
 def test_known_formats_that_cannot_be_read_are_named(first, format):
     with pytest.raises(SampleError, match=f"a.jpg: {format} cannot be read here: convert it to PNG") as caught:
         images.image_size(Media("a.jpg", data=first + bytes(64)))

@@ -221,6 +221,15 @@ def test_damage_that_the_decoder_sees_is_not_painted_over():
     assert seen
 
 
+def test_a_clock_that_restarts_is_refused():
+    """Two transport streams joined byte by byte, as downloads of live streams are: each time names two frames."""
+    once = write_clip(20, format="mpegts", codec="mpeg2video")
+    assert video.probe(clip(once)).frames == 20
+    with pytest.raises(SampleError, match=r"its clock restarts after 0\.\d s, .*join them with new times") as caught:
+        video.probe(clip(once + once))
+    assert caught.value.reason == "broken_video"
+
+
 def test_a_cut_clip_without_a_header_of_its_end_is_shorter():
     whole = write_clip(100, 25, "mpegts")
     info = video.probe(clip(whole[: len(whole) // 2]))

@@ -1,0 +1,50 @@
+"""Files under a medium's name that are none: pointers, pages of failed downloads, text, archives."""
+
+from __future__ import annotations
+
+import json
+import re
+
+HEAD_BYTES = 1024
+LFS_POINTER = b"version https://git-lfs"
+
+_SVG = re.compile(rb"(?:<\?xml[^>]*>|<!--.*?-->|<!DOCTYPE svg[^>]*>|\s)*<svg[\s/>]", re.DOTALL)
+_MAGIC = (
+    (LFS_POINTER, "a Git LFS pointer and not the file itself: fetch the file (git lfs pull)"),
+    (b"PK\x03\x04", "a zip archive: unpack it and name the file in it"),
+    (b"\x1f\x8b", "compressed with gzip: unpack it (gunzip)"),
+    (b"%PDF", "a PDF document: convert its pages to PNG or JPEG"),
+)
+
+
+def describe(head: bytes) -> str | None:
+    """What a file is, and what to do, by its first HEAD_BYTES bytes; None if they do not tell."""
+    for magic, description in _MAGIC:
+        if head.startswith(magic):
+            return description
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if _SVG.match(text):
+        return "an SVG drawing: convert it to PNG"
+    begins = f"it begins with {text[:60].decode(errors='replace')!r}"
+    if text[:1] == b"<" and text.isascii():
+        return f"HTML or XML ({begins}), such as the error page of a download: fetch the file again"
+    if not text or b"\0" in head or not _is_text(head):
+        return None
+    kind = "JSON" if _is_json(text) else "text"
+    return f"{kind} ({begins}), such as the error message of a download: fetch the file again"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        return len(head) == HEAD_BYTES and error.start > HEAD_BYTES - 4  # cut within a character
+    return True
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
