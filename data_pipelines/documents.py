@@ -181,8 +181,10 @@ def _document(
     check_fits(Lengths(len(tokens), visual_tokens, len(plan.grids)), phase)
     visual = np.zeros((visual_tokens, VISUAL_TOKEN_BYTES), np.uint8)
     start = 0
-    for picture, (rows, columns) in zip(_pictures(sample, plan, clips, phase, qualities), plan.grids.tolist(), strict=True):
+    for (picture, quality), (rows, columns) in zip(_pictures(sample, plan, clips, phase, qualities), plan.grids.tolist(), strict=True):
         resized = images.resize(picture, rows * VISUAL_TOKEN_SIDE, columns * VISUAL_TOKEN_SIDE, phase.resize)
+        if quality is not None:
+            resized = images.degrade(resized, quality)
         visual[start : start + rows * columns] = images.to_visual_tokens(resized)
         start += rows * columns
     return Document(tokens, labels, plan.grids.astype(np.int32), visual)
@@ -199,21 +201,21 @@ def _qualities(phase: PhaseSettings, seed: int, epoch: int, count: int) -> list[
 
 def _pictures(
     sample: Sample, plan: _Plan, clips: Sequence[video.VideoInfo], phase: PhaseSettings, qualities: Sequence[int]
-) -> Iterator[npt.NDArray[np.uint8]]:
-    """Images and frames in the order of their marks, one decoded after the other; images degraded to `qualities`, if there are any."""
+) -> Iterator[tuple[npt.NDArray[np.uint8], int | None]]:
+    """Images and frames in the order of their marks, one decoded after the other, each with the JPEG quality that it is degraded to."""
     of_images, of_clips = enumerate(sample.images), zip(sample.clips, clips, plan.frames, strict=True)
     place = 0
     for mark in plan.marks:
         if mark == IMAGE_MARK:
             number, media = next(of_images)
             rows, columns = (VISUAL_TOKEN_SIDE * plan.grids[place]).tolist()
-            at_least = (rows, columns) if phase.resize == "fast" and not qualities else None
+            at_least = (rows, columns) if phase.resize == "fast" else None
             picture = images.decode(images.read_bytes(media), media.name, media.pictures, at_least)
-            yield images.degrade(picture, qualities[number]) if qualities else picture
+            yield picture, qualities[number] if qualities else None
             place += 1
         else:
             clip, info, indices = next(of_clips)
-            yield from video.read_frames(clip, info, indices)
+            yield from ((frame, None) for frame in video.read_frames(clip, info, indices))
             place += len(indices)
 
 

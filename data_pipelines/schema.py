@@ -243,7 +243,7 @@ class PhaseSettings:
       frame_pixels: most pixels of a frame when a video gives more than four frames.
       frame_choice: which frames are shown (media/frames.py): "neo" (NEO-ov's), "qwen_vl", "internvl" or "llava_video".
       clip_pixels: most pixels of all frames of a clip together; 0: no such limit.
-      jpeg_quality: (low, high): before it is resized, each image that is trained on is saved as a JPEG of a quality drawn from these, both
+      jpeg_quality: (low, high): after it is resized, each image that is trained on is saved as a JPEG of a quality drawn from these, both
         included, anew in each epoch; (0, 0): never. Frames of clips are left as they are.
       image_budget: how several images (and frames) share pixels: "neo": each has 2 * max_pixels // n; "u1": what the context leaves beside
         3,072 tokens of text, 1024 * (context - 3072) // n, at most max_pixels.

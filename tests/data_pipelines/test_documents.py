@@ -93,7 +93,7 @@ def test_fast_resize_is_used_when_the_phase_says_so(tokenizer):
 
 
 def test_images_that_are_trained_on_are_degraded_anew_in_each_epoch(tokenizer, movie):
-    """To a JPEG of a drawn quality, before they are resized; frames and prompts are left as they are."""
+    """To a JPEG of a drawn quality, after they are resized; frames and prompts are left as they are."""
     item = sample("<image><image><video>", (picture(100, 100), picture(100, 100)), (movie,))
     phase = dataclasses.replace(PHASE, jpeg_quality=(20, 22))
     plain = documents.build_document(item, PHASE, tokenizer, 3, 0)
@@ -102,7 +102,7 @@ def test_images_that_are_trained_on_are_degraded_anew_in_each_epoch(tokenizer, m
     assert (again.visual == degraded[7].visual).all()
     pixels = images.decode(images.read_bytes(item.images[0]), "")
     height, width = (32 * side for side in plain.grids[0].tolist())
-    each = [images.to_visual_tokens(images.resize(images.degrade(pixels, quality), height, width, "exact")) for quality in (20, 21, 22)]
+    each = [images.to_visual_tokens(images.degrade(images.resize(pixels, height, width, "exact"), quality)) for quality in (20, 21, 22)]
     count = len(each[0])
     found = [
         [next(q for q in range(3) if (document.visual[start : start + count] == each[q]).all()) for start in (0, count)]
