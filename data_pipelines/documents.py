@@ -107,6 +107,7 @@ def build_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, s
       SampleError: whatever makes the sample unusable; the message begins with its key.
     """
     try:
+        sample = _loaded(sample)
         plan, clips = _plan_sample(sample, phase, seed)
         tokens, labels = chat.encode(plan.turns, plan.grids.prod(axis=1).tolist(), tokenizer)
         qualities = [] if epoch is None else _qualities(phase, seed, epoch, len(sample.images))
@@ -124,12 +125,20 @@ def prompt_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, 
     try:
         if len(sample.turns) < 2 or sample.turns[-1].role != "assistant":
             raise SampleError("no_question", "the last turn must be the assistant's answer to a question")
-        question = dataclasses.replace(sample, turns=sample.turns[:-1])
+        question = dataclasses.replace(_loaded(sample), turns=sample.turns[:-1])
         plan, clips = _plan_sample(question, phase, seed)
         tokens = chat.encode_prompt(plan.turns, plan.grids.prod(axis=1).tolist(), tokenizer)
         return _document(question, plan, clips, tokens, np.full_like(tokens, NO_LABEL), phase)
     except SampleError as error:
         raise _named(sample, error) from error
+
+
+def _loaded(sample: Sample) -> Sample:
+    """The sample with its images of archives and object stores read: once, and not for the header and the pixels apart."""
+    images_read = [
+        dataclasses.replace(media, data=images.read_bytes(media), stored=None) if media.stored else media for media in sample.images
+    ]
+    return dataclasses.replace(sample, images=tuple(images_read))
 
 
 def _plan(

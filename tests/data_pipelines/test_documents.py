@@ -280,3 +280,29 @@ def test_a_prompt_is_the_document_up_to_its_answer(kind, tokenizer, movie):
 @pytest.mark.parametrize("turns", [(), (Turn("user", "a"),), (Turn("assistant", "a"),), (Turn("assistant", "a"), Turn("assistant", "b"))])
 def test_a_prompt_needs_a_question_and_its_answer(turns, tokenizer):
     assert reason(documents.prompt_document, Sample("rows.jsonl:3", turns), PHASE, tokenizer, 0) == "no_question"
+
+
+class _Counted:
+    """Bytes in a store that count how often they are asked for."""
+
+    def __init__(self, data: bytes):
+        self.data, self.requests = data, 0
+
+    def open(self):
+        self.requests += 1
+        return io.BytesIO(self.data)
+
+    def read(self):
+        self.requests += 1
+        return self.data
+
+
+def test_a_picture_in_a_store_is_asked_for_once(tokenizer):
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), (9, 99, 9)).save(file, "PNG")
+    stored = _Counted(file.getvalue())
+    turns = (Turn("user", "<image>?"), Turn("assistant", "Green."))
+    for build in (documents.build_document, documents.prompt_document):
+        stored.requests = 0
+        assert len(build(Sample("a", turns, (Media("a.png", stored=stored),)), PHASE, tokenizer, 0).visual) == 4
+        assert stored.requests == 1
