@@ -55,6 +55,7 @@ CASES = (
     Case("a part of the queries", (IMAGES, LONG, MIXED), 384, part=(100, 300)),
     Case("few queries", (IMAGES, MIXED), 384, part=(383, 384)),
 )
+NAMED = {case.name: case for case in CASES}
 
 
 def intervals(documents: tuple[tuple[int | tuple[int], ...], ...], length: int) -> np.ndarray:

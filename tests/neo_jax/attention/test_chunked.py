@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.batch import Intervals
 from neo_jax.attention.api import Kernel, attention_with_lse
-from tests.neo_jax.attention.cases import CASES, arrays, assert_equal, computed, expected, random_intervals, rounded, with_intervals
+from tests.neo_jax.attention.cases import CASES, NAMED, arrays, assert_equal, computed, expected, random_intervals, rounded, with_intervals
 from tests.neo_jax.programs import largest_array
 
 
@@ -29,7 +29,7 @@ def test_random_packings(seed, chunk):
 
 
 def test_bfloat16_accumulates_in_float32():
-    data = rounded(*arrays(CASES[1], 16, 8))
+    data = rounded(*arrays(NAMED["no multiple of a tile"], 16, 8))
     assert_equal(computed(Kernel("chunked", 37), *data, dtype=jnp.bfloat16), expected(*data), 0.02)
 
 
