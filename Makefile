@@ -28,7 +28,7 @@ test-nightly: $(ENVIRONMENT)/complete
 	$(RUN) pytest $(PYTEST) -m nightly
 
 test-aot: $(ENVIRONMENT)/complete $(LIBTPU_FOLDER)/complete
-	PYTHONPATH=$(LIBTPU_FOLDER) $(RUN) pytest -q -n 2 tests/aot $(ARGS)
+	PYTHONPATH=$(LIBTPU_FOLDER) $(RUN) pytest -q -n 2 --dist worksteal tests/aot $(ARGS)
 
 plan: $(if $(findstring =h,$(filter --hardware=%,$(ARGS))),.venv-gpu/complete,$(ENVIRONMENT)/complete $(LIBTPU_FOLDER)/complete)
 	$(if $(findstring =h,$(filter --hardware=%,$(ARGS))),.venv-gpu/bin/python -m,PYTHONPATH=$(LIBTPU_FOLDER) $(RUN)) neo_jax.plan $(ARGS)
