@@ -39,8 +39,8 @@ from data_pipelines.schema import DataError, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
 
-# Maximum number of media files, and of unusable samples, that are checked again when an index is opened. If there are more, this many random
-# ones are checked, and all only if one of these has changed.
+# Maximum number of media files, and of unusable samples, that are all checked again when an index is opened. If there are more of either, this
+# many random ones of each are checked first, and all only if one of these has changed.
 LOOKED_AT = 20_000
 
 

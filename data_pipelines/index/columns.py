@@ -1,4 +1,4 @@
-"""The columns of the length index, which hold what was measured of samples.
+"""The columns of the length index, which contain the measures of samples.
 
 A part of a source is a table of columns. The columns of a shard are those of its consecutive parts, joined; the columns of a source are those
 of its shards, joined. Values that count rows of another column (Column.counts) are shifted by the rows before them. The columns of a source

@@ -11,7 +11,7 @@ from data_pipelines.index.columns import Numbers
 
 
 class Usable:
-    """The numbers of the usable samples of a source, ascending. Holds 8 bytes for each sample that cannot be used.
+    """The numbers of the usable samples of a source, ascending. Takes 8 bytes of memory for each sample that cannot be used.
 
     `usable[positions]`, for positions [k] or a slice, is [k] int64: the sample numbers at these positions.
     """

@@ -73,7 +73,7 @@ def _builder(folder: pathlib.Path) -> Any:
     if (folder / "features.json").exists():
         return tensorflow_datasets.builder_from_directory(folder)
     name, _, version = str(folder).partition(":")
-    for data_dir in pathlib.Path(name).parents[:2]:  # of NAME, or of NAME/CONFIG
+    for data_dir in pathlib.Path(name).parents[:2]:  # DATA_DIR of DATA_DIR/NAME, or of DATA_DIR/NAME/CONFIG
         dataset = f"{pathlib.Path(name).relative_to(data_dir)}{f':{version}' if version else ''}"
         with contextlib.suppress(tensorflow_datasets.core.DatasetNotFoundError):
             return tensorflow_datasets.core.read_only_builder.builder_from_files(dataset, data_dir=data_dir)

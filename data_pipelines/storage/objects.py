@@ -31,7 +31,7 @@ _CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or the machine's service account",
 }
 
-pause = time.sleep  # between attempts; tests replace it
+pause = time.sleep  # called between attempts; tests replace it
 
 
 class ObjectFile:

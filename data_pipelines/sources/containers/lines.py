@@ -199,7 +199,10 @@ def _write_table(text: Iterator[bytes], draft: Draft, copied: bool) -> int:
 
 
 def _write_filled(draft: Draft, plain: File, lines: int) -> int:
-    """Writes the numbers of the lines that are not blank, if there are blank lines. Returns the number of blank lines."""
+    """Writes the numbers of the non-empty lines, if there are empty lines. Returns the number of empty lines.
+
+    An empty line has at most two bytes with its end, all of them white space.
+    """
     starts = np.memmap(draft.path("starts"), np.int64, "r")
     empty: list[int] = []
     step = 1 << 22

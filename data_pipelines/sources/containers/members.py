@@ -79,7 +79,7 @@ def _files(members: Mapping[str, Held]) -> dict[str, Stored]:
 
 
 def _add_only_file(fields: Mapping[str, Any], files: dict[str, Stored], held: Sequence[Held]) -> None:
-    """Adds the record's only picture or clip under the only name in the row.
+    """Adds the record's only picture or clip under the only file name in the row, if no member has that name.
 
     A row that was written before its files were packed may name its file by the path that it had on a disk.
     """

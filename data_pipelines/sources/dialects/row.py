@@ -21,7 +21,7 @@ CAPTION_KEYS = (*MEDIA_KEYS, "caption", "text", *_ABOUT)
 QUESTION_KEYS = (*MEDIA_KEYS, "system", "question", "answer", *_ABOUT)
 PAGE_KEYS = ("images", "texts", *_ABOUT)
 DOCUMENT_KEYS = ("text", *_ABOUT)
-KEYS = tuple(dict.fromkeys((*CONVERSATION_KEYS, *QUESTION_KEYS, *CAPTION_KEYS, *PAGE_KEYS)))  # of all dialects
+KEYS = tuple(dict.fromkeys((*CONVERSATION_KEYS, *QUESTION_KEYS, *CAPTION_KEYS, *PAGE_KEYS)))  # keys of all dialects
 
 Reader = Callable[[Mapping[str, Any], Mapping[str, Any], str, Keys], Conversation]  # of the read fields, the whole row, its key
 

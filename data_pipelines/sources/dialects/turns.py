@@ -69,7 +69,7 @@ def read_turns(conversation: object, key: str, keys: Keys) -> tuple[tuple[Turn, 
 
 
 def _with_system(fields: Mapping[str, Any], turns: tuple[Turn, ...], key: str) -> tuple[Turn, ...]:
-    """Returns the turns after a system turn, with the row's system prompt and the descriptions of its tools, if there are any."""
+    """Returns the turns, preceded by a system turn if the row has a system prompt or tools, whose descriptions end the prompt."""
     first, rest = (turns[0], turns[1:]) if turns[0].role == "system" else (None, turns)
     if "system" in fields and any(turn.role == "system" for turn in turns):
         raise SampleError("bad_record", f'{key}: the row has a key "system" and a system turn: keep one of them')
