@@ -1,4 +1,4 @@
-"""The work of converting samples to files, whoever does it: `python -m data_pipelines.convert` on one machine, or the workers of a pipeline."""
+"""Converts samples to files; shared by `python -m data_pipelines.convert` on one machine and the workers of a Beam pipeline."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from data_pipelines.sources import Source, tfds
 from data_pipelines.sources.containers import Shard
 from data_pipelines.sources.writing import WRITERS, ShardWriter
 
-VERSION = "1.0.0"  # of a TFDS dataset
+VERSION = "1.0.0"  # version of the TFDS datasets that are written
 
 
 class _ExampleWriter:
-    """An ArrayRecord file of TFDS examples."""
+    """Writes an ArrayRecord file of TFDS examples."""
 
     def __init__(self, path: pathlib.Path):
         self._features = tfds.features()
-        # One record in each chunk: else reading one sample decompresses its neighbours too.
+        # One record in each chunk: with more, reading one sample would also decompress its neighbours.
         self._writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
 
     def write(self, number: int, sample: Sample, media: Sequence[bytes]) -> int:
@@ -37,28 +37,28 @@ class _ExampleWriter:
         self._writer.close()
 
 
-TARGETS: Mapping[str, Callable[[pathlib.Path], ShardWriter]] = {  # by format: what writes a file
+TARGETS: Mapping[str, Callable[[pathlib.Path], ShardWriter]] = {  # by format: function that opens a writer of one file
     "tfds": _ExampleWriter,
     **{name: writer for name, (_, writer) in WRITERS.items()},
 }
 
 
 class Complete(NamedTuple):
-    """A sample with the bytes of its files."""
+    """A sample with the encoded bytes of its media files."""
 
     sample: Sample
     media: list[bytes]
 
 
 class Written(NamedTuple):
-    """The number of samples in each file, and the bytes of all."""
+    """The number of samples in each file, and the total size of their records in bytes."""
 
     counts: list[int]
     size: int
 
 
 def read(source: Source, number: int) -> Complete:
-    """Reads a sample and the headers of its media. Raises SampleError for one that cannot be used."""
+    """Reads a sample with the bytes of its media, and checks the media's headers. Raises SampleError if the sample cannot be used."""
     sample = source[number]
     for image in sample.images:
         images.image_size(image)
@@ -68,7 +68,7 @@ def read(source: Source, number: int) -> Complete:
 
 
 def ranges(shards: Iterable[Shard], most: int) -> list[range]:
-    """The numbers of the samples of each file that is written: at most `most` of one input file, in order."""
+    """Returns the sample numbers of each output file, in order: at most `most` samples, all of one input file."""
     result, first = [], 0
     for shard in shards:
         stop = first + shard.samples
@@ -84,14 +84,14 @@ def write_shards(
     shard_bytes: int = sys.maxsize,
     starts: Collection[int] = (),
 ) -> Written:
-    """Writes files named 0, 1, ..., none of them empty.
+    """Writes samples to files named 0, 1, ..., none of them empty.
 
     Args:
-      samples: the number of each, which its media are named by, and the sample; None for one that is left out.
-      folder: of the files.
-      target: the format, one of TARGETS.
-      shard_bytes: a file is closed once it holds so many bytes.
-      starts: numbers of samples that begin a file.
+      samples: pairs of a sample's number, after which its media are named, and the sample; None for a sample that is left out.
+      folder: folder of the files.
+      target: output format, one of TARGETS.
+      shard_bytes: size in bytes at which a file is closed.
+      starts: numbers of the samples at which a new file begins.
     """
     counts: list[int] = []
     total, room = 0, 0
@@ -114,7 +114,7 @@ def write_shards(
 
 
 def file_names(name: str, target: str, count: int) -> list[str]:
-    """The names of the files of the dataset `name`."""
+    """Returns the names of the `count` files of the dataset `name`."""
     if target == "tfds":
         template = _template(pathlib.Path(), name)
         return [str(template.sharded_filepath(shard_index=number, num_shards=count)) for number in range(count)]
@@ -122,7 +122,7 @@ def file_names(name: str, target: str, count: int) -> list[str]:
 
 
 def describe(settings: SourceSettings, folder: pathlib.Path, written: Written) -> None:
-    """Writes the descriptions of a TFDS dataset beside its files."""
+    """Writes the metadata of a TFDS dataset into the folder of its files."""
     split = tensorflow_datasets.core.SplitInfo(
         name=tfds.SPLIT, shard_lengths=written.counts, num_bytes=written.size, filename_template=_template(folder, settings.name)
     )

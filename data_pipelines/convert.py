@@ -27,21 +27,21 @@ from data_pipelines.sources.containers.recognise import format_of
 def convert(
     settings: SourceSettings, output: pathlib.Path, shard_bytes: int, policy: FailurePolicy, target: str = "tfds", shard_samples: int = 0
 ) -> tuple[pathlib.Path, Failures]:
-    """Writes a source as the folder OUTPUT/NAME, NAME being the source's name; of format "tfds" as the dataset OUTPUT/NAME/1.0.0.
+    """Writes a source to the folder OUTPUT/NAME, where NAME is the source's name; with target "tfds", to OUTPUT/NAME/1.0.0.
 
     Args:
-      settings: the source.
+      settings: settings of the source.
       output: folder of datasets.
-      shard_bytes: a file is closed once it holds so many bytes.
-      policy: when samples that cannot be used, which are left out, stop the work.
-      shard_samples: if not 0, a file holds so many samples of one input file at most, whatever their bytes.
-      target: the format, one of TARGETS. Of "jsonl" the folder `media` in OUTPUT/NAME is the media_root.
+      shard_bytes: size in bytes at which a file is closed.
+      policy: limit on samples that cannot be used; they are left out, and the conversion fails if there are too many.
+      shard_samples: maximum number of samples of a file, all of one input file; replaces shard_bytes unless it is 0.
+      target: output format, one of TARGETS. With "jsonl" the media_root is the folder `media` in OUTPUT/NAME.
 
     Returns:
-      The folder, and what was left out, named in OUTPUT/NAME.skipped.jsonl.
+      The folder, and the samples that were left out, which OUTPUT/NAME.skipped.jsonl lists.
 
     Raises:
-      DataError: the folder exists, the source cannot be used, or too many of its samples cannot.
+      DataError: the folder exists, the source cannot be used, or too many of its samples cannot be used.
     """
     final = output / settings.name / VERSION if target == "tfds" else output / settings.name
     if final.exists():
@@ -65,7 +65,7 @@ def convert(
 def _write(
     source: Source, settings: SourceSettings, folder: pathlib.Path, shard_bytes: int, shard_samples: int, failures: Failures, target: str
 ) -> None:
-    """Writes the files. Raises DataError unless enough of the samples can be used."""
+    """Writes the files of the dataset. Raises DataError if too many samples cannot be used."""
     starts = {numbers.start for numbers in ranges(source.shards(), shard_samples)} if shard_samples else ()
     samples = progress(_samples(source, failures), len(source), f"converting {source.name}")
     written = write_shards(samples, folder, target, sys.maxsize if shard_samples else shard_bytes, starts)
@@ -79,7 +79,7 @@ def _write(
 
 
 def _samples(source: Source, failures: Failures) -> Iterator[tuple[int, Complete | None]]:
-    """Yields each sample with its number; None for one that cannot be used."""
+    """Yields the number of each sample, and the sample or None if it cannot be used."""
     for number in range(len(source)):
         try:
             found = read(source, number)
@@ -92,7 +92,7 @@ def _samples(source: Source, failures: Failures) -> Iterator[tuple[int, Complete
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of a conversion but those that say where it is written and how it is divided."""
+    """Adds the flags of a conversion, except those for its output folder and the size of its files."""
     parser.add_argument("--input", required=True, action="append", help="a file, a pattern of files or a folder; may be repeated")
     parser.add_argument("--input-format", choices=sorted(FORMATS), help="of the input (default: what its first file is)")
     parser.add_argument("--media-root", default="", type=os.path.expanduser, help="folder that its media paths are relative to")
@@ -102,7 +102,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(options: argparse.Namespace, parser: argparse.ArgumentParser) -> SourceSettings:
-    """The source that the flags of `add_arguments` name. Raises DataError where its format cannot be told; a wrong name ends the program."""
+    """Returns the source settings that the flags of `add_arguments` describe.
+
+    Raises DataError if the format cannot be recognised. An invalid --name ends the program.
+    """
     if not options.name.isidentifier() or not options.name.isascii():
         parser.error(f"--name {options.name!r}: use letters, digits and underscores, not beginning with a digit")
     return SourceSettings(
@@ -115,7 +118,7 @@ def settings_of(options: argparse.Namespace, parser: argparse.ArgumentParser) ->
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 when the dataset is written, 65 when the data cannot be used."""
+    """Converts a source as the flags say. Returns the exit status: 0 if the dataset is written, 65 if the data cannot be used."""
     parser = command_parser("convert", __doc__, "0 written, 2 a flag is wrong, 65 the data cannot be used")
     add_arguments(parser)
     parser.add_argument("--format", choices=TARGETS, default="tfds", help="what is written (default: %(default)s)")
@@ -152,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def report(folder: object, failures: Failures) -> None:
-    """Prints the folder, and what was left out."""
+    """Prints the folder on standard output, and a summary of the samples that were left out on standard error."""
     if failures.failed:
         print(f"left out: {failures.summary()}", file=sys.stderr)
     print(folder)

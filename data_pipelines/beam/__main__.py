@@ -28,7 +28,10 @@ from data_pipelines.schema import DataError, Interrupted
 
 
 def index(options: argparse.Namespace, flags: list[str]) -> None:
-    """Raises DataError where the configuration or its data cannot be used, or a pipeline failed."""
+    """Has workers measure what the indexes lack, then builds the indexes here.
+
+    Raises DataError if the configuration or its data cannot be used, or if a pipeline failed.
+    """
     from data_pipelines.beam.index import measure
 
     configuration = read_configuration(options.config)
@@ -38,7 +41,7 @@ def index(options: argparse.Namespace, flags: list[str]) -> None:
 
 
 def convert(options: argparse.Namespace, flags: list[str], parser: argparse.ArgumentParser) -> None:
-    """Raises DataError where the data cannot be used, or a pipeline failed."""
+    """Has workers convert a source, and prints the result. Raises DataError if the data cannot be used, or if the pipeline failed."""
     from data_pipelines.beam.convert import convert
 
     policy = FailurePolicy(options.max_failure_rate)
@@ -87,7 +90,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0, 65 for what cannot be used or a pipeline that failed, 75 where a signal stopped the work."""
+    """Returns the exit status: 0, 65 if the data cannot be used or a pipeline failed, 75 if a signal stopped the work."""
     parser = _parser()
     options, flags = parser.parse_known_args(arguments)
     if options.command == "convert" and options.shard_samples < 1:
@@ -109,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
                 index(options, beam)
             else:
                 convert(options, beam, parser)
-        except OSError as error:  # of a disk, a store or their clients
+        except OSError as error:  # from a disk, a store or their clients
             raise DataError(f"a file of the pipeline cannot be read or written: {error}") from error
 
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -1,4 +1,4 @@
-"""Has workers write the files of a dataset, each of a range of one input file's samples, as data_pipelines.convert does on one machine."""
+"""Has workers write the files of a dataset, as data_pipelines.convert does on one machine. Each file has samples of one input file."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ from data_pipelines.sources import open_source
 def convert(
     settings: SourceSettings, output: str, shard_samples: int, policy: FailurePolicy, target: str, flags: list[str]
 ) -> tuple[str, Failures]:
-    """Writes a source as the folder OUTPUT/NAME; of format "tfds" as the dataset OUTPUT/NAME/1.0.0.
+    """Writes a source to the folder OUTPUT/NAME; with target "tfds", to OUTPUT/NAME/1.0.0.
 
     Args:
-      settings: the source.
-      output: address of the folder of datasets; on a disk that all workers share, or in an object store.
-      shard_samples: samples of one input file that a file holds at most.
-      policy: how many samples may be left out; judged when all are read.
-      target: the format, one of conversion.TARGETS but jsonl, whose media are files of their own.
-      flags: of Apache Beam.
+      settings: settings of the source.
+      output: address of the folder of datasets, on a disk that all workers share or in an object store.
+      shard_samples: maximum number of samples of a file, all of one input file.
+      policy: limit on the samples that are left out; checked after all are read.
+      target: output format, one of conversion.TARGETS except jsonl, whose media are separate files.
+      flags: flags of Apache Beam.
 
     Returns:
-      The folder, and what was left out, named in OUTPUT/NAME.skipped.jsonl; in the current folder where OUTPUT is in an object store.
+      The folder, and the samples that were left out. OUTPUT/NAME.skipped.jsonl lists them; it is in the current folder if OUTPUT is in an
+      object store.
 
     Raises:
-      DataError: the folder exists, the source cannot be used, too many of its samples cannot, or the pipeline failed.
+      DataError: the folder exists, the source cannot be used, too many of its samples cannot be used, or the pipeline failed.
     """
     final = f"{output}/{settings.name}/{VERSION}" if target == "tfds" else f"{output}/{settings.name}"
     partial = f"{output}/{settings.name}.partial"
@@ -63,7 +64,7 @@ def convert(
 
 
 def _elements(settings: SourceSettings, target: str, work: Work, shard_samples: int) -> Iterator[str]:
-    """Yields what workers do, a line for each file."""
+    """Yields the elements of the pipeline: one line of JSON for each file to write."""
     division = Division(settings)
     with tempfile.TemporaryDirectory() as folder:
         tables = pathlib.Path(folder)
@@ -81,7 +82,7 @@ def _elements(settings: SourceSettings, target: str, work: Work, shard_samples: 
 
 
 def _count(written: Sequence[FileWritten], source: str, failures: Failures) -> None:
-    """Counts samples in the order of the source. Raises DataError where too many were left out."""
+    """Counts read and failed samples in the order of the source. Raises DataError if too many were left out."""
     for file in written:
         failed = {place: failure for place, *failure in file.failures}
         for place in range(file.seen):
@@ -95,7 +96,7 @@ def _count(written: Sequence[FileWritten], source: str, failures: Failures) -> N
 
 
 def _complete(written: Sequence[FileWritten], settings: SourceSettings, target: str, partial: str, final: str) -> None:
-    """Gives the files their names. On a disk the folder appears when it is complete; in an object store the files appear one by one."""
+    """Moves the files to their final names. On a disk the folder appears when it is complete; in an object store files appear one by one."""
     folder = f"{partial}/complete" if files.is_local(final) else final
     if files.is_local(final):
         os.makedirs(folder)
@@ -105,7 +106,7 @@ def _complete(written: Sequence[FileWritten], settings: SourceSettings, target: 
         with tempfile.TemporaryDirectory() as scratch:
             local = pathlib.Path(scratch)
             for name in names:
-                (local / name).touch()  # describing looks at their names
+                (local / name).touch()  # describe reads the names of the files
             describe(settings, local, Written([file.samples for file in written], sum(file.size for file in written)))
             for path in sorted(local.glob("*.json")):
                 files.put(path, f"{folder}/{path.name}")

@@ -1,4 +1,4 @@
-"""Files of the work folder, which lies on a disk that all workers share or in an object store, through the file systems of Apache Beam."""
+"""Accesses files of the work folder, on a disk that all workers share or in an object store, through the file systems of Apache Beam."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from collections.abc import Iterable
 
 from apache_beam.io.filesystems import FileSystems
 
-_PARALLEL = 16  # files that are fetched at once
+_PARALLEL = 16  # maximum number of files that are fetched at once
 
 
 def put(path: pathlib.Path, address: str) -> None:
-    """Copies a local file. It appears whole, whichever of several workers is the last to write it."""
+    """Copies a local file to an address. It appears complete, even if several workers write it."""
     partial = f"{address}.{secrets.token_hex(4)}.partial"
     with path.open("rb") as source, FileSystems.create(partial) as target:
         shutil.copyfileobj(source, target)
@@ -35,7 +35,7 @@ def read_text(address: str) -> str:
 
 
 def fetch(address: str, path: pathlib.Path) -> None:
-    """Copies a file to a local path, where it appears whole; the folder is made when missing."""
+    """Copies a file to a local path, where it appears complete; the folder is created if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -47,18 +47,18 @@ def fetch(address: str, path: pathlib.Path) -> None:
 
 
 def fetch_all(files: Iterable[tuple[str, pathlib.Path]]) -> None:
-    """Copies files (address, local path), several at once."""
+    """Copies files, given as (address, local path), at most _PARALLEL at once."""
     with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
         list(pool.map(lambda file: fetch(*file), files))
 
 
 def addresses_in(folder: str) -> list[str]:
-    """The files of a folder and its subfolders; none where there is no such folder."""
+    """Returns the addresses of the files of a folder and its subfolders; empty if the folder does not exist."""
     return [each.path for found in FileSystems.match([f"{folder}/**"]) for each in found.metadata_list]
 
 
 def delete(folder: str) -> None:
-    """Deletes a folder, if it is there."""
+    """Deletes a folder if it exists."""
     if is_local(folder):
         shutil.rmtree(folder, ignore_errors=True)
     elif addresses := addresses_in(folder):
@@ -66,7 +66,7 @@ def delete(folder: str) -> None:
 
 
 def is_local(address: str) -> bool:
-    """Whether an address is a path of a disk."""
+    """Returns True if an address is a path on a disk."""
     return "://" not in address
 
 
@@ -81,7 +81,7 @@ def pack(folder: pathlib.Path, address: str) -> None:
 
 
 def unpack(address: str, folder: pathlib.Path) -> None:
-    """Copies the tables of an archive to a folder of tables that others may be using: each appears after the files that it names."""
+    """Extracts an archive of tables to a folder that other processes may be using: a file appears after the files that it refers to."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch, FileSystems.open(address) as source:
         with tarfile.open(fileobj=source, mode="r|") as archive:

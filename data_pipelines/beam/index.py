@@ -1,4 +1,4 @@
-"""Has workers measure what the length indexes of a configuration lack. The indexes are then built of the parts as on one machine."""
+"""Has workers measure the parts that the length indexes of a configuration lack, and puts them where building on one machine finds them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ from data_pipelines.sources import open_source
 
 
 class _Missing(NamedTuple):
-    """A part of an index: where building it looks for it, where the worker that measures it writes it, and the element that says so."""
+    """A part that an index lacks.
+
+    Attributes:
+      path: local path at which building the index looks for the part.
+      address: address to which a worker writes the part.
+      element: element of the pipeline that has a worker measure it.
+    """
 
     path: pathlib.Path
     address: str
@@ -30,12 +36,12 @@ class _Missing(NamedTuple):
 
 
 def measure(configuration: Configuration, folder: str, flags: list[str]) -> None:
-    """Puts the parts that the indexes lack where building the indexes finds them.
+    """Has workers measure the parts that the indexes lack, and copies them into the index folder.
 
     Args:
-      configuration: with a tokenizer and an index folder.
-      folder: address of the work folder. Parts that it holds already are not measured again.
-      flags: of Apache Beam.
+      configuration: configuration with a tokenizer and an index folder.
+      folder: address of the work folder. Parts that it contains already are not measured again.
+      flags: flags of Apache Beam.
 
     Raises:
       DataError: the configuration or its data cannot be used, or a pipeline failed.
@@ -52,7 +58,7 @@ def measure(configuration: Configuration, folder: str, flags: list[str]) -> None
         SourceSettings("", "", ""), "", f"{folder}/tokenizers/{named.tokenizer.fingerprint[:32]}/{tokenizer.name}", named.add_special_tokens
     )
     missing = {
-        part.path: part  # of shards that two sources share the first
+        part.path: part  # if two sources share a shard, the part of the first source is kept
         for group, division, place in reversed(divisions)
         for part in _missing(division, place, f"{folder}/{group}", named, recipe, work)
     }

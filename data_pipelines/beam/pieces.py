@@ -1,6 +1,6 @@
-"""Pieces of a source that a worker opens without the rest.
+"""Divides a source into pieces, each of which a worker can open without the others.
 
-Files of one name are one piece: their keys name as much of their folders as tells them apart.
+Files of equal name are one piece, because the keys of their samples contain the parts of their folders that distinguish them.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from data_pipelines.sources.containers import Shard
 from data_pipelines.storage.interface import StorageError
 from data_pipelines.storage.patterns import expand
 
-_DIVIDED = ("jsonl", "tar", "parquet", "arrayrecord")  # formats whose paths are files, each a shard; a source of another is one piece
+_DIVIDED = ("jsonl", "tar", "parquet", "arrayrecord")  # formats in which each file is a shard; other sources are one piece
 
 
 class Place(NamedTuple):
-    """Where a shard of a source is found: in which piece, and the number there of its first sample."""
+    """The place of a shard of a source: the settings of its piece, and the number of its first sample in that piece."""
 
     piece: SourceSettings
     first: int
 
 
 class Division:
-    """A source in pieces. Samples have the same keys in a piece and in the whole.
+    """The division of a source into pieces. Samples have the same keys in a piece and in the whole source.
 
     Attributes:
-      settings: of the whole, with its files named.
-      pieces: the settings of each.
+      settings: settings of the whole source, with patterns expanded to files.
+      pieces: settings of each piece.
 
     Raises:
-      DataError: its files cannot be listed.
+      DataError: the files of the source cannot be listed.
     """
 
     def __init__(self, settings: SourceSettings):
@@ -52,11 +52,11 @@ class Division:
             self.pieces = [dataclasses.replace(settings, path=tuple(addresses)) for addresses in groups.values()]
 
     def files(self, piece: SourceSettings) -> tuple[str, ...]:
-        """The addresses of a piece's files; none where the format names them itself."""
+        """Returns the addresses of a piece's files; empty for formats that find their files themselves."""
         return piece.paths if self._is_divided else ()
 
     def places(self, shards: Sequence[Shard]) -> list[Place]:
-        """Where each shard of the whole is found."""
+        """Returns the place of each shard of the whole source."""
         piece_of = {address: piece for piece in self.pieces for address in piece.paths}
         owners = [piece_of[address] for address in self.settings.paths] if self._is_divided else self.pieces * len(shards)
         places, firsts = [], collections.Counter[int]()
@@ -67,5 +67,5 @@ class Division:
 
 
 def tables_name(piece: SourceSettings) -> str:
-    """The name of the archive that holds the tables of a piece: of its format and files alone."""
+    """Returns the name of the archive of a piece's tables, which depends only on the piece's format and files."""
     return hashlib.sha256(repr((piece.format, piece.paths)).encode()).hexdigest()[:32] + ".tar"

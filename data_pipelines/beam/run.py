@@ -1,4 +1,4 @@
-"""Pipelines of one step: elements in a file of the work folder, each given to a worker."""
+"""Runs Beam pipelines of one step, which workers apply to each element of a file in the work folder."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from data_pipelines.sources.containers.tables import Tables
 from data_pipelines.storage.files import open_file
 from data_pipelines.storage.interface import StorageError
 
-_PARALLEL_OPENS = 16  # of files whose state is asked for
+_PARALLEL_OPENS = 16  # maximum number of files that are opened at once to read their state
 _ERROR = re.compile(r"data_pipelines\.schema\.\w+: ([^\n]*)")
 
 
 def unknown_flags(flags: Sequence[str]) -> list[str]:
-    """Flags that Apache Beam does not know. The job server of a cluster may know more."""
+    """Returns the flags that Apache Beam does not know. The job server of a cluster may know more flags."""
     options = PipelineOptions(list(flags))
     return sorted(options.get_all_options(retain_unknown_options=True).keys() - options.get_all_options().keys())
 
 
 class Work:
-    """A folder in which workers find what to do and leave what they made.
+    """A folder through which this process and the workers exchange the elements and results of pipelines.
 
     Args:
-      folder: its address, for a file system of Apache Beam: a disk that all workers share, or an object store.
-      flags: of Apache Beam.
+      folder: address of the folder, on a disk that all workers share or in an object store, for a file system of Apache Beam.
+      flags: flags of Apache Beam.
 
     Raises:
-      DataError: no file system is known for the address.
+      DataError: Apache Beam has no file system for the address.
     """
 
     def __init__(self, folder: str, flags: Sequence[str]):
@@ -53,10 +53,10 @@ class Work:
             raise DataError(f"{folder}: {error}") from error
 
     def do(self, name: str, elements: Sequence[str], step: apache_beam.PTransform) -> None:
-        """Has workers take a step with each element.
+        """Has workers apply `step` to each element, in a pipeline called `name`.
 
         Raises:
-          DataError: the pipeline failed, after what its runner does with workers that fail.
+          DataError: the pipeline failed, after any retries of its runner.
         """
         if not elements:
             return
@@ -69,7 +69,7 @@ class Work:
             state = pipeline.run().wait_until_finish()
         except Interrupted as error:
             raise Interrupted(_sentence(str(error))) from error
-        except Exception as error:  # runners raise their own, with the worker's in their text
+        except Exception as error:  # runners raise their own exceptions, whose text contains the worker's
             found = _ERROR.search(str(error))
             reason = found[1] if found else [type(error).__name__, *str(error).strip().splitlines()][-1]
             raise DataError(f"the pipeline {name!r} failed: {_sentence(reason)}") from error
@@ -77,11 +77,11 @@ class Work:
             raise DataError(f"the pipeline {name!r} ended as {state}: start again to go on")
 
     def archive(self, piece: SourceSettings) -> str:
-        """The address of a piece's tables."""
+        """Returns the address of the archive of a piece's tables."""
         return f"{self.folder}/tables/{tables_name(piece)}"
 
     def scan(self, divisions: Sequence[tuple[Division, pathlib.Path]]) -> None:
-        """Has workers find where records lie, but for files whose tables are known; the tables come to the folder beside each source."""
+        """Has workers make the tables of pieces that lack them, and copies these to the folder of tables given with each division."""
         new = [(piece, tables) for division, tables in divisions for piece in _unknown(division, tables)]
         recipes = {self.archive(piece): Recipe(piece, self.archive(piece), "", False) for piece, _ in new}
         self.do("scan", [recipe.to_json() for recipe in recipes.values()], apache_beam.ParDo(Scan()))
@@ -90,7 +90,7 @@ class Work:
 
 
 def _unknown(division: Division, folder: pathlib.Path) -> list[SourceSettings]:
-    """The pieces with files that a folder of tables does not know."""
+    """Returns the pieces that have files without tables in `folder`. A piece whose files are not listed counts as such."""
     tables = Tables(folder)
 
     def is_known(piece: SourceSettings) -> bool:
@@ -104,5 +104,5 @@ def _unknown(division: Division, folder: pathlib.Path) -> list[SourceSettings]:
 
 
 def _sentence(text: str) -> str:
-    """A message without what Apache Beam adds."""
+    """Returns a message without the suffix that Apache Beam adds."""
     return text.partition(" [while running")[0]

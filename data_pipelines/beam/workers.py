@@ -1,6 +1,6 @@
-"""What workers do with an element: find where the records of a piece lie, measure a chunk, write a file.
+"""The steps of workers: finding the positions of a piece's records, measuring a chunk, writing a file.
 
-Elements are lines of JSON that begin with a work.Recipe: a piece's settings, the archive of its tables, the tokenizer.
+Elements are lines of JSON that begin with a work.Recipe: a piece's settings, the address of its archive of tables, the tokenizer.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from data_pipelines.schema import DataError, NoSamples, SampleError
 from data_pipelines.sources import Source, open_source
 from data_pipelines.text.tokenizers import Tokenizer, load_tokenizer
 
-_OPEN_PIECES = 32  # of a worker: each has its tables on the worker's disk
-_THREADS = 8  # that read files' headers
+_OPEN_PIECES = 32  # maximum number of pieces that a worker keeps open, each with its tables on the worker's disk
+_THREADS = 8  # number of threads that read files' headers
 
 
 class _Opened:
-    """A piece of a source, with its tables in a folder that is deleted with this object."""
+    """An open piece of a source, with its tables in a folder that is deleted with this object."""
 
     def __init__(self, recipe: Recipe):
         self._folder = tempfile.TemporaryDirectory(prefix="tables-")
@@ -45,7 +45,10 @@ def _fetch_tables(recipe: Recipe, folder: pathlib.Path) -> None:
 
 
 class Scan(apache_beam.DoFn):  # type: ignore[misc]
-    """Makes the tables of pieces, and keeps each piece's as an archive. An element: a recipe. Raises DataError for a piece that cannot be used."""
+    """Makes the tables of pieces, and stores those of each piece as an archive.
+
+    An element is a recipe. Raises DataError for a piece that cannot be used.
+    """
 
     def process(self, line: str) -> None:
         recipe = Recipe.from_json(line)
@@ -53,7 +56,7 @@ class Scan(apache_beam.DoFn):  # type: ignore[misc]
             folder = pathlib.Path(name)
             _fetch_tables(recipe, folder)
             before = _state(folder)
-            with contextlib.suppress(NoSamples):  # beside files that hold some, an empty one is none too few
+            with contextlib.suppress(NoSamples):  # an empty file is allowed: other files may have samples
                 open_source(recipe.source, folder)
             if _state(folder) != before or not before:
                 files.pack(folder, recipe.tables)
@@ -64,15 +67,18 @@ def _state(folder: pathlib.Path) -> set[tuple[str, int]]:
 
 
 class Measure(apache_beam.DoFn):  # type: ignore[misc]
-    """Measures chunks, and writes the part of each. An element: a recipe, and a Chunk that counts in the piece, its part an address."""
+    """Measures chunks, and writes the part of each.
+
+    An element is a recipe and a Chunk, whose sample numbers count in the piece and whose part is an address.
+    """
 
     def setup(self) -> None:
         self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS)
         self._tokenizer = functools.lru_cache(1)(_load_tokenizer)
-        self._open = functools.lru_cache(_OPEN_PIECES)(self._opened)  # by a recipe's text
+        self._open = functools.lru_cache(_OPEN_PIECES)(self._opened)  # keyed by a recipe's text
 
     def _opened(self, text: str) -> tuple[_Opened, set[tuple[str, int]]]:
-        """A piece, and (identity, first sample) of each of its shards."""
+        """Returns an open piece, and (identity, first sample) of each of its shards."""
         recipe = Recipe.from_json(text)
         opened = _Opened(recipe)
         shards = shards_of(opened.source, self._tokenizer(recipe.tokenizer, recipe.add_special_tokens))
@@ -102,14 +108,14 @@ def _load_tokenizer(address: str, add_special_tokens: bool) -> Tokenizer:
 
 
 class FileToWrite(NamedTuple):
-    """Samples that become one file.
+    """A file to write, and its samples.
 
     Attributes:
-      number: of the file.
-      start, stop: the samples, counted in the piece.
-      first: number in the source of the sample at `start`.
-      target: the format, one of conversion.TARGETS.
-      address: of the file.
+      number: number of the file.
+      start, stop: range [start, stop) of the samples, counted in the piece.
+      first: number of the sample at `start` in the source.
+      target: output format, one of conversion.TARGETS.
+      address: address of the file.
     """
 
     number: int
@@ -121,14 +127,14 @@ class FileToWrite(NamedTuple):
 
 
 class FileWritten(NamedTuple):
-    """What became of a FileToWrite.
+    """The result of a FileToWrite.
 
     Attributes:
-      number: of the file.
-      seen: samples that were read.
-      samples: in the file; 0: there is none.
-      size: bytes of these.
-      failures: of each sample that was left out: its place among those that were read, key, reason, message.
+      number: number of the file.
+      seen: number of samples that were read.
+      samples: number of samples in the file; 0: no file was written.
+      size: size of these samples in bytes.
+      failures: (position among the samples that were read, key, reason, message) of each sample that was left out.
     """
 
     number: int
@@ -139,7 +145,7 @@ class FileWritten(NamedTuple):
 
 
 class Write(apache_beam.DoFn):  # type: ignore[misc]
-    """Writes files. An element: a recipe, and a FileToWrite. Yields a FileWritten as JSON."""
+    """Writes files. An element is a recipe and a FileToWrite. Yields a FileWritten as JSON."""
 
     def setup(self) -> None:
         self._open = functools.lru_cache(_OPEN_PIECES)(lambda text: _Opened(Recipe.from_json(text)))
@@ -158,7 +164,7 @@ class Write(apache_beam.DoFn):  # type: ignore[misc]
 
 
 def _samples(source: Source, file: FileToWrite, failures: list[tuple[int, str, str, str]]) -> Iterator[tuple[int, Complete]]:
-    """Yields the samples that can be used, with their numbers in the whole source, and puts the others into `failures`."""
+    """Yields the usable samples with their numbers in the whole source, and appends the others to `failures`."""
     for place, number in enumerate(range(file.start, file.stop)):
         try:
             found = read(source, number)

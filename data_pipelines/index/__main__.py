@@ -19,12 +19,12 @@ from data_pipelines.index.opening import NamedTokenizer, open_indexed
 
 
 def build(config: str, processes: int, stop: threading.Event) -> None:
-    """Builds the index of each training and held-out source, and prints what cannot be used.
+    """Builds the index of each training and held-out source, and prints how many samples cannot be used.
 
     Args:
       config: FILE[:ARG] of the configuration.
-      processes: that measure; 0: one for each core.
-      stop: set from a signal handler, ends the work.
+      processes: number of processes that measure; 0: one for each core.
+      stop: event that ends the work once it is set, by a signal handler for example.
 
     Raises:
       DataError: the configuration or its data cannot be used.
@@ -42,7 +42,7 @@ def build(config: str, processes: int, stop: threading.Event) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0, 65 for data or a configuration that cannot be used, 75 where a signal stopped the work."""
+    """Returns the exit status: 0, 65 if the configuration or its data cannot be used, 75 if a signal stopped the work."""
     codes = "0 built, 2 a flag is wrong, 65 the configuration or its data cannot be used, 75 stopped: start again to go on"
     parser = command_parser("index", __doc__, codes)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="the configuration")

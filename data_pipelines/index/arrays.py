@@ -1,4 +1,4 @@
-"""Files of named arrays that are whole, checked, and bound to what they were made from."""
+"""Files of named arrays: written atomically, verified by a checksum, and bound to a fingerprint of what they were computed from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def save(path: pathlib.Path, arrays: Arrays, fingerprint: str) -> None:
-    """Writes arrays with a checksum; the folder is made when missing. Raises DataError where it cannot be written."""
+    """Writes arrays with a checksum; the folder is created if missing. Raises DataError if the file cannot be written."""
     content = io.BytesIO()
     checked = dict(arrays) | {"fingerprint": np.array(fingerprint)}
     np.savez(content, allow_pickle=False, **checked, checksum=np.array(digest(checked)))
@@ -32,9 +32,9 @@ def save(path: pathlib.Path, arrays: Arrays, fingerprint: str) -> None:
 
 
 def load(path: pathlib.Path, fingerprint: str) -> dict[str, npt.NDArray[Any]] | None:
-    """The arrays of a file; None if there is none, if it was made from something else or if it is damaged, which is said on standard error.
+    """Returns the arrays of a file; None if it is missing, if its fingerprint differs or if it is damaged.
 
-    Raises DataError for a file that is there and cannot be read.
+    Damage is reported on standard error. Raises DataError for a file that exists and cannot be read.
     """
     try:
         content = path.read_bytes()
@@ -50,18 +50,18 @@ def load(path: pathlib.Path, fingerprint: str) -> dict[str, npt.NDArray[Any]] | 
 
 
 def _checked(content: bytes) -> dict[str, npt.NDArray[Any]] | None:
-    """The arrays, or None where they are not what was written."""
+    """Returns the arrays, or None if their checksum is wrong or missing or if the content cannot be parsed."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = dict(archive)
-    except (ValueError, EOFError, OSError, KeyError, NotImplementedError, zipfile.BadZipFile):  # as a flipped bit or a cut file makes it
+    except (ValueError, EOFError, OSError, KeyError, NotImplementedError, zipfile.BadZipFile):  # raised for damaged or cut files
         return None
     checksum = arrays.pop("checksum", None)
     return arrays if checksum is not None and str(checksum) == digest(arrays) else None
 
 
 def digest(arrays: Arrays) -> str:
-    """SHA-256 of names, types, shapes and contents."""
+    """Returns the SHA-256 of the arrays' names, types, shapes and contents."""
     total = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         total.update(f"{name} {array.dtype} {array.shape}".encode())

@@ -1,4 +1,4 @@
-"""Builds the index of a source: measures the shards that are new, looks again at the others, and puts them together."""
+"""Builds the index of a source: measures new shards, checks known shards for changed media files, and joins the columns of all."""
 
 from __future__ import annotations
 
@@ -39,18 +39,20 @@ from data_pipelines.schema import DataError, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
 
-LOOKED_AT = 20_000  # media files, and as many samples that could not be used, that are looked at again at an opening, before all are
+# Maximum number of media files, and of unusable samples, that are all checked again when an index is opened. If there are more of either, this
+# many random ones of each are checked first, and all only if one of these has changed.
+LOOKED_AT = 20_000
 
 
 class Built(NamedTuple):
-    """The index of a source, as it is on disk.
+    """The index of a source on disk.
 
     Attributes:
-      description: of the columns of the whole source (ORDER at least).
-      columns: these, mapped into memory.
-      facts: of all samples.
-      failures: why samples cannot be used, by number: of the first ones that were asked for.
-      path: the folder that holds the measures.
+      description: description of the columns of the whole source, at least those in ORDER.
+      columns: the memory-mapped columns.
+      facts: counts over all samples.
+      failures: reasons why samples cannot be used, by sample number: the first ones, up to the number that was requested.
+      path: folder of the measured columns.
     """
 
     description: Description
@@ -61,19 +63,22 @@ class Built(NamedTuple):
 
 
 class Builder:
-    """Builds the index of one source. Processes and hosts that share the folder may do so at once: each shard is built by one of them."""
+    """Builds the index of one source. Processes and hosts that share the folder may do so at once: one of them builds each shard."""
 
     def __init__(self, source: Source, tokenizer: Tokenizer, folder: pathlib.Path, recipe: Recipe | None, threads: int, stop: Stop):
         self._source, self._tokenizer, self._folder, self._recipe = source, tokenizer, folder, recipe
         self._threads, self._stop = threads, stop
         self._shards = shards_of(source, tokenizer)
         self._different = {shard.identity: shard for shard in reversed(self._shards)}  # equal shards are measured once
-        self._whole: set[str] = set()  # measured in this opening from the first sample to the last
+        self._whole: set[str] = set()  # shards that this object measured from the first sample to the last
 
     def build(self, named: int) -> Built:
-        """Raises DataError where the index cannot be read or written, Interrupted. `named`: how many failures are read."""
+        """Builds what is missing and returns the index, with the first `named` failures.
+
+        Raises DataError if the index cannot be read or written, Interrupted if the build is stopped.
+        """
         is_looked_at = False
-        for _ in range(10):  # what is damaged is found when it is read, and built again
+        for _ in range(10):  # damage is found when a shard is read; the next attempt builds that shard again
             try:
                 self._measure([shard for shard in self._different.values() if self._described(shard) is None])
                 if not is_looked_at:
@@ -88,12 +93,12 @@ class Builder:
         raise DataError(f"the index {self._folder / 'shards'} is damaged again and again: check the disk, or name another index_folder")
 
     def missing(self) -> list[Chunk]:
-        """The samples that `build` would measure, but for those that it looks at again."""
+        """Returns the chunks that `build` would measure, without those that it only checks again."""
         shards = [shard for shard in self._different.values() if self._described(shard) is None]
         return [chunk for shard in shards for chunk in _unmeasured(chunks_of(shard, self._path(shard) / "parts"))]
 
     def _discard(self, damaged: DamagedShard) -> None:
-        """Has a shard measured again, unless another process has replaced it since it was found damaged."""
+        """Deletes the description of a damaged shard, so that it is measured again, unless another process has replaced it meanwhile."""
         shard, description = self._different[damaged.description.folder.name], damaged.description
         with self._locked(shard):
             if self._described(shard) == description:
@@ -102,7 +107,7 @@ class Builder:
 
     @contextlib.contextmanager
     def _locked(self, shard: Shard) -> Iterator[None]:
-        """Waits for the shard's lock, and holds it. Raises Interrupted."""
+        """Waits for the shard's lock and holds it within the context. Raises Interrupted."""
         lock = FileLock(self._lock(shard))
         while not lock.acquire():
             check_stop(self._stop)
@@ -125,7 +130,7 @@ class Builder:
         return OtherProcesses(self._recipe, processes, self._threads)
 
     def _measure(self, shards: Sequence[Shard]) -> None:
-        """Measures shards; those that another process measures are waited for."""
+        """Measures shards, and waits for those that other processes are measuring."""
         while shards:
             busy: list[Shard] = []
             total = sum(shard.samples for shard in shards)
@@ -140,9 +145,9 @@ class Builder:
         return self._folder / "shards" / f"{shard.identity}.lock"
 
     def _measured(self, shards: Sequence[Shard], busy: list[Shard]) -> Iterator[None]:
-        """Yields for each sample that is measured. Shards that others hold are put into `busy`."""
+        """Yields once for each sample that is measured. Shards that other processes have locked are appended to `busy`."""
         unfinished: dict[str, Unfinished] = {}
-        found = collections.deque[int]()  # samples of parts that were there
+        found = collections.deque[int]()  # numbers of samples that were measured before
 
         def chunks() -> Iterator[Chunk]:
             for shard in shards:
@@ -176,7 +181,7 @@ class Builder:
                 piece.lock.release()
 
     def _finish(self, piece: Unfinished) -> None:
-        """Makes a shard of its parts."""
+        """Joins the parts of a shard to its columns, and releases its lock."""
         store.write(piece.folder, piece.shard.identity, map(read_part, piece.chunks), COLUMNS)
         shutil.rmtree(piece.folder / "parts", ignore_errors=True)
         if piece.is_whole:
@@ -184,7 +189,7 @@ class Builder:
         piece.lock.release()
 
     def _look_again(self) -> None:
-        """Measures samples again whose media files changed, and those that could not be used for what may have been mended."""
+        """Measures again the samples whose media files changed, and unusable samples whose failure may have been repaired."""
         known = [Known(shard, description) for shard in self._different.values() if (description := self._described(shard))]
         known = [each for each in known if shard_may_change(each) and each.shard.identity not in self._whole]
         files = sum(each.description.columns["files"].rows for each in known)
@@ -208,7 +213,7 @@ class Builder:
                 self._replace(each, changed[each.shard.identity], folder)
 
     def _any_changed(self, known: Sequence[Known], files: int, failures: int) -> bool:
-        """Whether lengths changed of one of LOOKED_AT random media files, or of one of as many samples that could not be used."""
+        """Returns True if a sample's lengths changed, among those of LOOKED_AT random media files and LOOKED_AT random unusable samples."""
         samples: list[tuple[Known, int]] = []
         for name, total in (("file_sample", files), ("failure_sample", failures)):
             chosen = min(LOOKED_AT, total)
@@ -232,14 +237,14 @@ class Builder:
             pool.shutdown(cancel_futures=True)
 
     def _replace(self, known: Known, changed: set[int], folder: pathlib.Path) -> None:
-        """Writes a shard with the parts that are new."""
+        """Writes a shard again, taking the parts in `changed` from `folder` and the others from its old columns."""
         with self._locked(known.shard):
             chunks = chunks_of(known.shard, folder)
             parts = (read_part(chunk) if chunk.start in changed else cut(known.columns, chunk.start, chunk.stop) for chunk in chunks)
             store.write(self._path(known.shard), known.shard.identity, parts, COLUMNS)
 
     def _joined(self, each: Sequence[Description], named: int) -> Built:
-        """The columns of the whole source: those of its shard, or of a copy of all in one folder."""
+        """Returns the index of the whole source: the columns of its only shard, or those of all shards joined in one folder."""
         facts = Facts.total(description.facts for description in each)
         if len(each) == 1:
             columns = verified_columns(each[0])
@@ -274,5 +279,5 @@ class Builder:
 
 
 def _unmeasured(chunks: Sequence[Chunk]) -> list[Chunk]:
-    """Those that have no part."""
+    """Returns the chunks that have no valid part on disk."""
     return [chunk for chunk in chunks if arrays.load(pathlib.Path(chunk.part), chunk.identity) is None]

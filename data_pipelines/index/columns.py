@@ -1,7 +1,8 @@
-"""What the index keeps of samples, in columns.
+"""The columns of the length index, which contain the measures of samples.
 
-A part of a source is a table of columns. Parts that follow one another make the columns of a shard, shards those of a source: values are put
-one after the other, and those that count other values (Column.counts) go on counting. So it does not matter how a source was divided.
+A part of a source is a table of columns. The columns of a shard are those of its consecutive parts, joined; the columns of a source are those
+of its shards, joined. Values that count rows of another column (Column.counts) are shifted by the rows before them. The columns of a source
+are therefore the same however it was divided.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ Columns = Mapping[str, npt.NDArray[Any]]
 
 
 class Column(NamedTuple):
-    """Type and shape of one value, and the column whose rows are counted by it, if any: a number of a sample, or where values end."""
+    """Type and shape of one value of a column.
+
+    `counts` names the column whose rows the values count, if any: a value is then the number of a sample, or the row at which values end.
+    """
 
     kind: type
     shape: tuple[int, ...] = ()
@@ -30,35 +34,35 @@ class Column(NamedTuple):
 
 
 COLUMNS: Mapping[str, Column] = {
-    # of each sample
-    "text": Column(np.uint32),  # tokens without visual ones and without what belongs to frames; 0: not measured
+    # for each sample
+    "text": Column(np.uint32),  # tokens without visual tokens and without the text that belongs to frames; 0: not measured
     "size_ends": Column(np.int64, counts="sizes"),
     "sizes": Column(np.uint32, (2,)),  # (height, width) of each image
-    # of each clip, in the order of samples
+    # for each clip, in the order of samples
     "clip_sample": Column(np.int64, counts="text"),
     "clips": Column(np.float64, (5,)),  # duration, rate, frames, height, width
-    "before_hash": Column(np.uint64),  # of the text in front of the clip's first frame
+    "before_hash": Column(np.uint64),  # hash of the text in front of the clip's first frame
     "before_ends": Column(np.int64, counts="before"),
     "before": Column(np.uint8),
     "time_ends": Column(np.int64, counts="times"),
-    "times": Column(np.float64),  # of frames that were given with times
-    # of each sample that cannot be used
+    "times": Column(np.float64),  # times of frames, for clips given as frames with times
+    # for each sample that cannot be used
     "failure_sample": Column(np.int64, counts="text"),
     "failure_ends": Column(np.int64, counts="failures"),
     "failures": Column(np.uint8),  # JSON of [reason, message]
-    # of each sample that a condition on its row leaves out
+    # for each sample that a condition on its row leaves out
     "filtered_sample": Column(np.int64, counts="text"),
-    # of each media file that is not part of the source, and of each picture that is converted
+    # for each media file outside the source's own files, and for each picture that is converted
     "file_sample": Column(np.int64, counts="text"),
-    "files": Column(np.int64, (2,)),  # (bytes, nanoseconds of the last change) before it was read
+    "files": Column(np.int64, (2,)),  # (size in bytes, modification time in nanoseconds), taken before the file was read
     "conversion_sample": Column(np.int64, counts="text"),
-    "conversions": Column(np.uint8),  # numbers in faithful.CONVERSIONS
+    "conversions": Column(np.uint8),  # indices into faithful.CONVERSIONS
 }
-ORDER = (  # what lengths, and so the order of the data, follow from
+ORDER = (  # columns that determine the lengths, and thus the order of the data
     "text", "size_ends", "sizes", "clip_sample", "clips", "before_hash", "before_ends", "before", "time_ends", "times", "failure_sample",
     "filtered_sample",
 )  # fmt: skip
-_OF_SAMPLES = {  # columns that number samples, and those that have a row for each of their rows
+_OF_SAMPLES = {  # for each column of sample numbers, the columns that have one row for each of its rows
     "clip_sample": ("clips", "before_hash", "before_ends", "time_ends"),
     "failure_sample": ("failure_ends",),
     "filtered_sample": (),
@@ -68,16 +72,16 @@ _OF_SAMPLES = {  # columns that number samples, and those that have a row for ea
 
 
 class Measured(NamedTuple):
-    """What is known of one sample.
+    """The measures of one sample.
 
     Attributes:
-      text: tokens that depend on no phase: without visual tokens, an image counted as its two brackets, and without clips (their frames'
-        brackets, times, and the piece of text that ends at their first frame).
+      text: number of tokens that depend on no phase. An image counts as its two brackets, without visual tokens. Clips do not count: neither
+        their frames' brackets and times, nor the piece of text that ends at their first frame.
       sizes: (height, width) of each image.
-      clips: what is known of each clip.
-      before: of each clip, the text that its first frame's piece begins with (chat.around_clips).
-      files: state of each media file that is not part of the source, before it was read.
-      conversions: of all pictures, names in faithful.CONVERSIONS.
+      clips: header data of each clip.
+      before: for each clip, the text at the beginning of the piece that ends at its first frame (chat.around_clips).
+      files: state of each media file outside the source's own files, taken before the file was read.
+      conversions: names in faithful.CONVERSIONS, for all pictures.
     """
 
     text: int
@@ -89,16 +93,17 @@ class Measured(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why a sample could not be used when it was last looked at."""
+    """Why a sample could not be used when it was last checked: the reason under which it is counted, and the message."""
 
     reason: str
     message: str
 
 
 class Entry(NamedTuple):
-    """One sample. With both, it was measured and could not be used when it was looked at again: its files may come back.
+    """The index's entry of one sample.
 
-    One that a condition on its row leaves out (`is_filtered`) has neither.
+    An entry with both measures and a failure was measured, and could not be used when it was checked again: its files may come back. A sample
+    that a condition on its row leaves out (`is_filtered`) has neither.
     """
 
     measured: Measured | None
@@ -107,7 +112,7 @@ class Entry(NamedTuple):
 
 
 def pack(entries: Sequence[Entry]) -> dict[str, npt.NDArray[Any]]:
-    """The columns of samples in order."""
+    """Returns the columns of the entries, in their order."""
     rows: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     for number, (measured, failure, is_filtered) in enumerate(entries):
         rows["text"].append(measured.text if measured else 0)
@@ -140,7 +145,10 @@ def _pack_measured(rows: dict[str, list[Any]], number: int, measured: Measured) 
 
 
 def unpack(columns: Columns) -> list[Entry]:
-    """The samples of a part: the inverse of `pack`, but for the conversions of a clip, which stand with the sample's others."""
+    """Returns the entries of a part.
+
+    This is the inverse of `pack`, except that the conversions of a clip are among those of the sample, not in the clip's VideoInfo.
+    """
     sizes = _lists(columns["sizes"], columns["size_ends"])
     clips: list[list[tuple[video.VideoInfo, str]]] = [[] for _ in sizes]
     each = zip(
@@ -171,7 +179,7 @@ def unpack(columns: Columns) -> list[Entry]:
 
 
 def failures_of(columns: Columns, first: int | None = None) -> dict[int, Failure]:
-    """The failures of a part by its samples' numbers; the `first` ones alone if given."""
+    """Returns the failures of a part by sample number; only the first `first` ones if it is given."""
     samples, ends = columns["failure_sample"][:first], columns["failure_ends"][:first]
     texts = _texts(columns["failures"], ends)
     return {sample: Failure(*json.loads(text)) for sample, text in zip(samples.tolist(), texts, strict=True)}
@@ -192,7 +200,7 @@ def _texts(values: npt.NDArray[np.uint8], ends: Numbers) -> list[str]:
 
 
 def cut(columns: Columns, start: int, stop: int) -> dict[str, npt.NDArray[Any]]:
-    """The part of the samples from `start` to before `stop`, counted from 0."""
+    """Returns the columns of the samples in [start, stop), with sample numbers and ends counted from the start of the part."""
     spans: dict[str, tuple[int, int]] = dict.fromkeys(("text", "size_ends"), (start, stop))
     for numbers, others in _OF_SAMPLES.items():
         low, high = np.searchsorted(columns[numbers], [start, stop]).tolist()

@@ -1,4 +1,4 @@
-"""Which samples a source's `keep` leaves out, found in the index's columns without a loop over samples."""
+"""Finds the samples that a source's `keep` leaves out, from the index's columns and without a loop over samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data_pipelines.conditions import Condition, of_measures
 from data_pipelines.index.columns import Columns, Numbers
 from data_pipelines.index.spans import Rows, members, ragged, spans
 
-_SIZES: Mapping[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {  # of [n, 2] heights and widths
+_SIZES: Mapping[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {  # functions of [n, 2] heights and widths
     "pixels": lambda size: size[:, 0] * size[:, 1],
     "side": lambda size: size.min(axis=1),
     "aspect": lambda size: size.max(axis=1) / np.maximum(size.min(axis=1), 1),
@@ -20,18 +20,20 @@ _SIZES: Mapping[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]
 
 
 class Filters:
-    """The conditions of a source on what the index knows of its samples.
+    """The conditions of a source on measures in the index.
 
     Args:
-      keep: of the source's settings.
+      keep: conditions of the source's settings; those on columns of rows are not used here.
     """
 
     def __init__(self, keep: Sequence[str]):
         self._conditions = of_measures(keep)
 
     def rejected(self, columns: Columns, rows: Rows) -> npt.NDArray[np.int64]:
-        """[r] the places in `rows` of samples that are left out, each at least once: by a condition here, or by one on a row's column when
-        the sample was measured."""
+        """Returns [r] the positions in `rows` of the samples that are left out, each at least once.
+
+        They fail a condition on measures here, or failed a condition on a row's column when they were measured.
+        """
         rejected = [members(columns["filtered_sample"], rows)[1]]
         for condition in self._conditions:
             rejected += _rejected_by(condition, columns, rows)

@@ -1,4 +1,4 @@
-"""Lengths of samples in a phase, computed from the index's columns when they are asked for, without a loop over samples, clips or frames."""
+"""Computes lengths of samples in a phase from the index's columns on demand, without a loop over samples, clips or frames."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from data_pipelines.randomness import scramble, spread, stable_seed
 from data_pipelines.schema import VISUAL_TOKEN_SIDE, PhaseSettings
 from data_pipelines.text.video import decimals
 
-_CLIPS = 4096  # laid out at a time: some megabytes for each 100 frames
+_CLIPS = 4096  # clips that are processed at a time: some megabytes for each 100 frames
 
 
 def sample_seeds(seed: int, source: str, samples: Numbers) -> npt.NDArray[np.uint64]:
-    """The seeds of all that is drawn for samples (a video's frames): the same in every epoch, so that lengths hold."""
+    """Returns the seeds of samples' random choices (a video's frames). They are the same in every epoch, so that lengths do not change."""
     return scramble(spread(stable_seed("sample", seed, source), samples))
 
 
 class PhaseLengths:
-    """Lengths of a source's samples in one phase: an array that is computed where it is looked at.
+    """Lengths of a source's samples in one phase: an array whose rows are computed when they are indexed.
 
     `lengths[samples]`, for numbers [k] or a slice with neither step nor negative ends, is [k, 4] int64: tokens, visual tokens, images,
-    segments (1) of each sample's document. Equal to what build_document gives with the sample's seed. Zero where the sample cannot be used;
-    FILTERED where the source's `keep` leaves it out; NEVER_FITS where the phase takes no such sample (images in a phase without visual
-    tokens, a video in one without frames).
+    segments (1) of each sample's document, equal to those of build_document with the sample's seed. A row is zero if the sample cannot be
+    used, FILTERED if the source's `keep` leaves it out, and NEVER_FITS if the phase takes no such sample (images in a phase without visual
+    tokens, a video in a phase without frames).
     """
 
     def __init__(self, columns: Columns, phase: PhaseSettings, seed: int, source: str, pieces: PieceCounts, filters: Filters):
@@ -57,7 +57,7 @@ class PhaseLengths:
         return result
 
     def _images(self, rows: Rows) -> tuple[Numbers, Numbers]:
-        """[k] images of each sample, and their visual tokens."""
+        """Returns [k] the number of images of each sample, and [k] the number of their visual tokens."""
         starts, ends = spans(self._columns["size_ends"], rows)
         counts = ends - starts
         if not counts.any() or not self._phase.visual_tokens:
@@ -89,11 +89,11 @@ class PhaseLengths:
             np.add.at(result, places[part], np.stack([text + visual, visual, frames, np.zeros_like(frames)], axis=1))
 
     def _clips(self, clips: Numbers, numbers: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-        """[c] tokens of the text and brackets of clips' frames, their visual tokens, and how many frames they show.
+        """Returns, each [c], the tokens of text and brackets of clips' frames, their visual tokens, and the number of frames shown.
 
         Args:
           clips: rows of the clips' columns.
-          numbers: of each clip in its sample.
+          numbers: number of each clip in its sample.
         """
         columns = self._columns
         seeds = spread(sample_seeds(self._seed, self._source, columns["clip_sample"][clips]), numbers)
@@ -119,7 +119,7 @@ class PhaseLengths:
         return text, visual, counts
 
     def _seconds(self, clips: Numbers, owner: Numbers, indices: Numbers, rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """[f] when frames are shown, as media.video.timestamps says."""
+        """Returns [f] the times in seconds at which frames are shown, as media.video.timestamps computes them."""
         seconds: npt.NDArray[np.float64] = indices / rates[owner]
         if len(self._columns["times"]):
             starts, ends = spans(self._columns["time_ends"], clips)

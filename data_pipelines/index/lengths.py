@@ -1,4 +1,4 @@
-"""Lengths of every sample of a source, found from text and file headers and kept on disk."""
+"""The length index of a source: measures every sample from its text and file headers, and keeps the results on disk."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from data_pipelines.sources.samples import FILTERED
 from data_pipelines.storage import write_whole
 from data_pipelines.text.tokenizers import Tokenizer
 
-NAMED = 10_000  # samples that cannot be used, of a source, that the log names
+NAMED = 10_000  # maximum number of a source's unusable samples that the log names
 
 
 def sample_seed(seed: int, source: str, sample: int) -> int:
-    """The seed of all that is drawn for one sample (a video's frames): the same in every epoch, so that lengths hold."""
+    """Returns the seed of a sample's random choices (a video's frames). It is the same in every epoch, so that lengths do not change."""
     return int(sample_seeds(seed, source, np.array([sample]))[0])
 
 
 class LengthIndex:
-    """What a planner needs to know of a source. Made by `open`.
+    """The lengths of a source's samples and counts of its unusable ones, as planning needs them. Created by `open`.
 
-    Beside what is mapped from disk, 8 bytes are held for each sample that cannot be used.
+    Columns are memory-mapped; in addition each unusable sample takes 8 bytes of memory.
 
     Attributes:
       name: the source's name.
-      max_epochs: how often its samples are read at most over the run; 0: no limit.
-      usable: the numbers of the samples that can be used. Those that the source's `keep` leaves out are among them: their lengths say so.
-      filtered: how many of them a condition on a row's column leaves out.
-      unusable: how many samples cannot be used, by reason.
-      conversions: how many pictures of usable samples need each of faithful.CONVERSIONS. The source's setting `pictures` says whether
-        they are applied ("faithful") or the picture is altered or left as stored ("reference").
-      path: the index on disk; deleting it has every sample measured again at the next start.
-      log: the file that names the first NAMED unusable samples.
+      max_epochs: maximum number of times that its samples are read over the run; 0: no limit.
+      usable: numbers of the usable samples. They include those that the source's `keep` leaves out, whose lengths are FILTERED.
+      filtered: number of samples among them that a condition on a row's column leaves out.
+      unusable: number of unusable samples by reason.
+      conversions: number of pictures of usable samples that need each of faithful.CONVERSIONS. The source's setting `pictures` determines
+        whether they are applied ("faithful") or the picture is altered or left as stored ("reference").
+      path: the index on disk; if it is deleted, every sample is measured again at the next start.
+      log: file that names the first NAMED unusable samples.
     """
 
     def __init__(self, source: SourceSettings, built: Built, tokenizer: Tokenizer, folder: pathlib.Path, log: pathlib.Path):
@@ -65,8 +65,10 @@ class LengthIndex:
         return len(self._built.columns["text"])
 
     def digest(self) -> str:
-        """Of what the order of the data follows from: which samples are usable and how long they are, wherever the source lies and however
-        it is divided into shards."""
+        """Returns a digest of what determines the order of the data: which samples are usable, and their lengths.
+
+        It depends neither on the source's path nor on its division into shards.
+        """
         return hashlib.sha256(repr(self._built.description.checksums(ORDER)).encode()).hexdigest()
 
     @classmethod
@@ -79,31 +81,32 @@ class LengthIndex:
         stop: Stop | None = None,
         recipe: Recipe | None = None,
     ) -> LengthIndex:
-        """Reads a source's index from `folder`, after measuring what it lacks.
+        """Reads a source's index from `folder`, after measuring the samples that it lacks.
 
-        Each shard is known by its content, the settings that it is read with, the tokenizer and the method: a copy of it, another mount or
-        another order of shards is not measured again, a new shard alone is. It is measured in chunks of work.CHUNK samples, each of which is
-        kept as soon as it is done: a kill costs each process the chunk at hand. One process of those that share the folder measures a shard;
-        the others measure other shards, or wait.
+        A shard is identified by its content, the settings that it is read with, the tokenizer and the version of the measuring method. Only
+        new shards are measured: a copy, another mount or another order of shards is not measured again. A shard is measured in chunks of
+        work.CHUNK samples, each of which is saved as soon as it is done: a kill costs each process at most the current chunk. Of the
+        processes that share the folder, one measures a shard; the others measure other shards, or wait.
 
-        Of shards that were measured before, media files are looked at again: all, where there are up to build.LOOKED_AT, else as many
-        random ones (a stat and a row each: some seconds for a core), and all if the lengths of one have changed. Samples whose files have
-        another size or time than before are measured again. Samples that could not be used for reasons that may be mended (a missing file)
-        are looked at again in the same way. What changes and is not noticed here is noticed when it is decoded.
+        Media files of shards that were measured before are checked again: all of them if there are at most build.LOOKED_AT, else that many
+        random ones (a stat and a row each: some seconds on one core), and then all if the lengths of one have changed. Samples whose files
+        have another size or modification time are measured again. Samples that could not be used for a reason that may be repaired (a
+        missing file) are checked in the same way. A change that is missed here is noticed when the sample is decoded.
 
-        The first NAMED samples that cannot be used are named in NAME.unusable.jsonl.
+        NAME.unusable.jsonl names the first NAMED samples that cannot be used.
 
         Args:
-          source: what is indexed.
-          tokenizer: its text is counted with.
-          folder: of the files; made when missing.
-          threads: that read files' headers.
-          stop: asked at least between chunks; True ends the work.
-          recipe: what other processes open the source and the tokenizer with: with it, all cores measure. None: this process alone.
+          source: source to index.
+          tokenizer: tokenizer that counts the tokens of its text.
+          folder: folder of the index; created if missing.
+          threads: number of threads that read files' headers.
+          stop: function called at least between chunks; the work ends if it returns True.
+          recipe: settings with which other processes open the source and the tokenizer; with it, processes on all cores measure, or as many
+            as it specifies. None: this process alone measures.
 
         Raises:
           DataError: no sample of the source can be used, or the index cannot be read or written.
-          Interrupted: `stop` said so.
+          Interrupted: `stop` returned True.
         """
         folder = pathlib.Path(folder)
         log = folder / f"{source.name}.unusable.jsonl"
@@ -121,17 +124,17 @@ class LengthIndex:
         return index
 
     def lengths(self, phase: PhaseSettings, seed: int) -> PhaseLengths:
-        """The lengths of samples in a phase, computed where they are looked at."""
+        """Returns the lengths of samples in a phase, which are computed when they are indexed."""
         return PhaseLengths(self._built.columns, phase, seed, self.name, self._pieces, self._filters)
 
     def limited(self, keep: Sequence[str], max_epochs: float) -> LengthIndex:
-        """The same index under other conditions on measures and another limit of epochs."""
+        """Returns the same index with other conditions on measures and another limit on epochs."""
         other = copy.copy(self)
         other.max_epochs, other._filters = max_epochs, Filters(keep)
         return other
 
     def save_pieces(self) -> None:
-        """Keeps the texts' tokens that were counted for lengths, so that the next start need not count them again."""
+        """Saves the token counts of texts beside clips' frames, so that the next start need not count them again."""
         self._pieces.save()
 
 

@@ -1,4 +1,4 @@
-"""Locks between processes and hosts that share a disk. The system opens a lock when its process ends, however it ends."""
+"""Locks between processes and hosts that share a disk. The operating system releases a lock when its process ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _POLL_SECONDS = 0.1
 
 
 class FileLock:
-    """The lock that a file stands for; its folder is made when missing. The file stays, empty."""
+    """A lock on a file. The folder is created if missing. The file stays after release, empty."""
 
     def __init__(self, path: pathlib.Path):
         self._path = path
         self._file: int | None = None
 
     def acquire(self) -> bool:
-        """Takes the lock, and says whether it was free. Raises DataError where the file cannot be written or the disk has no locks."""
+        """Takes the lock if it is free, and returns whether it was. Raises DataError if the file cannot be written or the disk has no locks."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -40,7 +40,7 @@ class FileLock:
         return True
 
     def is_free(self) -> bool:
-        """Whether no other holds it now."""
+        """Returns True if nobody holds the lock now."""
         if self.acquire():
             self.release()
             return True
@@ -53,5 +53,5 @@ class FileLock:
 
 
 def wait() -> None:
-    """Passes a moment before a lock is tried again."""
+    """Sleeps for _POLL_SECONDS, before a lock is tried again."""
     time.sleep(_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Measures samples from text and file headers, and looks again at those that were measured before."""
+"""Measures samples from text and file headers, and checks samples that were measured before for changes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from data_pipelines.text import chat
 from data_pipelines.text.marks import VIDEO_MARK, marks_of
 from data_pipelines.text.tokenizers import Tokenizer
 
-MISSING = (-1, -1)  # the state of a file that is not there
-# Reasons that follow from a row, the settings and the tokenizer alone: with these the same, nothing on a disk can mend the sample.
-# "bad_record" and "unknown_key" are none of them: of clips as folders of frames they may follow from what a folder holds.
+MISSING = (-1, -1)  # the state of a file that does not exist
+# Reasons that depend only on a row, the settings and the tokenizer: while these stay the same, no change of a file makes the sample usable.
+# "bad_record" and "unknown_key" are not among them: for clips given as folders of frames they may depend on the content of a folder.
 LASTING = frozenset(
     (
         "broken_json",
@@ -34,7 +34,7 @@ LASTING = frozenset(
 
 
 def inspect(sample: Sample, tokenizer: Tokenizer) -> Measured:
-    """Measures a sample without decoding pixels. Raises SampleError for one that cannot be used, "no_answer" where nothing has a label."""
+    """Measures a sample without decoding pixels. Raises SampleError if it cannot be used, with "no_answer" if no token has a label."""
     files = file_states(sample)
     states = iter(files)
     headers = [_header(image, image.path is None or next(states) != MISSING) for image in sample.images]
@@ -45,7 +45,7 @@ def inspect(sample: Sample, tokenizer: Tokenizer) -> Measured:
 
 
 def _header(image: Media, exists: bool) -> images.Header:
-    """The size that the row gives, else what the image's header says. A missing file is opened all the same, for its error message."""
+    """Returns the size that the row gives, else the image's header. A missing file is opened in any case, for its error message."""
     if image.size is None or not exists:
         return images.header(image)
     check_size(*image.size, image.name)
@@ -53,7 +53,7 @@ def _header(image: Media, exists: bool) -> images.Header:
 
 
 def count_text(sample: Sample, tokenizer: Tokenizer) -> tuple[int, list[str]]:
-    """`text` and `before` of Measured. Raises SampleError "video_marks", "no_answer", and as chat.encode."""
+    """Returns `text` and `before` of Measured. Raises SampleError "video_marks", "no_answer", and those of chat.encode."""
     if (marks := marks_of(sample.turns).count(VIDEO_MARK)) != len(sample.clips):
         raise SampleError(
             "video_marks",
@@ -71,7 +71,10 @@ def _check_answer(labels: np.ndarray, key: str) -> None:
 
 
 def file_states(sample: Sample) -> list[tuple[int, int]]:
-    """(bytes, nanoseconds of the last change) of each media file; MISSING if there is none. Media inside the source have no state."""
+    """Returns (size in bytes, modification time in nanoseconds) of each media file, or MISSING if it does not exist.
+
+    Media inside the source's own files have no state.
+    """
     return [_file_state(media) for media in sample.files if media.path is not None]
 
 
@@ -79,22 +82,22 @@ def _file_state(media: Media) -> tuple[int, int]:
     assert media.path is not None
     try:
         status = media.path.stat()
-    except OSError:  # reading the file says what is wrong
+    except OSError:  # reading the file reports the error
         return MISSING
     return status.st_size, status.st_mtime_ns
 
 
 def may_change(entry: Entry) -> bool:
-    """Whether what is known of a sample hangs on more than the source's own files."""
+    """Returns True if a sample's entry depends on files outside the source's own files."""
     return entry.failure.reason not in LASTING if entry.failure else bool(entry.measured and entry.measured.files)
 
 
 def renew(source: Source, tokenizer: Tokenizer, number: int, known: Entry) -> Entry:
-    """What is known of a sample now. Measured again unless its media files have the same sizes and times as before.
+    """Returns the current entry of a sample, measured again unless its media files have the same sizes and times as before.
 
     Args:
-      number: the sample's, in the source.
-      known: what was known of it; Entry(None, None) of a new one.
+      number: number of the sample in the source.
+      known: previous entry; Entry(None, None) for a new sample.
     """
     if known != Entry(None, None) and not may_change(known):
         return known
@@ -110,7 +113,7 @@ def renew(source: Source, tokenizer: Tokenizer, number: int, known: Entry) -> En
 
 
 def same_lengths(one: Entry, other: Entry) -> bool:
-    """Whether two entries differ in nothing but times and sizes of files."""
+    """Returns True if two entries give the same lengths: they may differ in files' states, conversions and the failure's message."""
 
     def lengths(entry: Entry) -> object:
         measured = entry.measured

@@ -1,4 +1,4 @@
-"""Sources and their length indexes, opened together."""
+"""Opens sources together with their length indexes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data_pipelines.text.tokenizers import Tokenizer, load_tokenizer
 
 
 class NamedTokenizer(NamedTuple):
-    """A tokenizer, and what other processes load it by."""
+    """A tokenizer, and the arguments with which other processes load it."""
 
     tokenizer: Tokenizer
     path: str
@@ -22,7 +22,7 @@ class NamedTokenizer(NamedTuple):
 
     @classmethod
     def load(cls, path: str, add_special_tokens: bool) -> NamedTokenizer:
-        """Raises DataError as load_tokenizer."""
+        """Loads a tokenizer. Raises DataError as load_tokenizer."""
         return cls(load_tokenizer(path, add_special_tokens), path, add_special_tokens)
 
 
@@ -34,14 +34,14 @@ def open_indexed(
     stop: Stop | None = None,
     processes: int = 0,
 ) -> Iterator[tuple[Source, LengthIndex]]:
-    """Opens all sources, then yields each with its index once that is built.
+    """Opens all sources, then yields each source with its index once the index is built.
 
     Args:
-      sources: their settings.
+      sources: settings of the sources.
       named: the tokenizer.
-      folder: of the indexes; tables of shards lie in its folder `tables`.
-      threads, stop: as LengthIndex.open takes them.
-      processes: that measure; 0: one for each core.
+      folder: folder of the indexes; its subfolder `tables` has the tables of shards.
+      threads, stop: arguments of LengthIndex.open.
+      processes: number of processes that measure; 0: one for each core.
 
     Raises DataError and Interrupted as open_source and LengthIndex.open.
     """

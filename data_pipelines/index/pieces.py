@@ -1,4 +1,4 @@
-"""Tokens of the pieces of text beside clips' frames, counted once for each text and kept on disk for a tokenizer."""
+"""Token counts of the pieces of text beside clips' frames, counted once for each text and saved on disk for each tokenizer."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from data_pipelines.schema import DataError
 from data_pipelines.text import video
 from data_pipelines.text.tokenizers import Tokenizer
 
-_TABLE = 100 * 3600 * 12  # times below 12 hours, in hundredths of a second, are looked up in a table
+_TABLE = 100 * 3600 * 12  # limit of the table of time marks: 12 hours in hundredths of a second; later times are counted each time
 _UNKNOWN = -1
 
 
 class PieceCounts:
-    """Counts tokens of time marks and of the pieces that lead to a clip's first frame. Safe to share between threads.
+    """Counts tokens of time marks and of the pieces of text that end at a clip's first frame. Safe to share between threads.
 
     Args:
-      tokenizer: counts; its fingerprint binds the file to it.
-      path: the file. A damaged one is made again; one that cannot be written is done without.
+      tokenizer: tokenizer that counts; the file is used only if it has the tokenizer's fingerprint.
+      path: file of the counts. A damaged file is replaced. If it cannot be written, the counts are not saved.
     """
 
     def __init__(self, tokenizer: Tokenizer, path: pathlib.Path):
@@ -34,7 +34,7 @@ class PieceCounts:
         self._lock = threading.Lock()
         stored = arrays.load(path, tokenizer.fingerprint) or {}
         self._marks: npt.NDArray[np.int32] = stored.get("marks", np.full(6000, _UNKNOWN, np.int32))
-        # Keys, ascending, and counts: replaced together, so that they are read without the lock.
+        # Ascending keys, and counts. Both are replaced in one assignment, so that they can be read without the lock.
         self._heads: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32]] = (
             stored.get("head_keys", np.zeros(0, np.uint64)),
             stored.get("heads", np.zeros(0, np.int32)),
@@ -42,7 +42,7 @@ class PieceCounts:
         self._is_saved = True
 
     def save(self) -> None:
-        """Keeps what was counted for the next start. Another process may have written other pieces: the last one wins."""
+        """Saves the counts for the next start. If another process has saved other counts, this file replaces its file."""
         with self._lock, contextlib.suppress(DataError):
             if not self._is_saved:
                 keys, heads = self._heads
@@ -50,10 +50,10 @@ class PieceCounts:
                 self._is_saved = True
 
     def marks(self, hundredths: Numbers) -> Numbers:
-        """[f] tokens of the text between two frames, of which the second is shown at a time in hundredths of a second."""
+        """Returns [f] the tokens of the text between two frames, given the time of the second frame in hundredths of a second."""
         far = np.flatnonzero(hundredths >= _TABLE)
         inside = np.where(hundredths < _TABLE, hundredths, 0) if len(far) else hundredths
-        table = self._marks  # never changed where it is known: read without the lock
+        table = self._marks  # known counts never change, so the table can be read without the lock
         most = int(inside.max(initial=0))
         if most >= len(table) or table[inside].min(initial=0) == _UNKNOWN:
             table = self._with_marks(np.unique(inside), most)
@@ -63,7 +63,7 @@ class PieceCounts:
         return counts
 
     def _with_marks(self, times: Numbers, most: int) -> npt.NDArray[np.int32]:
-        """The table with the counts of some times, the largest of which is `most`."""
+        """Returns the table after adding the counts of `times`, the largest of which is `most`."""
         with self._lock:
             table = np.full(max(len(self._marks), most + 1), _UNKNOWN, np.int32)
             table[: len(self._marks)] = self._marks
@@ -84,13 +84,13 @@ class PieceCounts:
         first: Numbers,
         before: Callable[[int], str],
     ) -> Numbers:
-        """[c] tokens of the pieces that lead to clips' first frames: the text in front, the clip's prefix and the first time.
+        """Returns [c] the tokens of the pieces that end at clips' first frames: the text in front, the clip's prefix and the first time.
 
         Args:
-          before_hash: of the text in front.
-          durations, frames, rates: as in text.video.prefix_text.
-          first: the time of the first frame in hundredths of a second.
-          before: gives the text in front of the clip at a place, [0, c).
+          before_hash: hashes of the texts in front of the clips.
+          durations, frames, rates: arguments of text.video.prefix_text.
+          first: times of the first frames in hundredths of a second.
+          before: function that returns the text in front of the clip at an index in [0, c).
         """
         keys = before_hash
         for values in (durations, frames, rates, first):
@@ -108,7 +108,7 @@ class PieceCounts:
         return known
 
     def _add_heads(self, keys: npt.NDArray[np.uint64], count: Callable[[int], int]) -> None:
-        """Counts the pieces of these keys that are not known. `count`: the tokens of the piece at a place."""
+        """Counts the pieces whose keys are not known. `count` returns the tokens of the piece at an index of `keys`."""
         unknown = np.flatnonzero(self._find(keys) == _UNKNOWN)
         new, places = np.unique(keys[unknown], return_index=True)
         counts = [count(place) for place in unknown[places].tolist()]

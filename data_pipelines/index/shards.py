@@ -1,4 +1,4 @@
-"""The shards of a source: how they are known, and how their measures are read in chunks."""
+"""The shards of a source: their identities, and their division into chunks."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from data_pipelines.sources import Source
 from data_pipelines.sources.dialects.row import VERSION as ROW_VERSION
 from data_pipelines.text.tokenizers import Tokenizer
 
-VERSION = 7  # of what is measured: raise it when a length may change
+VERSION = 7  # version of the measuring method: raise it when a length may change
 
 
 class Shard(NamedTuple):
-    """Samples of a source that are measured and kept together.
+    """Samples of a source that are measured and stored together.
 
     Attributes:
-      identity: the same wherever the shard lies: of its content, how it is read, the tokenizer and the method.
-      first: number in the source of its first sample.
-      samples: how many it has.
+      identity: digest of the content, the settings it is read with, the tokenizer and the method's version; independent of the path.
+      first: number of its first sample in the source.
+      samples: number of samples.
     """
 
     identity: str
@@ -44,13 +44,13 @@ class Shard(NamedTuple):
 
 
 def shards_of(source: Source, tokenizer: Tokenizer) -> list[Shard]:
-    """The shards of a source in order."""
-    columns = tuple(map(str, of_columns(source.settings.keep)))  # conditions on measures leave the measures as they are
+    """Returns the shards of a source in order."""
+    columns = tuple(map(str, of_columns(source.settings.keep)))  # conditions on measures do not affect what is measured
     media_root = "given" if source.settings.media_root else ""
     settings = dataclasses.replace(source.settings, name="", path="", media_root=media_root, keep=columns, max_epochs=0.0)
     result, first = [], 0
     for shard in source.shards():
-        name = shard.name if settings.prompts else ""  # a row's key chooses among prompts
+        name = shard.name if settings.prompts else ""  # a row's key contains the name and selects the prompt
         result.append(Shard(identity_of(shard.fingerprint, name, ROW_VERSION, settings, tokenizer.fingerprint), first, shard.samples))
         first += shard.samples
     return result
@@ -61,7 +61,7 @@ def identity_of(*parts: object) -> str:
 
 
 class DamagedShard(Exception):
-    """A shard's files are not what was written when `description` was read."""
+    """Raised if the files of a shard do not match their description."""
 
     def __init__(self, description: Description, problem: object):
         super().__init__(f"{description.folder} ({problem})")
@@ -77,7 +77,7 @@ def verified_columns(description: Description) -> Columns:
 
 @contextlib.contextmanager
 def scratch_folder(parent: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder for a while. Those that killed processes left are deleted."""
+    """Yields the path of a temporary folder, which is deleted at the end. Deletes folders that killed processes left."""
     for path in parent.glob(".again.*.lock"):
         if FileLock(path).is_free():
             shutil.rmtree(path.with_suffix(""), ignore_errors=True)
@@ -95,7 +95,7 @@ def scratch_folder(parent: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 class Unfinished:
-    """A shard that this process measures."""
+    """A shard that this process is measuring."""
 
     def __init__(self, shard: Shard, folder: pathlib.Path, lock: FileLock):
         self.shard, self.folder, self.lock = shard, folder, lock
@@ -121,7 +121,7 @@ class Known:
         return self._columns
 
     def file_states(self, sample: int) -> list[tuple[int, int]]:
-        """The states of a sample's media files when it was measured; empty for one that could not be used when it was last looked at."""
+        """Returns the states of a sample's media files when it was measured; empty if it could not be used when it was last checked."""
         if self._has(self.columns["failure_sample"], sample):
             return []
         owners = self.columns["file_sample"]
@@ -134,7 +134,7 @@ class Known:
         return place < len(numbers) and int(numbers[place]) == sample
 
     def chunks(self, folder: pathlib.Path) -> list[Chunk]:
-        """Those with samples that may have changed; their new parts are written to `folder`."""
+        """Returns the chunks with samples that may have changed; their new parts will be written to `folder`."""
         chunks = chunks_of(self.shard, folder)
         edges = [0, *(chunk.stop for chunk in chunks)]
         rows = [np.diff(np.searchsorted(self.columns[name], edges)) for name in ("file_sample", "failure_sample")]
@@ -148,7 +148,7 @@ def shard_may_change(known: Known) -> bool:
 
 
 def samples_at(known: Sequence[Known], name: str, rows: npt.NDArray[np.int64]) -> list[tuple[Known, int]]:
-    """The samples that stand in rows of a column, counted over all shards."""
+    """Returns the samples whose numbers are at `rows` of the column `name`, with rows counted over all shards."""
     found, start = [], 0
     for each in known:
         stop = start + each.description.columns[name].rows

@@ -1,4 +1,4 @@
-"""Spans of values that follow one another: where those of rows begin and end, and their sums."""
+"""Spans of consecutive values in a column: the beginning and end of each row's span, and sums over spans."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Rows = slice | Numbers
 
 
 def spans(ends: Numbers, rows: Rows) -> tuple[Numbers, Numbers]:
-    """Where the values of rows begin and end, given where those of each row end."""
+    """Returns where the values of `rows` begin and end, given where the values of each row end."""
     if isinstance(rows, slice):
         stops = ends[rows]
         first = int(ends[rows.start - 1]) if rows.start else 0
@@ -22,13 +22,13 @@ def spans(ends: Numbers, rows: Rows) -> tuple[Numbers, Numbers]:
 
 
 def ragged(starts: Numbers, counts: Numbers) -> Numbers:
-    """[counts.sum()] the numbers from each start on, one span after the other."""
+    """Returns [counts.sum()] the concatenated ranges [start, start + count)."""
     first = np.cumsum(counts) - counts
     return np.repeat(starts - first, counts) + np.arange(counts.sum())
 
 
 def sums(values: npt.NDArray[Any], counts: Numbers) -> Numbers:
-    """[k] sums of spans of values that follow one another."""
+    """Returns [k] the sums of consecutive spans of `values`, which have `counts` values each."""
     total = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
     ends = np.cumsum(counts)
     result: Numbers = total[ends] - total[ends - counts]
@@ -36,7 +36,10 @@ def sums(values: npt.NDArray[Any], counts: Numbers) -> Numbers:
 
 
 def members(numbers: Numbers, rows: Rows) -> tuple[Numbers, Numbers]:
-    """Which entries of an ascending column of sample numbers belong to rows: the entries, and the place in `rows` that each belongs to."""
+    """Finds the entries of `numbers`, an ascending column of sample numbers, that belong to `rows`.
+
+    Returns the indices of the entries, and for each the position in `rows` that it belongs to.
+    """
     if isinstance(rows, slice):
         low, high = np.searchsorted(numbers, [rows.start, rows.stop]).tolist()
         return np.arange(low, high), np.asarray(numbers[low:high] - rows.start)

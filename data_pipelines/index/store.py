@@ -1,7 +1,7 @@
-"""Columns in a folder: plain .npy files that are mapped into memory, and index.json that says which.
+"""Stores columns in a folder: .npy files that are memory-mapped, and index.json, which lists them.
 
-index.json is written last and whole, so that a kill leaves what was there before or what is there after. A file's name holds its checksum; a
-file that index.json does not name is left over and belongs to nobody.
+index.json is written last and atomically, so that a kill leaves either the old state or the new. A file's name contains its checksum. A file
+that index.json does not list is a leftover that nothing uses.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from data_pipelines.media import faithful
 from data_pipelines.schema import DataError
 from data_pipelines.storage import write_whole
 
-SMALL = 64 << 20  # bytes of a folder's files whose checksums are verified at every opening
+SMALL = 64 << 20  # size in bytes of a folder below which checksums are verified at every opening
 _BLOCK = 1 << 24
 
 
 class Facts(NamedTuple):
-    """What is counted of samples while their columns are written.
+    """Counts over samples, made while their columns are written.
 
     Attributes:
-      conversions: pictures of usable samples that need each of faithful.CONVERSIONS.
-      failures: how many samples could not be used when they were last looked at, by reason.
+      conversions: number of pictures of usable samples that need each of faithful.CONVERSIONS.
+      failures: number of samples that could not be used when they were last checked, by reason.
     """
 
     conversions: collections.Counter[str]
@@ -63,7 +63,7 @@ class Facts(NamedTuple):
 
 
 class File(NamedTuple):
-    """A column's file: its name, values, bytes with the header, and the SHA-256 of its values."""
+    """A column's file: its name, number of rows, size in bytes with the header, and the SHA-256 of its values."""
 
     file: str
     rows: int
@@ -72,7 +72,7 @@ class File(NamedTuple):
 
 
 class Description(NamedTuple):
-    """A folder of columns: what index.json says."""
+    """The content of a folder's index.json: its columns' files and the counts over its samples."""
 
     folder: pathlib.Path
     columns: Mapping[str, File]
@@ -83,24 +83,24 @@ class Description(NamedTuple):
         return self.columns["text"].rows
 
     def checksums(self, names: Iterable[str]) -> list[tuple[str, str]]:
-        """(name, SHA-256 of the values) of columns."""
+        """Returns (name, SHA-256 of the values) of each column in `names`."""
         return [(name, self.columns[name].sha256) for name in names]
 
 
 def write(folder: pathlib.Path, identity: str, parts: Iterable[Columns], names: Collection[str], facts: Facts | None = None) -> None:
-    """Writes the columns `names` of parts that follow one another; one part at a time is in memory.
+    """Writes the columns `names` of consecutive parts; one part at a time is in memory.
 
     Args:
-      folder: made when missing; what it held is replaced. One process at a time may write it.
-      identity: of what was measured, and how.
-      parts: with the columns of columns.COLUMNS.
-      facts: of all parts; None: they are counted.
+      folder: folder of the columns; created if missing, and its old columns are replaced. Only one process at a time may write it.
+      identity: digest of what was measured, and how.
+      parts: parts with the columns of columns.COLUMNS.
+      facts: counts over all parts; None: they are computed here.
 
-    Raises DataError where it cannot be written.
+    Raises DataError if the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob(".*.partial"):  # of a process that was killed
+        for path in folder.glob(".*.partial"):  # left by a process that was killed
             path.unlink(missing_ok=True)
         with contextlib.ExitStack() as files:
             writers = {name: files.enter_context(_Writer(folder, name)) for name in names}
@@ -125,7 +125,7 @@ def write(folder: pathlib.Path, identity: str, parts: Iterable[Columns], names: 
 
 
 class _Writer:
-    """One column, written whole: under another name until it is finished."""
+    """Writes one column atomically: the file has a temporary name until it is finished."""
 
     def __init__(self, folder: pathlib.Path, name: str):
         self._folder, self._name = folder, name
@@ -159,9 +159,9 @@ class _Writer:
 
 
 def describe(folder: pathlib.Path, identity: str, names: Collection[str]) -> Description | None:
-    """What index.json says of a folder; None if there is none, or if it or a file's size is damaged, which is said on standard error.
+    """Returns the content of a folder's index.json; None if it is missing or damaged, or if a file's size is wrong.
 
-    Raises DataError for files that are there and cannot be read.
+    Damage is reported on standard error. Raises DataError for files that exist and cannot be read.
     """
     for _ in range(3):
         try:
@@ -179,16 +179,16 @@ def describe(folder: pathlib.Path, identity: str, names: Collection[str]) -> Des
 
 
 def load(description: Description, names: Collection[str], verified: bool = True) -> Columns:
-    """Maps columns into memory.
+    """Memory-maps columns.
 
-    Checksums are verified in full at every opening of a folder with less than SMALL bytes; of a larger one when a process of this host opens
-    it for the first time, and again when a file's size, time or inode differs from what they were then.
+    Checksums are verified in full at every opening of a folder with less than SMALL bytes. Those of a larger folder are verified when a process
+    of this host first opens it, and again if a file's size, modification time or inode has changed since.
 
     Args:
-      verified: False: types and shapes alone are compared.
+      verified: whether checksums are verified; if False, only types and shapes are compared.
 
     Raises:
-      Damaged: a file is gone, or is not what was written.
+      Damaged: a file is missing or differs from what was written.
     """
     try:
         columns = {name: _map(description, name) for name in names}
@@ -200,7 +200,7 @@ def load(description: Description, names: Collection[str], verified: bool = True
 
 
 class Damaged(Exception):
-    """A folder is not what was written; the message says what is wrong."""
+    """Raised if a folder differs from what was written. The message names what is wrong."""
 
 
 def _describe(folder: pathlib.Path, identity: str, names: Collection[str]) -> Description:
@@ -233,7 +233,7 @@ def _map(description: Description, name: str) -> npt.NDArray[Any]:
 
 
 def _header(name: str, rows: int) -> bytes:
-    """The header of a column's .npy file. numpy pads it, so that one with more rows is as long."""
+    """Returns the header of a column's .npy file. numpy pads it, so that its length does not depend on the number of rows."""
     content, column = io.BytesIO(), COLUMNS[name]
     described = {"descr": np.dtype(column.kind).str, "fortran_order": False, "shape": (rows, *column.shape)}
     np.lib.format.write_array_header_1_0(content, described)
@@ -241,7 +241,7 @@ def _header(name: str, rows: int) -> bytes:
 
 
 def _verify(description: Description, columns: Columns) -> None:
-    """Raises Damaged for values that are not those that were written."""
+    """Raises Damaged if the values of a column differ from what was written."""
     folder, files = description.folder, {name: description.columns[name] for name in columns}
     note = folder / f"verified-{socket.gethostname()}.json"
     states = {
@@ -251,12 +251,12 @@ def _verify(description: Description, columns: Columns) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if not is_small and states.items() <= json.loads(note.read_bytes()).items():
             return
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing lets other threads run
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases Python's global interpreter lock
         for name, checksum in zip(columns, pool.map(_sha256, columns.values()), strict=True):
             if checksum != files[name].sha256:
                 raise Damaged(f"the checksum of {files[name].file} is wrong")
     if not is_small:
-        with contextlib.suppress(OSError):  # a disk that is read-only: verified again next time
+        with contextlib.suppress(OSError):  # on a read-only disk the checksums are verified again next time
             write_whole(note, json.dumps(states))
 
 

@@ -1,4 +1,4 @@
-"""The numbers of the samples that can be used, without a list of them."""
+"""The numbers of the usable samples of a source, computed without a list of them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from data_pipelines.index.columns import Numbers
 
 
 class Usable:
-    """The numbers of the usable samples of a source, ascending. Holds 8 bytes for each sample that cannot be used.
+    """The numbers of the usable samples of a source, ascending. Takes 8 bytes of memory for each sample that cannot be used.
 
-    `usable[positions]`, for numbers [k] or a slice, is [k] int64: those at the positions.
+    `usable[positions]`, for positions [k] or a slice, is [k] int64: the sample numbers at these positions.
     """
 
     def __init__(self, samples: int, failures: Numbers):
-        """`failures`: numbers of the samples that cannot be used, ascending."""
+        """Takes the number of all samples, and the ascending numbers of those that cannot be used."""
         self._samples = samples
-        self._skipped = failures - np.arange(len(failures))  # usable samples before each failure
+        self._skipped = failures - np.arange(len(failures))  # number of usable samples before each failure
 
     def __len__(self) -> int:
         return self._samples - len(self._skipped)

@@ -1,4 +1,4 @@
-"""Pieces of the work of an index, done in this process or in others."""
+"""Measures chunks of samples for an index, in this process or in other processes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from data_pipelines.schema import DataError, Interrupted, SourceSettings
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
 
-CHUNK = 4096  # samples of a piece of work: what a kill may cost each process
+CHUNK = 4096  # samples of a chunk, and thus the most that a kill costs each process
 Stop = Callable[[], bool]
-_TASK = 64  # samples that a thread measures in one go: handing out a task costs as much as half a text row
+_TASK = 64  # samples of one task of a thread: submitting a task costs as much as measuring half a text row
 _NEW = Entry(None, None)
 
 
 class Recipe(NamedTuple):
-    """What other processes open the same source and tokenizer with, and how many there are: 0 for one for each core."""
+    """Settings with which other processes open the same source and tokenizer, and the number of processes; 0: one for each core."""
 
     source: SourceSettings
     tables: str
@@ -52,11 +52,11 @@ class Chunk(NamedTuple):
     """Samples of a shard that are measured together.
 
     Attributes:
-      identity: of the shard.
-      first: number in the source of the shard's first sample.
-      start, stop: the samples, counted in the shard.
-      part: the file that their columns are written to, unless they are as before.
-      folder: of the shard's columns, if they are looked at again; "" if they are new.
+      identity: identity of the shard.
+      first: number of the shard's first sample in the source.
+      start, stop: range [start, stop) of the samples, counted in the shard.
+      part: path of the file that the samples' columns are written to, unless they are unchanged.
+      folder: folder of the shard's columns, if known samples are checked again; "" for new samples.
     """
 
     identity: str
@@ -67,7 +67,7 @@ class Chunk(NamedTuple):
     folder: str = ""
 
     def measure(self, source: Source, tokenizer: Tokenizer, threads: concurrent.futures.Executor) -> bool:
-        """Measures the samples; returns whether anything is new. Raises DataError where the part cannot be written."""
+        """Measures the samples, and returns whether a part was written. Raises DataError if the part cannot be written."""
         known = self._known()
         samples = enumerate(known, self.first + self.start)
         tasks = threads.map(
@@ -81,18 +81,18 @@ class Chunk(NamedTuple):
 
     def _known(self) -> list[Entry]:
         if self.folder and (description := describe(pathlib.Path(self.folder), self.identity, COLUMNS)):
-            with contextlib.suppress(Damaged):  # replaced by another process meanwhile: measured anew
+            with contextlib.suppress(Damaged):  # if another process has replaced the columns meanwhile, the samples are measured again
                 return unpack(cut(load(description, COLUMNS, verified=False), self.start, self.stop))
         return [_NEW] * (self.stop - self.start)
 
 
 class Workers(Protocol):
-    """Does chunks of one source."""
+    """Measures chunks of one source."""
 
     def run(self, chunks: Iterable[Chunk], stop: Stop) -> Iterator[tuple[Chunk, bool]]:
-        """Yields each chunk when it is done, in any order, and whether it has a new part.
+        """Yields each chunk when it is done, in any order, with True if it has a new part.
 
-        Raises Interrupted when `stop` says so: what was yielded is on disk; DataError where a part cannot be written.
+        Raises Interrupted if `stop` returns True; the chunks that were yielded are on disk. Raises DataError if a part cannot be written.
         """
         ...
 
@@ -110,13 +110,13 @@ class OwnProcess:
                 check_stop(stop)
                 yield chunk, chunk.measure(self._source, self._tokenizer, pool)
         finally:
-            pool.shutdown(cancel_futures=True)  # waiting work of an interrupted chunk is dropped
+            pool.shutdown(cancel_futures=True)  # drops the waiting tasks of an interrupted chunk
 
 
 class OtherProcesses:
-    """Measures in processes of their own: `python -m data_pipelines.index.worker`, which import what a source needs and no more.
+    """Measures in separate processes, `python -m data_pipelines.index.worker`, which import only what a source needs.
 
-    They end with this process, whatever ends it, after the chunk at hand.
+    If this process ends for any reason, they end after their current chunk.
     """
 
     def __init__(self, recipe: Recipe, processes: int, threads: int):
@@ -152,7 +152,7 @@ class OtherProcesses:
     def _result(self, future: concurrent.futures.Future[tuple[bool, str]], chunk: Chunk, stop: Stop) -> bool:
         is_new, problem = future.result()
         if problem:
-            check_stop(stop)  # a signal to all processes of a group ends the others first
+            check_stop(stop)  # a signal to the whole process group may end the other processes first
             raise DataError(
                 f"indexing {self._recipe.source.name!r}, samples {chunk.first + chunk.start:,} to {chunk.first + chunk.stop:,}: {problem}"
             )
@@ -168,7 +168,7 @@ class _Process:
         self._greeting = recipe.to_json()
 
     def measure(self, chunk: Chunk) -> tuple[bool, str]:
-        """Whether there is a new part, and what went wrong or "". Called by one thread at a time."""
+        """Returns whether there is a new part, and an error message or "". Called by one thread at a time."""
         assert self._process.stdin and self._process.stdout
         try:
             for line in (self._greeting, json.dumps(chunk)):
@@ -189,12 +189,12 @@ class _Process:
         self._process.wait()
         assert self._process.stdin and self._process.stdout
         self._process.stdout.close()
-        with contextlib.suppress(OSError):  # of what was still to be flushed
+        with contextlib.suppress(OSError):  # closing flushes what is left, to a process that has ended
             self._process.stdin.close()
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

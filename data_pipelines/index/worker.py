@@ -1,7 +1,7 @@
 """A process that measures chunks of a source: `python -m data_pipelines.index.worker THREADS`, started by index/work.py.
 
 Reads lines of JSON from standard input: a work.Recipe, then work.Chunks. Answers each chunk with {"new": bool, "problem": str} on standard
-output. Ends with the input.
+output. Ends at the end of the input.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from data_pipelines.text.tokenizers import Tokenizer, load_tokenizer
 
 
 def main() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group: the process that gives out the work says when it ends
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the parent process ends the workers
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keeps what libraries print apart from the answers
     recipe = Recipe.from_json(sys.stdin.readline())
     source: Source | None = None
     tokenizer: Tokenizer | None = None
@@ -39,7 +39,7 @@ def main() -> None:
             try:
                 print(json.dumps(answer), file=answers, flush=True)
             except BrokenPipeError:
-                os._exit(0)  # nobody waits for the answer; the part is on disk
+                os._exit(0)  # the parent process has ended; the part is on disk
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Where samples come from: one table of formats, each opened behind one interface.
+"""Sources of samples: the interface Source, and the table of formats that opens them.
 
-Importing this opens nothing and imports no media library, so that a configuration can be checked against the table.
+Importing this module opens nothing and imports no media library, so that a configuration can be checked against the table.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """Samples by number, media still encoded. Safe to share between threads."""
+    """Samples by number, with media still encoded. Safe to share between threads."""
 
     name: str
     settings: SourceSettings
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files, folders or patterns that its rows are read from."""
+        """The files, folders or patterns from which its rows are read."""
         ...
 
     @property
     def ignored(self) -> Counter[str]:
-        """Keys of rows that are not read, with the number of times each was passed over so far."""
+        """Keys of rows that are not read, with the number of times each was ignored so far."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises SampleError for a sample that cannot be used."""
+        """Returns a sample. Raises SampleError if it cannot be used."""
         ...
 
     def key(self, index: int) -> str:
-        """Names a sample, usable or not, in messages and logs."""
+        """Returns the name of a sample, usable or not, for messages and logs."""
         ...
 
     def shards(self) -> Sequence[Shard]:
-        """Its files in order: the samples of shard k follow those of shard k - 1."""
+        """Returns the source's files in order: the samples of shard k follow those of shard k - 1."""
         ...
 
 
@@ -119,14 +119,14 @@ FORMATS: Mapping[str, Callable[[SourceSettings, pathlib.Path | None], Source]] =
 
 
 def open_source(settings: SourceSettings, tables: pathlib.Path | None = None) -> Source:
-    """Opens a source by its format.
+    """Opens a source of any format.
 
     Args:
-      settings: of the source.
-      tables: folder for tables of where records lie and for copies that can be read at random; processes share it. None: one that lives as
-        long as the source.
+      settings: settings of the source.
+      tables: folder for tables of records' positions and for copies with random access; processes may share it. None: a temporary folder
+        that is deleted with the source.
 
-    Raises DataError when it cannot be used at all.
+    Raises DataError if the source cannot be used at all.
     """
     if settings.format not in FORMATS:
         raise DataError(f"source {settings.name!r} has the format {settings.format!r}: use one of {', '.join(FORMATS)}")

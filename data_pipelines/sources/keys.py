@@ -1,7 +1,7 @@
-"""Keys of rows and turns: which are read, which may be passed over, and which can change what is trained and are refused.
+"""Checks the keys of rows and turns: a key that is not read is refused if it can change what is trained, else ignored and counted.
 
-A key that is not read is refused if its name has a word for media, turns, tools, loss or a clip's cut, if it looks like a slip of the
-pen for a key that is read, or if its value looks like a media file, its bytes or a list of turns. Other keys are ignored and counted.
+It is refused if its name has a word for media, turns, tools, loss or a clip's cut, if it looks like a misspelling of a key that is read, or
+if its value looks like a media file, the bytes of one or a list of turns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from data_pipelines.schema import SampleError
 from data_pipelines.sources.dialects.values import is_empty
 
-# Keys that a slip of the pen may miss: a key like one of them is refused.
+# Keys that may be misspelled: a key similar to one of them is refused.
 _LIKELY = ("conversations", "messages", "system", "image", "images", "video", "videos")
 
 _IMAGES = {"image", "img", "picture", "pic", "photo", "screenshot", "thumbnail", "visual"}
@@ -31,10 +31,10 @@ _SYSTEM = {"system", "role"}
 _TOOLS = {"tool", "function"}
 _CHOICES = {"choice", "choices", "option", "options"}
 _LOSS = {"loss", "weight", "mask", "masked", "train", "trainable", "supervised"}
-_CUT = {"fps", "nframe", "frame", "pixel", "start", "end", "begin"}  # how much of a clip is shown, and at which size
+_CUT = {"fps", "nframe", "frame", "pixel", "start", "end", "begin"}  # which part of a clip is shown, and at which size
 _IN_TURNS = {"text", "thinking", "reasoning", "thought", "refusal"}
 _NAMES = _MEDIA | _TURNS | _SYSTEM | _TOOLS | _LOSS | _CUT
-# Words that make a name say something about media or turns (image_id, num_turns, video_duration) without being them.
+# Words that mark a key as a description of media or turns (image_id, num_turns, video_duration), not as media or turns themselves.
 _ABOUT = """id uid idx index hash md5 sha1 sha256 width height size shape resolution ratio count num number total length duration source
  dataset origin type kind category format license author copyright date language lang version quality score rating caption description
  title tag domain topic rank split has is"""
@@ -51,15 +51,15 @@ log = logging.getLogger(__name__)
 
 
 class Keys:
-    """The keys of one source: refuses, passes over and counts. Safe to share between threads.
+    """Checks the keys of one source, and counts those that are ignored. Safe to share between threads.
 
     Args:
-      source: its name.
-      ignore: keys of rows and turns to pass over, whatever they are.
-      conditions: keys of rows that conditions are about: allowed, whatever they are.
+      source: name of the source.
+      ignore: keys of rows and turns that are ignored without a check.
+      conditions: keys of rows that conditions use; they are allowed without a check.
 
     Attributes:
-      ignored: keys that were passed over by rule, with the number of rows or turns. Each is named once in the log.
+      ignored: number of rows or turns in which each key that is not read was ignored by the rules. The log names each key once.
     """
 
     def __init__(self, source: str, ignore: Iterable[str], conditions: Iterable[str] = ()):
@@ -70,14 +70,16 @@ class Keys:
         self._lock = threading.Lock()
 
     def read(self, fields: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
-        """The fields of a row or turn that are read and say something."""
+        """Returns the fields of a row or turn that are read and not empty."""
         return {key: fields[key] for key in known if key in fields and key not in self._ignore and not is_empty(fields[key])}
 
     def check_others(self, fields: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
-        """Counts the fields that are not read. Raises SampleError "unknown_key" for one that can change what is trained.
+        """Counts the fields that are not read. Raises SampleError "unknown_key" for a field that can change what is trained.
 
         Args:
-          known: the keys that are read: of a turn where "role" is among them, of a part of a turn where "type" is, else of a row.
+          fields: all fields of a row, a turn or a part of a turn.
+          known: keys that are read. They are those of a turn if they include "role", of a part of a turn if they include "type", else of a row.
+          where: name of the row or turn for messages.
         """
         others = [key for key in fields if key not in known and key not in self._allowed and not is_empty(fields[key])]
         if not others:
@@ -85,7 +87,7 @@ class Keys:
         has_media = not is_empty([fields.get(key) for key in known if key in _MEDIA])
         for key in others:
             if has_media and _WEB_ADDRESS.match(str(fields[key])):
-                continue  # where the media that the row has came from
+                continue  # the address from which the row's media were downloaded
             if "question" in known and _words(key) <= _CHOICES:
                 raise SampleError(
                     "unknown_key",
@@ -96,7 +98,7 @@ class Keys:
         self.pass_over(others, where)
 
     def pass_over(self, keys: Sequence[str], where: str) -> None:
-        """Counts keys that are not read, and names new ones in the log."""
+        """Counts keys that are not read, and logs each key once."""
         with self._lock:
             new = [key for key in keys if key not in self.ignored]
             self.ignored.update(keys)
@@ -111,7 +113,7 @@ class Keys:
 
 
 def can_change_training(key: str, value: object, in_turn: bool) -> bool:
-    """Whether a key that is not read could change what is trained, by its name or by what its value looks like."""
+    """Returns True if a key that is not read could change what is trained, judged by its name and its value."""
     return _name_can(key, in_turn) or _looks_like_media(value) or _looks_like_turns(value)
 
 
@@ -126,7 +128,7 @@ def _name_can(key: str, in_turn: bool) -> bool:
 
 
 def _words(key: str) -> frozenset[str]:
-    """The words of snake_case and camelCase, in lower case, with and without the plural's s."""
+    """Returns the words of a snake_case or camelCase name, in lower case, with and without a plural's s."""
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+", key)]
     return frozenset(words) | {word.removesuffix("s") for word in words}
 

@@ -1,9 +1,9 @@
-"""Datasets listed in a meta file, as the training kits of InternVL and SenseNova-U1 read them:
+"""Reads datasets listed in a meta file, as the training code of InternVL and SenseNova-U1 does:
 
     {"NAME": {"root": "images/", "annotation": "rows.jsonl", "repeat_time": 2, "length": 1000}, ...}
 
-`annotation` is a JSONL file, a pattern or a list of these; `root` the folder of its media; `repeat_time` how many copies of its rows one epoch holds:
-a whole number, or a share below 1, of which the first rows are taken.
+`annotation` is a JSONL file, a pattern or a list of these; `root` is the folder of its media; `repeat_time` is the number of copies of its rows
+in one epoch: a whole number, or a share below 1, for which that share of the rows is taken from the beginning.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from data_pipelines.sources.paths import local_path, one_path
 from data_pipelines.sources.source import RecordSource
 
 _READ = ("root", "annotation", "repeat_time")
-_WITHOUT_MEANING = ("length", "max_dynamic_patch", "min_dynamic_patch")  # rows are counted, and pictures are not cut into tiles
+_WITHOUT_MEANING = ("length", "max_dynamic_patch", "min_dynamic_patch")  # rows are counted here, and pictures are not cut into tiles
 
 
 class _Part(NamedTuple):
-    """A dataset of the list: its rows from the first on, and how many of them one copy has."""
+    """One copy of a dataset of the list: the first `samples` rows of `source`."""
 
     name: str
     source: RecordSource
@@ -40,7 +40,7 @@ class _Part(NamedTuple):
 def open_meta(settings: SourceSettings, tables: Tables) -> MetaSource:
     """Opens all datasets of a meta file.
 
-    Raises DataError for a file that is none, or a dataset in it that cannot be used; the message names it.
+    Raises DataError if the file is not a meta file, or if a dataset in it cannot be used; the message names the dataset.
     """
     path = local_path(one_path(settings), f"source {settings.name!r}: path")
     where = f"source {settings.name!r}: {path}"
@@ -88,7 +88,7 @@ def _is_paths(value: object) -> bool:
 
 
 class MetaSource:
-    """The rows of all datasets, one after the other, repeated ones as often as the list says. Equal shards are measured once."""
+    """The rows of all datasets, one dataset after the other, each repeated `repeat_time` times. Equal shards are measured only once."""
 
     def __init__(self, settings: SourceSettings, parts: Sequence[_Part], ignored: Mapping[str, int]):
         self.name, self.settings = settings.name, settings
@@ -102,7 +102,7 @@ class MetaSource:
 
     @property
     def ignored(self) -> Counter[str]:
-        """Keys that are not read, of rows and of datasets in the list, with the number of times each was passed over so far."""
+        """Keys that are not read, of rows and of datasets in the list, with the number of times each was ignored so far."""
         different = {id(part.source): part.source for part in self._parts}
         return sum((source.ignored for source in different.values()), self._ignored.copy())
 
@@ -110,18 +110,18 @@ class MetaSource:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises SampleError for a record that cannot be used."""
+        """Returns a sample. Raises SampleError for a record that cannot be used."""
         part, row = self._find(index)
         sample = part.source[row]
         return dataclasses.replace(sample, key=f"{part.name}/{sample.key}")
 
     def key(self, index: int) -> str:
-        """Names a sample, usable or not: DATASET/FILE:LINE."""
+        """Returns the name of a sample, usable or not: DATASET/FILE:LINE."""
         part, row = self._find(index)
         return f"{part.name}/{part.source.key(row)}"
 
     def shards(self) -> Sequence[Shard]:
-        """The files of each dataset in order, as often as it is repeated, the last one cut where a share of the rows is taken."""
+        """Returns the files of each dataset in order, once for each repetition. If a share of the rows is taken, the last file is cut."""
         result = []
         for part in self._parts:
             left = part.samples

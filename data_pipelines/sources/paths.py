@@ -1,4 +1,4 @@
-"""Paths that settings and rows write, as files: the home folder, media_root and what may lie in it."""
+"""Resolves the paths in settings and rows: the home folder, media_root, and the check that media files are within it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from data_pipelines.storage.interface import is_remote
 
 
 def local_path(text: str, setting: str) -> pathlib.Path:
-    """A path of the configuration, with a leading `~` replaced by the home folder: a shell leaves it alone after an equals sign.
+    """Returns a path of the configuration with a leading `~` replaced by the home folder, which shells do not do after an equals sign.
 
-    `setting` stands in the message. Raises DataError for the home folder of an unknown user.
+    `setting` names the setting in the message. Raises DataError for the home folder of an unknown user.
     """
     try:
         return pathlib.Path(text).expanduser()
@@ -25,19 +25,19 @@ def local_path(text: str, setting: str) -> pathlib.Path:
 
 
 def one_path(settings: SourceSettings) -> str:
-    """The path of a source that has one. Raises DataError where it has several."""
+    """Returns the only path of a source. Raises DataError if it has several."""
     if len(settings.paths) != 1:
         raise DataError(f"source {settings.name!r}: path names {len(settings.paths)} folders: make a source of each")
     return settings.paths[0]
 
 
-_FOLDERS = 4096  # of a source whose resolved paths are kept
+_FOLDERS = 4096  # maximum number of a source's folders whose resolved paths are cached
 
 
 class MediaRoot:
-    """The folder, on a disk or in an object store, that the media paths of a source are relative to and may not leave.
+    """The folder, on a disk or in an object store, to which the media paths of a source are relative and which they may not leave.
 
-    Links may lead to other places in it and, where it is a snapshot in the cache of a hub client, to the `blobs` of the same download.
+    Links may lead to other places in it. If it is a snapshot in the cache of a hub client, they may also lead to the `blobs` of that download.
 
     Raises:
       DataError: media_root is not a folder.
@@ -55,14 +55,15 @@ class MediaRoot:
             raise DataError(f"source {settings.name!r}: media_root {root} is not a folder; set it to the folder of the media files")
         self._root = root.resolve()
         self._allowed = [self._root, *_blobs(self._root)]
-        # A folder is resolved once, not for each of its files: that takes a system call for each part of its path.
+        # A folder is resolved once, not for each of its files: resolving takes a system call for each part of the path.
         self._resolved_folder = functools.lru_cache(_FOLDERS)(self._resolve_folder)
 
     def find(self, name: str, key: str) -> pathlib.Path | Whole:
-        """The file or object that a row names, relative to the root or as an absolute path inside of it; it need not exist.
+        """Returns the file or object that a row names, by a path relative to the root or an absolute path within it; it need not exist.
 
-        A name that differs from the file's in Unicode composition alone (archives made on macOS) finds the file.
-        Raises SampleError "bad_record" where the source has no media_root, "path_escapes_root" for a file outside.
+        A file is also found if its name differs only in Unicode composition, as in archives made on macOS.
+        Raises SampleError "bad_record" if the source has no media_root, "path_escapes_root" for a file outside of it, "unreadable_file" for a
+        path that cannot be resolved.
         """
         if self._store:
             return self._find_object(name, key)
@@ -82,7 +83,7 @@ class MediaRoot:
         return Whole(f"{self._store}/{path}")
 
     def _resolve_folder(self, folder: str) -> str:
-        """A folder without links, "" if it lies outside of the root."""
+        """Returns the path of a folder with links resolved; "" if it is outside of the root."""
         resolved = pathlib.Path(folder).resolve()
         return str(resolved) if any(map(resolved.is_relative_to, self._allowed)) else ""
 
@@ -92,7 +93,7 @@ class MediaRoot:
             if file != ".." and (inside := self._resolved_folder(folder)) and not os.path.islink(place := f"{inside}/{file}"):
                 return pathlib.Path(place)
             resolved = pathlib.Path(path).resolve()
-        except (OSError, RuntimeError) as error:  # links in a circle
+        except (OSError, RuntimeError) as error:  # for example a cycle of links
             raise SampleError("unreadable_file", f"{key}: the file {name!r} cannot be found ({error})") from error
         if any(map(resolved.is_relative_to, self._allowed)):
             return resolved
@@ -109,12 +110,12 @@ class MediaRoot:
 
 
 def _blobs(root: pathlib.Path) -> list[pathlib.Path]:
-    """The folder of the files that the links of a hub snapshot, DOWNLOAD/snapshots/REVISION/..., lead to: DOWNLOAD/blobs."""
+    """Returns DOWNLOAD/blobs for a root in a hub snapshot, DOWNLOAD/snapshots/REVISION/...: the folder to which the snapshot's links lead."""
     return [folder.parent.parent / "blobs" for folder in (root, *root.parents) if folder.parent.name == "snapshots"]
 
 
 def _other_composition(root: pathlib.Path, name: str) -> pathlib.Path | None:
-    """An existing path whose parts have the same characters, composed or decomposed."""
+    """Returns an existing path whose parts have the same characters, composed or decomposed; None if there is none."""
     path = root
     for part in pathlib.PurePath(name).parts:
         spellings = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))

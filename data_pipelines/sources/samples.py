@@ -1,4 +1,4 @@
-"""A row and its files to a sample: what every container of rows shares."""
+"""Converts a row and its files to a sample; shared by all containers of rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from data_pipelines.storage.files import Whole
 from data_pipelines.storage.interface import Stored, is_remote
 
 _SIDES = ("height", "width")
-FILTERED = "filtered"  # the reason of a row that a condition of the source's `keep` leaves out: no fault of the row
+FILTERED = "filtered"  # reason for a row that a condition of the source's `keep` leaves out; not an error of the row
 
 
 class SampleReader:
@@ -37,18 +37,18 @@ class SampleReader:
 
     @property
     def ignored(self) -> Counter[str]:
-        """Keys of rows that are not read, with the number of times each was passed over so far."""
+        """Keys of rows that are not read, with the number of times each was ignored so far."""
         return self._keys.ignored
 
     def read(self, record: object, key: str, held: Mapping[str, Stored] | None = None) -> Sample:
-        """A row as a sample.
+        """Converts a row to a sample.
 
         Args:
-          record: what its JSON (or another container) says.
-          key: names it.
-          held: files that the container itself holds, by the names that rows give them.
+          record: the row as parsed from JSON or read from another container.
+          key: name of the row.
+          held: files inside the container, by the names that rows use for them.
 
-        Raises StorageError where a store does not answer; SampleError as dialects.row.read_row, "filtered", and "path_escapes_root",
+        Raises StorageError if a store does not answer. Raises SampleError as dialects.row.read_row, "filtered", and "path_escapes_root" or
         "unreadable_file" for files.
         """
         if isinstance(record, Mapping):
@@ -91,7 +91,7 @@ class SampleReader:
         return Clip(media, timed.times)
 
     def _frames(self, folder: Media, path: pathlib.Path, key: str) -> tuple[Media, ...]:
-        """The pictures in a folder of frames, by the numbers in their names."""
+        """Returns the pictures in a folder of frames, ordered by the numbers in their names."""
         names = sorted((name for name in os.listdir(path) if is_still(name)), key=_numbered)
         if not names:
             raise SampleError("broken_video", f"{key}: the folder {folder.name!r} holds no pictures: it is no clip")
@@ -99,7 +99,7 @@ class SampleReader:
 
 
 def _given_sizes(record: object, count: int, key: str) -> Sequence[tuple[int, int] | None]:
-    """(height, width) of each of `count` pictures, as the row gives them. Raises SampleError "bad_record"."""
+    """Returns the (height, width) that the row gives for each of `count` pictures. Raises SampleError "bad_record"."""
     assert isinstance(record, Mapping), "read_row takes nothing else"
     sides = []
     for name in _SIDES:
@@ -116,5 +116,5 @@ def _given_sizes(record: object, count: int, key: str) -> Sequence[tuple[int, in
 
 
 def _numbered(name: str) -> tuple[tuple[int, str], ...]:
-    """Orders frame_2 before frame_10."""
+    """Returns a sort key that orders frame_2 before frame_10."""
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name))

@@ -1,4 +1,4 @@
-"""A source of rows: a container joined with the row dialects and the root of the media that rows name."""
+"""A source of rows: a container of records, which are read in a row dialect and whose media are under a media root."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data_pipelines.storage.interface import StorageError
 class RecordSource:
     """The records of a container as samples. Safe to share between threads.
 
-    Media are looked for in the record's own files first, then under media_root.
+    Media are searched in the record's own files first, then under media_root.
 
     Raises:
       DataError: media_root is not a folder.
@@ -28,30 +28,30 @@ class RecordSource:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files, folders or patterns that its rows are read from."""
+        """The files, folders or patterns from which its rows are read."""
         return self.settings.paths
 
     @property
     def ignored(self) -> Counter[str]:
-        """Keys of rows that are not read, with the number of times each was passed over so far."""
+        """Keys of rows that are not read, with the number of times each was ignored so far."""
         return self._reader.ignored
 
     def __len__(self) -> int:
         return len(self.container)
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises SampleError for a record that cannot be used."""
+        """Returns a sample. Raises SampleError for a record that cannot be used."""
         key = self.container.key(index)
         record = self.container.record(index)
         try:
             return self._reader.read(record.fields, key, record.files)
-        except StorageError as error:  # a store that is asked for media
+        except StorageError as error:  # from a store that has the media
             raise SampleError(error.reason, f"{key}: {error}") from error
 
     def key(self, index: int) -> str:
-        """Names a sample, usable or not."""
+        """Returns the name of a sample, usable or not."""
         return self.container.key(index)
 
     def shards(self) -> Sequence[Shard]:
-        """Its files in order: the samples of shard k follow those of shard k - 1."""
+        """Returns the source's files in order: the samples of shard k follow those of shard k - 1."""
         return self.container.shards()

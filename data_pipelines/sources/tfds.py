@@ -1,4 +1,4 @@
-"""TFDS datasets in array_record files, read and described without TensorFlow."""
+"""Reads TFDS datasets in array_record files, and defines the features of converted datasets, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _ADVICE = "write one with `python -m data_pipelines.convert`"
 
 
 def features() -> tensorflow_datasets.features.FeaturesDict:
-    """What a record holds.
+    """Returns the features of a record of a converted dataset.
 
-    `turns` is the JSON text of [role, text, is_input] for each turn; `media` the encoded files, one for each name: those of the images, then
-    of the clips; `clips` the JSON text of [number of files, times] for each clip.
+    `turns` is the JSON text of a list of [role, text, is_input], one for each turn. `media` has the encoded files, one for each name: first the
+    images' files, then the clips'. `clips` is the JSON text of a list of [number of files, times], one for each clip.
     """
     text = tensorflow_datasets.features.Text
     sequence = tensorflow_datasets.features.Sequence
@@ -48,19 +48,19 @@ def features() -> tensorflow_datasets.features.FeaturesDict:
 
 
 def open_tfds(settings: SourceSettings, tables: Tables) -> TfdsSource | RecordSource:
-    """The split "train" of a dataset: as `python -m data_pipelines.convert` writes it, or of any other features, whose examples are rows.
+    """Opens the split "train" of a dataset that `python -m data_pipelines.convert` wrote, or of any other, whose examples are read as rows.
 
-    The path is the dataset's version folder, or DATA_DIR/NAME or DATA_DIR/NAME:VERSION, where NAME may be NAME/CONFIG.
+    The source's path is the dataset's version folder, or DATA_DIR/NAME or DATA_DIR/NAME:VERSION, where NAME may be NAME/CONFIG.
 
     Raises:
-      DataError: there is no such dataset, it lacks the split, is not stored as array_record or is empty.
+      DataError: there is no such dataset, or it lacks the split, is not stored as array_record or is empty.
     """
     folder = local_path(one_path(settings), f"source {settings.name!r}: path")
     try:
         builder = _builder(folder)
         paths = [str(path) for path in builder.info.splits[SPLIT].filepaths]
         held = builder.info.features
-    except Exception as error:  # the library raises its own and others' errors for folders it cannot use
+    except Exception as error:  # for folders it cannot use, the library raises errors of its own and of other libraries
         reason = str(error).strip().split("\n")[0]
         raise DataError(f"source {settings.name!r}: {folder} is not a TFDS array_record dataset ({reason}); {_ADVICE}") from error
     converted = set(features()) <= set(held)
@@ -73,7 +73,7 @@ def _builder(folder: pathlib.Path) -> Any:
     if (folder / "features.json").exists():
         return tensorflow_datasets.builder_from_directory(folder)
     name, _, version = str(folder).partition(":")
-    for data_dir in pathlib.Path(name).parents[:2]:  # of NAME, or of NAME/CONFIG
+    for data_dir in pathlib.Path(name).parents[:2]:  # DATA_DIR of DATA_DIR/NAME, or of DATA_DIR/NAME/CONFIG
         dataset = f"{pathlib.Path(name).relative_to(data_dir)}{f':{version}' if version else ''}"
         with contextlib.suppress(tensorflow_datasets.core.DatasetNotFoundError):
             return tensorflow_datasets.core.read_only_builder.builder_from_files(dataset, data_dir=data_dir)
@@ -81,12 +81,13 @@ def _builder(folder: pathlib.Path) -> Any:
 
 
 class TfdsSource:
-    """A dataset as `python -m data_pipelines.convert` writes it: samples, not rows.
+    """A dataset written by `python -m data_pipelines.convert`, whose records are samples, not rows.
 
     Args:
-      container: its records.
-      folder: stands in messages.
-      held: the names of its features.
+      settings: settings of the source.
+      container: records of the dataset.
+      folder: path of the dataset for messages.
+      held: names of the dataset's features.
     """
 
     def __init__(self, settings: SourceSettings, container: Shards, folder: str, held: set[str]):
@@ -101,7 +102,7 @@ class TfdsSource:
         self._check_others(held - set(features()) - set(settings.ignore))
 
     def _check_others(self, others: set[str]) -> None:
-        """Raises DataError for a feature that is not read and can change what is trained; counts the others."""
+        """Counts features that are not read. Raises DataError for a feature that can change what is trained."""
         for name in sorted(others):
             if name in KEYS or can_change_training(name, None, False):
                 raise DataError(
@@ -118,14 +119,14 @@ class TfdsSource:
 
     @property
     def ignored(self) -> Counter[str]:
-        """Keys of rows that are not read, with the number of times each was passed over so far; once for each feature of the dataset."""
+        """Features of the dataset that are not read, each counted once."""
         return self._keys.ignored
 
     def __len__(self) -> int:
         return len(self._container)
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises SampleError for a record that cannot be used."""
+        """Returns a sample. Raises SampleError for a record that cannot be used."""
         record = self._record(index)
         key = _text(record["key"])
         where = f"{key} (record {index} of {self._folder})"
@@ -149,7 +150,7 @@ class TfdsSource:
         return Sample(key, turns, media[:pictures], made, _text(record["family"]))
 
     def key(self, index: int) -> str:
-        """The key that a sample was converted with; "SHARD[row]" where its record cannot be read."""
+        """Returns the key that the sample had when it was converted; "SHARD[row]" if its record cannot be read."""
         try:
             return _text(self._record(index)["key"])
         except SampleError:
@@ -159,12 +160,12 @@ class TfdsSource:
         return self._container.record(index).fields
 
     def shards(self) -> Sequence[Shard]:
-        """Its files in order: the samples of shard k follow those of shard k - 1."""
+        """Returns the dataset's files in order: the samples of shard k follow those of shard k - 1."""
         return self._container.shards()
 
 
 def encode(sample: Sample, media: list[bytes]) -> dict[str, Any]:
-    """The record of a sample, given the bytes of its files."""
+    """Returns the record of a sample, given the encoded bytes of its files."""
     return {
         "key": sample.key,
         "family": sample.family,

@@ -1,4 +1,4 @@
-"""Samples to rows and shards: what `sources` reads again as the same samples."""
+"""Writes samples as rows of shards, which `sources` reads back as the same samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyarrow import parquet
 from data_pipelines.schema import DOCUMENT, Sample
 from data_pipelines.text.marks import IMAGE_MARK, MARKS, words
 
-_GROUP_ROWS, _GROUP_BYTES = 100, 32 << 20  # of a Parquet row group: a row read at random costs its group
+_GROUP_ROWS, _GROUP_BYTES = 100, 32 << 20  # limits of a Parquet row group: a random read of a row reads its whole group
 _ENDING = re.compile(r"\.([A-Za-z0-9]{1,5})$")
 _SIGNATURES = (
     (b"\xff\xd8\xff", "jpg"),
@@ -32,14 +32,14 @@ class ShardWriter(Protocol):
     """Writes the samples of one shard."""
 
     def write(self, number: int, sample: Sample, media: Sequence[bytes]) -> int:
-        """Adds a sample, given its number among all and the bytes of its files; returns how many bytes it took."""
+        """Adds a sample, given its number among all samples and the encoded bytes of its files; returns its size in bytes."""
         ...
 
     def close(self) -> None: ...
 
 
 class TarWriter:
-    """A WebDataset archive: NUMBER.json beside NUMBER.PLACE.ENDING for each file."""
+    """Writes a WebDataset archive: for each sample NUMBER.json, and NUMBER.PLACE.ENDING for each of its files."""
 
     def __init__(self, path: pathlib.Path):
         self._archive = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  (closed with the writer)
@@ -60,7 +60,7 @@ class TarWriter:
 
 
 class LinesWriter:
-    """JSON lines whose files lie in the folder `media` beside them, a thousand samples a subfolder."""
+    """Writes JSON lines, and their media to the folder `media` beside them, with a subfolder for each thousand samples."""
 
     def __init__(self, path: pathlib.Path):
         self._media = path.parent / "media"
@@ -101,7 +101,7 @@ _SCHEMA = pyarrow.schema(
 
 
 class ParquetWriter:
-    """A Parquet file with the media in its rows, as {bytes, path}."""
+    """Writes a Parquet file with the media in its rows, as {bytes, path}."""
 
     def __init__(self, path: pathlib.Path):
         self._writer = parquet.ParquetWriter(path, _SCHEMA, compression="none", write_page_checksum=True)
@@ -131,7 +131,7 @@ class ParquetWriter:
         self._rows, self._bytes = [], 0
 
 
-WRITERS: Mapping[str, tuple[str, Callable[[pathlib.Path], ShardWriter]]] = {  # by format: ending of a shard's name, and its writer
+WRITERS: Mapping[str, tuple[str, Callable[[pathlib.Path], ShardWriter]]] = {  # by format: extension of a shard's name, and its writer
     "jsonl": ("jsonl", LinesWriter),
     "tar": ("tar", TarWriter),
     "parquet": ("parquet", ParquetWriter),
@@ -139,22 +139,23 @@ WRITERS: Mapping[str, tuple[str, Callable[[pathlib.Path], ShardWriter]]] = {  # 
 
 
 def file_names(sample: Sample, media: Sequence[bytes], number: int) -> list[str]:
-    """A name for each file of a sample: NUMBER.PLACE.ENDING."""
+    """Returns a name for each file of a sample, NUMBER.PLACE.ENDING: the sample's number, the file's index in it, and an extension."""
     return [f"{number:09d}.{place}.{_ending(file.name, data)}" for place, (file, data) in enumerate(zip(sample.files, media, strict=True))]
 
 
 def _ending(name: str, content: bytes) -> str:
-    """That of the name, else what the first bytes say."""
+    """Returns the extension of the name, else one recognised from the first bytes, else "bin"."""
     if found := _ENDING.search(name):
         return found[1].lower()
     return next((ending for signature, ending in _SIGNATURES if content.startswith(signature)), "mp4" if content[4:8] == b"ftyp" else "bin")
 
 
 def row_of(sample: Sample, files: Sequence[Any]) -> dict[str, Any]:
-    """The row of a sample.
+    """Returns the row of a sample.
 
     Args:
-      files: how the row names each of sample.files.
+      sample: sample to write.
+      files: value that stands for each of sample.files in the row: a name, or {bytes, path}.
     """
     row: dict[str, Any] = {"id": sample.key} | ({"family": sample.family} if sample.family else {})
     if sample.turns[0].role == DOCUMENT:
@@ -165,7 +166,7 @@ def row_of(sample: Sample, files: Sequence[Any]) -> dict[str, Any]:
 
 
 def _clips(sample: Sample, files: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a part for each clip."""
+    """Yields the part of a turn's content for each clip."""
     at = 0
     for clip in sample.clips:
         named = list(files[at : at + len(clip.files)])
@@ -174,7 +175,11 @@ def _clips(sample: Sample, files: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _turn(role: str, text: str, is_input: bool, images: Iterator[Any], clips: Iterator[dict[str, Any]], has_files: bool) -> dict[str, Any]:
-    """A turn. Where the parts of a row name files, words that look like marks are words; elsewhere they are escaped in questions."""
+    """Returns a turn of the row.
+
+    Text that looks like a mark and is not one is escaped in questions if the row has no files. In a row with files it needs no escape: the
+    parts of the turns name the files, and marks in the text of such a row are read as words.
+    """
     pieces = re.split(f"({'|'.join(MARKS)})", text)
     content: Any = [
         ({"type": "image", "image": next(images)} if piece == IMAGE_MARK else next(clips))
@@ -193,7 +198,7 @@ def _escaped(text: str) -> str:
 
 
 def _document(sample: Sample, files: Sequence[Any]) -> dict[str, Any]:
-    """A plain text, or a page: texts and images by turns."""
+    """Returns the row of a document: a plain text, or a page as a list of texts and a list of images."""
     text = sample.turns[0].text
     if not files:
         return {"text": words(text)}
@@ -207,7 +212,7 @@ def _document(sample: Sample, files: Sequence[Any]) -> dict[str, Any]:
 
 
 def _page(text: str) -> Iterator[str]:
-    """Yields the marks of a page, and the lines between two of them together."""
+    """Yields the image marks of a page, and between them the consecutive lines of text joined to one string."""
     lines: list[str] = []
     for line in text.split("\n"):
         if line != IMAGE_MARK:

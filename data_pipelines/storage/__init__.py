@@ -1,6 +1,6 @@
-"""Files: written whole or not at all, and read wherever they lie, on a local disk or in an object store.
+"""Reads files of local disks and object stores, and writes files atomically.
 
-Importing this imports no client of an object store.
+Importing this package imports no client of an object store.
 """
 
 from data_pipelines.storage.whole import write_whole

@@ -1,4 +1,4 @@
-"""One opener for local paths and object stores (s3://bucket/key, gs://bucket/key): reading by offset, safe to share between threads."""
+"""Opens local files and objects of stores (s3://bucket/key, gs://bucket/key) for reads by offset, which threads may share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data_pipelines.storage.interface import File, StorageError, is_remote
 
 _PARALLEL_READS = 16
 _BUFFER_BYTES = 1 << 16
-_REMOTE_BUFFER_BYTES = 1 << 20  # a request of a store costs as long as that
+_REMOTE_BUFFER_BYTES = 1 << 20  # a request to a store takes about as long as transferring that many bytes
 
 
 def open_file(address: str) -> File:
@@ -25,7 +25,7 @@ def open_file(address: str) -> File:
 
 
 class LocalFile:
-    """A file on a disk, read by offset."""
+    """A file on a local disk, read by offset."""
 
     def __init__(self, path: str):
         self.address = path
@@ -57,7 +57,7 @@ def _local_error(path: str, error: OSError) -> StorageError:
 
 
 class Part(NamedTuple):
-    """Bytes of an open file: a member of an archive, or the whole of an object."""
+    """A range of bytes of an open file: a member of an archive, or a whole file or object."""
 
     file: File
     start: int
@@ -75,7 +75,7 @@ class Part(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """A whole file, not opened yet."""
+    """A whole file that is opened at each read."""
 
     address: str
 
@@ -102,7 +102,7 @@ class _PartReader(io.RawIOBase):
         return self._at
 
     def readall(self) -> bytes:
-        """The rest, in one read."""
+        """Returns the bytes from the current position to the end, in one read."""
         data = self._part.file.read(self._part.start + self._at, max(0, self._part.size - self._at))
         self._at += len(data)
         return data
@@ -116,7 +116,7 @@ class _PartReader(io.RawIOBase):
 
 
 class Listed(NamedTuple):
-    """A file of a folder: its name relative to that, its bytes and time of change (nanoseconds)."""
+    """A file of a folder: its name relative to the folder, its size in bytes and its modification time in nanoseconds."""
 
     name: str
     size: int
@@ -124,7 +124,10 @@ class Listed(NamedTuple):
 
 
 def listing(folder: str) -> list[Listed]:
-    """The files of a folder and its subfolders, hidden ones left out, by name. Links to folders are not followed. Raises StorageError."""
+    """Returns the files of a folder and its subfolders, sorted by name.
+
+    Hidden files and folders are left out. Links to folders are not followed. Raises StorageError.
+    """
     if is_remote(folder):
         from data_pipelines.storage.objects import objects_in  # imports pyarrow
 
@@ -151,7 +154,7 @@ def _listed(folder: str, within: str) -> Iterator[Listed]:
 
 
 def read_many(parts: Sequence[Part]) -> list[bytes]:
-    """The bytes of several parts, a bounded number of them read at once. Raises StorageError."""
+    """Returns the bytes of several parts, reading at most _PARALLEL_READS of them at once. Raises StorageError."""
     if len(parts) < 2:
         return [part.read() for part in parts]
     with concurrent.futures.ThreadPoolExecutor(min(len(parts), _PARALLEL_READS)) as pool:
@@ -159,7 +162,7 @@ def read_many(parts: Sequence[Part]) -> list[bytes]:
 
 
 def blocks(file: File, size: int = 1 << 24) -> Iterator[bytes]:
-    """Yields a file from its beginning to its end, reading the next block while one is used. Raises StorageError."""
+    """Yields a file in blocks of `size` bytes, reading the next block while the caller uses the current one. Raises StorageError."""
     starts = range(0, file.size, size)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         coming = None

@@ -1,7 +1,7 @@
 """Objects of Google Cloud Storage, read with gcsfs (requirements-cloud.txt).
 
-pyarrow has a client too; with pyarrow 26 it begins to download a whole object at the first read of a part, and holds Python's lock until that
-is answered, so that all threads that read wait for one.
+pyarrow's own client is not used. In pyarrow 26 it starts to download the whole object at the first read of a part, and holds Python's global
+interpreter lock until the store answers, so that one read blocks all other reading threads.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from data_pipelines.storage.interface import ANSWER_SECONDS, CONNECT_SECONDS, Fo
 
 
 class _Client(gcsfs.core.GCSFileSystem):  # type: ignore[misc]
-    """Asks once for each request."""
+    """Sends each request once, without gcsfs's retries; objects.attempt retries."""
 
     _request = gcsfs.core.GCSFileSystem._request.__wrapped__
 
 
 class GCS:
-    """A bucket. Its methods raise OSError, FileNotFoundError among them."""
+    """A bucket. Its methods raise OSError, including FileNotFoundError."""
 
     def __init__(self, bucket: str):
         emulator = os.environ.get("STORAGE_EMULATOR_HOST")
@@ -51,11 +51,11 @@ class GCS:
             return sync(self._client.loop, method, *arguments, **more)
         except OSError:
             raise
-        except Exception as error:  # of gcsfs, aiohttp, requests and google.auth
+        except Exception as error:  # gcsfs, aiohttp, requests and google.auth raise exceptions of their own
             code = getattr(error, "code", None)
             text = f"HTTP status {code}: {error}" if code else f"{type(error).__name__}: {error}"
             raise OSError(text) from error
 
 
 def _found(name: str, info: dict[str, Any]) -> Found:
-    return Found(name, int(info["size"]), int(info.get("generation", 0)))  # a generation is a time, and changes with the content
+    return Found(name, int(info["size"]), int(info.get("generation", 0)))  # a generation is a time stamp that changes with the content

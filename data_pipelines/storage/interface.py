@@ -1,4 +1,4 @@
-"""What a stored file is, wherever it lies, and the error of one that cannot be read."""
+"""The interface of stored files, local or in an object store, and the error for a file that cannot be read."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 SCHEMES = ("s3", "gs")
 CONNECT_SECONDS = 10.0
-ANSWER_SECONDS = 30.0  # without a byte
+ANSWER_SECONDS = 30.0  # longest wait without receiving a byte
 
 
 def is_remote(address: str) -> bool:
-    """Whether an address is one of an object store, not a local path."""
+    """Returns True for an address in an object store, False for a local path."""
     scheme, separator, _ = address.partition("://")
     return bool(separator) and scheme in SCHEMES
 
 
 class StorageError(OSError):
-    """A file that cannot be read; the message says what, where and what to do.
+    """Raised for a file that cannot be read. The message names the file, the problem and what to do.
 
     Attributes:
-      reason: "missing_file" or "unreadable_file", as samples count them.
+      reason: "missing_file" or "unreadable_file", the reasons under which unusable samples are counted.
     """
 
     def __init__(self, reason: str, message: str):
@@ -29,7 +29,7 @@ class StorageError(OSError):
 
 
 class File(Protocol):
-    """An open file of known size. Threads may read it at once; it closes when nothing refers to it."""
+    """An open file of known size. Several threads may read it at once. It closes when nothing refers to it."""
 
     @property
     def address(self) -> str: ...
@@ -39,28 +39,28 @@ class File(Protocol):
 
     @property
     def modified(self) -> int:
-        """Nanoseconds since 1970, as the disk or the store says."""
+        """Time of the last modification in nanoseconds since 1970, as the disk or the store reports it."""
         ...
 
     def read(self, start: int, length: int) -> bytes:
-        """Exactly these bytes. Raises StorageError where the file has or gives fewer."""
+        """Returns exactly `length` bytes from `start`. Raises StorageError if the file has fewer or fewer arrive."""
         ...
 
 
 class Stored(Protocol):
-    """Bytes in a store or within a larger file, read when they are needed."""
+    """Bytes of an object or of a part of a larger file, read on demand."""
 
     def read(self) -> bytes:
-        """Raises StorageError."""
+        """Returns all bytes. Raises StorageError."""
         ...
 
     def open(self) -> BinaryIO:
-        """A seekable file, whose reads raise StorageError."""
+        """Returns a seekable file, whose reads raise StorageError."""
         ...
 
 
 class Found(NamedTuple):
-    """What a store says of an object: bucket/key, bytes, and a number that changes when it is written again."""
+    """An object as the store lists it: bucket/key, size in bytes, and a number that changes when the object is written again."""
 
     path: str
     size: int
@@ -68,19 +68,19 @@ class Found(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """An object that can be read: its bytes, and what reads (start, length) of them."""
+    """An open object: its size in bytes, and a function that reads `length` bytes from `start`."""
 
     size: int
     read: Callable[[int, int], bytes]
 
 
 class Store(Protocol):
-    """A bucket, asked once for each request. Paths are bucket/key. Methods raise OSError, FileNotFoundError among them."""
+    """A bucket whose requests are sent once, without retries. Paths are bucket/key. Methods raise OSError, including FileNotFoundError."""
 
     def open(self, path: str) -> Opened: ...
 
     def info(self, path: str) -> Found: ...
 
     def files(self, folder: str, recursive: bool) -> list[Found]:
-        """The objects in a folder; none where there is no such folder."""
+        """Returns the objects in a folder; empty if the folder does not exist."""
         ...

@@ -1,7 +1,7 @@
-"""Objects of stores: retries, and errors as sentences.
+"""Reads objects of stores with retries, and turns the clients' errors into readable messages.
 
-Credentials, region and endpoint are those of the clients' own settings: AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL, the
-role of the machine; GOOGLE_APPLICATION_CREDENTIALS, the service account of the machine. A bucket that is public needs none.
+Credentials, region and endpoint come from the clients' own settings: for S3 AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL or
+the machine's role; for Google Cloud GOOGLE_APPLICATION_CREDENTIALS or the machine's service account. A public bucket needs no credentials.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or the machine's service account",
 }
 
-pause = time.sleep  # between attempts; tests replace it
+pause = time.sleep  # called between attempts; tests replace it
 
 
 class ObjectFile:
-    """An object, read by ranges."""
+    """An object, read by byte ranges."""
 
     def __init__(self, address: str):
         self.address = address
@@ -65,7 +65,7 @@ class ObjectFile:
 
 
 def matching(pattern: str) -> list[str]:
-    """The addresses of the objects that a glob pattern names, sorted. Raises StorageError."""
+    """Returns the sorted addresses of the objects that match a glob pattern. Raises StorageError."""
     scheme = pattern.partition("://")[0]
     store, path = locate(pattern)
     parts = path.split("/")
@@ -79,13 +79,16 @@ def matching(pattern: str) -> list[str]:
 
 
 def objects_in(folder: str) -> list[Found]:
-    """The objects in a folder, with their names relative to it. Raises StorageError."""
+    """Returns the objects in a folder and its subfolders, with names relative to the folder. Raises StorageError."""
     store, path = locate(folder.rstrip("/"))
     return [each._replace(path=each.path.removeprefix(f"{path}/")) for each in attempt(folder, lambda: store.files(path, True))]
 
 
 def attempt[T](address: str, action: Callable[[], T]) -> T:
-    """What an action returns, tried again after growing pauses where the store fails or is slow. Raises StorageError."""
+    """Returns the result of `action`, retrying up to ATTEMPTS times in all, with growing pauses, if the store fails or times out.
+
+    Raises StorageError; at once, without a retry, if the object is missing or access is refused.
+    """
     for number in range(ATTEMPTS):
         if number:
             pause(FIRST_PAUSE_SECONDS * 2 ** (number - 1) * random.uniform(0.5, 1.5))
@@ -111,7 +114,7 @@ def _short(text: str) -> str:
 
 
 def locate(address: str) -> tuple[Store, str]:
-    """The bucket of an address, and the path that it takes: bucket/key. Raises StorageError."""
+    """Returns the client of an address's bucket, and the path in the form bucket/key. Raises StorageError."""
     scheme, _, path = address.partition("://")
     bucket = path.partition("/")[0]
     if not bucket:
@@ -121,7 +124,7 @@ def locate(address: str) -> tuple[Store, str]:
 
 @functools.lru_cache(64)
 def client(scheme: str, bucket: str) -> Store:
-    """Raises StorageError."""
+    """Returns the client of a bucket, one for each bucket. Raises StorageError."""
     if scheme == "s3":
         from data_pipelines.storage.s3 import S3
 

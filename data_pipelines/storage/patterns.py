@@ -1,4 +1,4 @@
-"""Patterns of shards: braces, globs and lists of these to the addresses of files."""
+"""Expands patterns of shards (braces, globs, and lists of patterns) to the addresses of files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
 
 def expand(patterns: str | Sequence[str]) -> list[str]:
-    """The files that patterns name, in the order of the patterns; those of a glob are sorted.
+    """Returns the files that match patterns, in the order of the patterns; the matches of one glob are sorted.
 
-    {000..127} counts, {a,b} lists, * ? [] and ** match names. A name that exists is itself, whatever it holds; one without wildcards is
-    taken as it is, so that opening it says what is wrong. Local names may begin with ~.
+    {000..127} counts, {a,b} lists, and * ? [] and ** match names. A local name that exists is never treated as a pattern, even if it contains
+    such characters. A name without wildcards is returned without a check: opening it reports the error. Local names may begin with ~.
 
     Raises:
       StorageError: a glob matches nothing, or a file is named twice.
@@ -59,7 +59,7 @@ def _matching(pattern: str) -> list[str]:
 
 
 def _braces(pattern: str) -> Iterator[str]:
-    """Yields every way to choose from the braces, the last ones changing fastest. Braces without a comma or a range are letters."""
+    """Yields every combination of the braces' choices, the last braces changing fastest. Braces without a comma or a range stay literal."""
     parts: list[list[str]] = []
     end = 0
     for braces in _BRACES.finditer(pattern):

@@ -1,5 +1,5 @@
-"""Objects of S3 and of stores that speak its protocol, read with the client that pyarrow brings: it needs no package of its own, and leaves
-Python's lock free while it waits."""
+"""Objects of S3 and of stores with an S3-compatible protocol, read with pyarrow's client: it needs no extra package, and releases Python's
+global interpreter lock while it waits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data_pipelines.storage.interface import ANSWER_SECONDS, CONNECT_SECONDS, Fo
 
 
 class S3:
-    """A bucket, asked once for each request. Its methods raise OSError, FileNotFoundError among them."""
+    """A bucket whose requests are sent once, without retries. Its methods raise OSError, including FileNotFoundError."""
 
     def __init__(self, bucket: str):
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

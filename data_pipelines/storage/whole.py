@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Writes files atomically."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import secrets
 
 
 def write_whole(path: pathlib.Path, content: str | bytes | memoryview) -> None:
-    """Writes a file so that a kill at any moment leaves the old content or the new, also where processes of several machines write it.
+    """Writes a file atomically: after a kill at any moment it has either the old content or the new.
+
+    This also holds if processes of several machines write it at once.
 
     Args:
-      path: the file; its folder must exist.
-      content: what it will hold; text is encoded as UTF-8.
+      path: path of the file; its folder must exist.
+      content: new content; text is encoded as UTF-8.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:

@@ -1,6 +1,6 @@
-"""Containers: records of one or many files by number, whatever they are stored in.
+"""Containers: access by number to the records of one or many files, with one module for each file format.
 
-A container gives fields as JSON would; a row dialect makes a sample of them (data_pipelines/sources/samples.py). One file a container.
+A container returns fields as JSON would; a row dialect converts them to a sample (data_pipelines/sources/samples.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class Shard(NamedTuple):
 
     Attributes:
       name: the file's name without its folder: "part-00017.tar".
-      fingerprint: of its content: the same for a copy, another path or another time. containers/NAME.py says what it cannot notice.
-      samples: how many it holds, broken ones among them.
+      fingerprint: digest of the content, independent of path and modification time. containers/NAME.py names the changes that it misses.
+      samples: number of samples, including broken ones.
     """
 
     name: str
@@ -29,8 +29,8 @@ class RawRecord(NamedTuple):
     """One record, not yet read as a row.
 
     Attributes:
-      fields: what JSON gives, normally a dict; rows of Parquet as plain Python values, in which bytes stay bytes.
-      files: media that the container itself holds, by each name that the fields may use; not read yet.
+      fields: parsed JSON, normally a dict; for Parquet the row as plain Python values, in which bytes stay bytes.
+      files: media inside the container, not read yet, under each name that the fields may use for them.
     """
 
     fields: Any
@@ -43,13 +43,13 @@ class Container(Protocol):
     def __len__(self) -> int: ...
 
     def record(self, index: int) -> RawRecord:
-        """Raises SampleError "broken_json", "broken_record" or "unreadable_file" for a record that cannot be read."""
+        """Returns a record. Raises SampleError "broken_json", "broken_record" or "unreadable_file" if it cannot be read."""
         ...
 
     def key(self, index: int) -> str:
-        """Names a record, readable or not: "captions.jsonl:17", "shard-3.tar/000123", "part.parquet[17]"."""
+        """Returns the name of a record, readable or not: "captions.jsonl:17", "shard-3.tar/000123", "part.parquet[17]"."""
         ...
 
     def shards(self) -> Sequence[Shard]:
-        """In order: the samples of shard k follow those of shard k - 1."""
+        """Returns the shards in order: the samples of shard k follow those of shard k - 1."""
         ...

@@ -1,7 +1,7 @@
-"""ArrayRecord files: JSON objects, or TFDS examples where features.json lies beside the file. Read and described without TensorFlow.
+"""Reads ArrayRecord files of JSON objects, or of TFDS examples if features.json is beside the file, without TensorFlow.
 
-A shard is known by its size and sampled blocks, its index at the end among them: bytes of a record that are replaced in place by others of
-the same length are not noticed.
+A shard is identified by its size and sampled blocks, which include its index at the end. If bytes of a record are replaced in place by others
+of the same length, this may go unnoticed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from data_pipelines.sources.containers.sampled import sampled_digest
 from data_pipelines.sources.containers.tables import Entry, Tables
 from data_pipelines.storage.interface import File, is_remote
 
-Decode = Callable[[bytes], Any]  # bytes of a record -> fields. Raises ValueError
+Decode = Callable[[bytes], Any]  # from bytes of a record to fields; raises ValueError
 
 
 class ArrayRecords:
     """The kind "arrayrecord".
 
     Args:
-      decode: reads records; None: as JSON, or as examples with the features.json beside each file.
+      decode: function that decodes records; None: as examples if features.json is beside the file, else as JSON.
     """
 
     name = "arrayrecord1"
@@ -67,13 +67,13 @@ class _Reader:
         where = f"{key}: record {row} of {self._address}"
         try:
             (data,) = self._records.read([row])
-        except Exception as error:  # what the reader raises for damaged files is not documented
+        except Exception as error:  # the reader's errors for damaged files are not documented
             raise SampleError("broken_record", f"{where} cannot be read ({_reason(error)}): write or fetch it again") from error
         try:
             return RawRecord(self._decode(data))
         except SampleError:
             raise
-        except Exception as error:  # the library of examples raises its own and others' errors
+        except Exception as error:  # TFDS raises errors of its own and of other libraries
             raise SampleError("broken_record", f"{where} is not what its file holds elsewhere ({_reason(error)})") from error
 
 
@@ -93,13 +93,13 @@ def _decoder_beside(path: str) -> Decode:
 
 
 def example_decoder(features: Any) -> Decode:
-    """Reads examples as JSON would give them: texts as str, images and other media still encoded, a sequence of dicts as a list of dicts."""
+    """Returns a decoder of examples to values as in JSON: texts are str, a sequence of dicts is a list of dicts; media stay encoded bytes."""
     stored = _stored(features)
     return lambda data: _plain(features, stored.deserialize_example_np(data))
 
 
 def _stored(feature: Any) -> Any:
-    """The feature with media as the bytes that they are stored as."""
+    """Returns the feature with images and audio replaced by their stored bytes."""
     kinds = tensorflow_datasets.features
     if isinstance(feature, kinds.FeaturesDict):
         return kinds.FeaturesDict({name: _stored(inner) for name, inner in feature.items()})

@@ -1,8 +1,8 @@
-"""A folder of media: pictures and clips beside texts of the same name (0.jpg, 0.txt or 0.json), or rows in metadata.jsonl.
+"""Reads a folder of media: pictures and clips beside texts of the same name (0.jpg, 0.txt or 0.json), or rows in metadata.jsonl.
 
-With metadata.jsonl (as Hugging Face's ImageFolder has it) each line is a row whose "file_name" is relative to the file's own folder; without
-it, files whose names differ in the last ending alone are a record. A folder is known by the names and sizes of all its files and the content
-of those that hold text: a picture that is replaced in place by one of the same size is not noticed here (a length index looks for it).
+With metadata.jsonl (as in Hugging Face's ImageFolder) each line is a row whose "file_name" is relative to the folder of metadata.jsonl. Without
+it, files whose names differ only in the last extension are a record. A folder is identified by the names and sizes of all its files and the
+content of its text files. A picture that is replaced by one of the same size is not noticed here; the length index checks for it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _READ_AT_ONCE = 256
 
 
 def open_folder(settings: SourceSettings, tables: Tables) -> Container:
-    """The records of the folder that a source's path names.
+    """Opens the folder that a source's path names.
 
     Raises:
-      DataError: the folder cannot be read or holds nothing.
+      DataError: the folder cannot be read or has no samples.
     """
     source, folder = settings.name, one_path(settings).rstrip("/")
     if not is_remote(folder):
@@ -80,7 +80,7 @@ class _Rows:
 
 
 def _with_media(fields: Any, within: str, key: str) -> Any:
-    """The row with "file_name" as "image" or "video" (file_names: their plurals), relative to the source's folder."""
+    """Returns the row with "file_name" renamed to "image" or "video" ("file_names" to the plural), and paths relative to the source's folder."""
     if not isinstance(fields, dict):
         return fields
     for name in ("file_name", "file_names"):
@@ -97,7 +97,7 @@ def _with_media(fields: Any, within: str, key: str) -> Any:
 
 
 class _Place(NamedTuple):
-    """A folder in the tables: what its files were when it was looked at stands for size and time."""
+    """A folder as a File for the tables: `size` is the number of its files, `modified` a digest of their names, sizes and times."""
 
     address: str
     size: int
@@ -108,7 +108,7 @@ class _Place(NamedTuple):
 
 
 class _Beside:
-    """Media and texts of one name."""
+    """The records of a folder without metadata.jsonl: each has the media and texts of one name."""
 
     def __init__(self, folder: str, files: Sequence[Listed], tables: Tables, source: str, root: MediaRoot):
         self._folder, self._root = folder, root
@@ -138,7 +138,7 @@ class _Beside:
         members = {}
         for number in range(int(self._records[index]), int(self._records[index + 1])):
             name = self._name(number)
-            found = self._root.find(name, key)  # refuses links that lead out
+            found = self._root.find(name, key)  # refuses links that lead out of the folder
             stored = found if isinstance(found, Whole) else Whole(str(found))
             members[posixpath.splitext(name)[1].removeprefix(".")] = Held(name, "", stored, int(self._sizes[number]))
         try:

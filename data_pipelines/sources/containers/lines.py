@@ -1,8 +1,8 @@
-"""JSON lines and JSON lists, plain or compressed with gzip or Zstandard, in UTF-8, or in UTF-16 with a byte order mark.
+"""Reads JSON lines and JSON lists, plain or compressed with gzip or Zstandard, in UTF-8, or in UTF-16 with a byte order mark.
 
-A shard is known by the SHA-256 of its bytes, so that every change is noticed. The table holds where lines begin (8 bytes a line). What
-cannot be read line by line as it lies there (compressed files, UTF-16, JSON lists, objects of a store) has a copy as plain lines in the
-folder of tables.
+A shard is identified by the SHA-256 of its bytes, so that every change is noticed. The table has the beginning of each line (8 bytes a line).
+A file whose lines cannot be read in place (compressed files, UTF-16, JSON lists, objects of a store) has a copy as plain lines in the folder of
+tables.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from data_pipelines.storage.interface import File, StorageError, is_remote
 
 MAX_ROW_BYTES = 64 << 20
 _BLOCK_BYTES = 1 << 24
-_UNPACKED_BYTES = 1 << 16  # what lies before a damage in such a piece is lost with it
+_UNPACKED_BYTES = 1 << 16  # size of a decompressed block; in a damaged block the text before the damage is lost too
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -100,11 +100,11 @@ class _Reader:
 
 
 class _Content:
-    """A file as blocks of UTF-8, and its fingerprint once they are used up.
+    """The content of a file as blocks of UTF-8, and its fingerprint.
 
     Attributes:
       is_encoded: whether the text differs from the file's bytes; known after the first block.
-      damage: why the text ends early, "" where it does not.
+      damage: reason why the text ends early; "" if it does not.
     """
 
     def __init__(self, file: File):
@@ -127,7 +127,7 @@ class _Content:
             yield from _chain(first, plain)
             return
         self.is_encoded = True
-        decoder = codecs.getincrementaldecoder("utf-16")("surrogatepass")  # half a pair breaks its line, not the file
+        decoder = codecs.getincrementaldecoder("utf-16")("surrogatepass")  # half a surrogate pair breaks only its line, not the file
         try:
             for block in _chain(first, plain):
                 yield decoder.decode(block).encode("utf-8", "surrogatepass")
@@ -156,7 +156,7 @@ class _Content:
 
 
 class _Stream(io.RawIOBase):
-    """Blocks as a file that is read from its beginning to its end."""
+    """Presents blocks as a file that is read from its beginning to its end."""
 
     def __init__(self, parts: Iterator[bytes]):
         self._parts, self._rest = parts, b""
@@ -179,7 +179,7 @@ def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _write_table(text: Iterator[bytes], draft: Draft, copied: bool) -> int:
-    """Writes where each line begins and the last one ends, and a copy of the text; returns the number of lines."""
+    """Writes where each line begins and the last one ends and, if `copied`, a copy of the text. Returns the number of lines."""
     at = last = lines = 0
     draft.numbers("starts", np.zeros(1, np.int64))
     for block in text:
@@ -199,7 +199,10 @@ def _write_table(text: Iterator[bytes], draft: Draft, copied: bool) -> int:
 
 
 def _write_filled(draft: Draft, plain: File, lines: int) -> int:
-    """Writes the numbers of the lines that hold more than a line's end, where there are others; returns how many others."""
+    """Writes the numbers of the non-empty lines, if there are empty lines. Returns the number of empty lines.
+
+    An empty line has at most two bytes with its end, all of them white space.
+    """
     starts = np.memmap(draft.path("starts"), np.int64, "r")
     empty: list[int] = []
     step = 1 << 22
@@ -224,7 +227,7 @@ def _refuse_one_object(draft: Draft, plain: File, address: str, source: str) -> 
 
 
 def raw_rows(address: str, source: str) -> Iterator[bytes]:
-    """Yields the rows of one file as they are written there, without line ends: the filled lines, or the elements of a list.
+    """Yields the unparsed rows of one file, without line ends: the lines that are not blank, or the elements of a list.
 
     Raises StorageError, and DataError for a list with a syntax error.
     """
@@ -246,13 +249,13 @@ def _list_rows(content: bytes, address: str, source: str) -> Iterator[bytes]:
     try:
         text = content.decode("utf-8-sig")
         for element in _elements(text):
-            yield element.replace("\n", " ").replace("\r", " ").encode() + b"\n"  # between tokens: strings hold no line ends
+            yield element.replace("\n", " ").replace("\r", " ").encode() + b"\n"  # only between tokens: JSON strings contain no line ends
     except (ValueError, RecursionError) as error:
         raise DataError(f"source {source!r}: {address} is not valid JSON ({error}); mend it, or write one object a line") from error
 
 
 def _elements(text: str) -> Iterator[str]:
-    """Yields the JSON text of each element of a list. Raises ValueError as json.loads."""
+    """Yields the JSON text of each element of a list. Raises ValueError like json.loads."""
     scan: Any = json.JSONDecoder().raw_decode
     space = json.decoder.WHITESPACE.match  # type: ignore[attr-defined]
     at = space(text, space(text, 0).end() + 1).end()

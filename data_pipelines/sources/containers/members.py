@@ -1,4 +1,4 @@
-"""Files of equal names to a record: its fields from JSON and texts, its pictures and clips beside them."""
+"""Converts files of equal name to a record: fields come from JSON and text files, media from picture and clip files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MAX_ROW_BYTES = 64 << 20
 IMAGES = frozenset(["png", "jpg", "jpeg", "jpe", "jfif", "bmp", "tif", "tiff", "ppm", "avif", "webp", "gif"])
 CLIPS = frozenset(["mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "flv", "wmv", "3gp"])
 _TEXTS = frozenset(["txt", "text", "caption", "question", "answer", "cls"])
-_NUMBERED = re.compile(r"(\D*)(\d+)\.(\w+)")  # 0.jpg, frame_12.png: one of several files of a record
+_NUMBERED = re.compile(r"(\D*)(\d+)\.(\w+)")  # suffixes such as 0.jpg, frame_12.png: one of several files of a record
 
 
 class Held[S: Stored](NamedTuple):
-    """A file of a record: its full name, what follows the record's own name without the dot, its content and number of bytes."""
+    """A file of a record: its full name, the suffix after the record's own name and the dot, its content, and its size in bytes."""
 
     name: str
     suffix: str
@@ -29,11 +29,11 @@ class Held[S: Stored](NamedTuple):
 
 
 def record_of(members: Mapping[str, Held], key: str) -> RawRecord:
-    """The fields and files of a record.
+    """Returns the fields and files of a record.
 
-    "json" gives the fields. Beside them stand texts ("txt" as "text", others under their ending), other JSON under its ending, and, where
-    the fields name neither media nor one of the files, the pictures as "image" or "images" and the clips as "video" or "videos". Other
-    members stand under their ending with their name, so that nothing passes unseen.
+    The member "json" gives the fields. Texts are added to them ("txt" as "text", others under their suffix), and other JSON under its suffix.
+    If the fields name neither media nor one of the files, pictures are added as "image" or "images", clips as "video" or "videos", and the
+    names of other members under their suffix, so that no member goes unnoticed.
     """
     fields = _json(members["json"], key) if "json" in members else {}
     files = _files(members)
@@ -64,7 +64,7 @@ def record_of(members: Mapping[str, Held], key: str) -> RawRecord:
 
 
 def _mentions(value: Any, names: Mapping[str, Stored]) -> bool:
-    """Whether a value names one of the files by a name with an ending, at any depth."""
+    """Returns True if a value, at any depth, names one of the files by a name with an extension."""
     if isinstance(value, str):
         return "." in value and value in names
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -72,14 +72,17 @@ def _mentions(value: Any, names: Mapping[str, Stored]) -> bool:
 
 
 def _files(members: Mapping[str, Held]) -> dict[str, Stored]:
-    """The members by full name, by name without folder and by ending."""
+    """Returns the members by full name, by name without folder, and by suffix."""
     files = {suffix: member.stored for suffix, member in members.items()}
     files |= {os.path.basename(member.name): member.stored for member in members.values()}
     return files | {member.name: member.stored for member in members.values()}
 
 
 def _add_only_file(fields: Mapping[str, Any], files: dict[str, Stored], held: Sequence[Held]) -> None:
-    """A row written before it was packed may name its one file as it lay on a disk: that is the record's one picture or clip."""
+    """Adds the record's only picture or clip under the only file name in the row, if no member has that name.
+
+    A row that was written before its files were packed may name its file by the path that it had on a disk.
+    """
     names = [name for key in ("image", "images", "video", "videos") for name in _names(fields.get(key))]
     if len(names) == len(held) == 1 and names[0] not in files:
         files[names[0]] = held[0].stored

@@ -1,8 +1,8 @@
-"""Parquet files as Hugging Face writes them: a column for each field, media as {bytes, path} or as names of files.
+"""Reads Parquet files as Hugging Face writes them: a column for each field, media as {bytes, path} or as names of files.
 
-Rows are read by row group: the last ones that were used are kept, up to 256 MiB. A row read at random costs its whole row group, so small row
-groups (about 100 rows with media) read best. A shard is known by its footer (schema, places, sizes and statistics of all columns), its size
-and sampled blocks: values that are replaced in place by others of the same length are not noticed.
+Rows are read by row group, and the row groups used last are cached, up to 256 MiB. A random read of a row reads its whole row group, so that
+small row groups (about 100 rows with media) are fastest. A shard is identified by its footer (schema, places, sizes and statistics of all
+columns), its size and sampled blocks. If values are replaced in place by others of the same length, this may go unnoticed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Parquet:
         return _Reader(file, tables.mapped(entry, self.name).numbers("groups").copy(), columns, self._groups)
 
     def check(self, shards: Sequence[tuple[str, Entry]], source: str) -> None:
-        """Raises DataError where a shard has other columns than the first: its rows would be read as something else."""
+        """Raises DataError if a shard has other columns than the first, since its rows would be read differently."""
         filled = [(name, entry.notes["columns"].keys() - self._ignore) for name, entry in shards if entry.samples]
         for name, columns in filled[1:]:
             first_name, first = filled[0]
@@ -94,7 +94,7 @@ class _Reader:
         return RawRecord(fields)
 
     def _read(self, group: int) -> pyarrow.Table | str:
-        """A row group, or why it cannot be read."""
+        """Returns a row group, or the reason why it cannot be read."""
         try:
             with self._lock:  # a reader has one position
                 return self._parquet.read_row_group(group, columns=self._columns, use_threads=False)
@@ -105,7 +105,7 @@ class _Reader:
 
 
 class _RowGroups:
-    """The row groups that were used last, up to a number of bytes; one at least. Each is read by one thread while others wait for it."""
+    """A cache of the row groups used last, up to a number of bytes, but at least one. One thread reads a row group; others wait for it."""
 
     def __init__(self, most_bytes: int):
         self._most = most_bytes
@@ -139,7 +139,7 @@ def _size(table: pyarrow.Table | str) -> int:
 
 
 def _footer(file: File) -> bytes:
-    """The metadata at the end of a file that was opened: its length stands before the last four bytes."""
+    """Returns the metadata at the end of a file. Their length is in the four bytes before the last four."""
     length = int.from_bytes(file.read(file.size - 8, 4), "little")
     return file.read(file.size - 8 - length, length)
 

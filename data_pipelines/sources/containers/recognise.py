@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: another container than its source says is refused whole, before each of its records counts as broken."""
+"""Recognises a file's format by its first bytes. A file of another format than its source's is refused, before each record counts as broken."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from data_pipelines.storage.interface import StorageError
 from data_pipelines.storage.patterns import expand
 
 HEAD_BYTES = 1 << 16
-WANTED = {  # by format: what a file should have been
+WANTED = {  # by format: name of the expected file in messages
     "jsonl": "JSON lines nor a JSON list",
     "tar": "a tar archive",
     "parquet": "a Parquet file",
     "arrayrecord": "an ArrayRecord file",
 }
-_LINES = 20  # a file none of whose first lines begins as an object holds no JSON lines
+_LINES = 20  # number of first lines that are checked: if none begins as an object, the file is not JSON lines
 _EXPORT = "write one JSON object a line (with pandas: frame.to_json(PATH, orient='records', lines=True))"
 _UNPACK = "unpack it and name the file in it"
 _UTF8 = "write it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
-_ARRAY_RECORD = bytes.fromhex("83af70d10d884a3f")  # of Riegeli, at the end of the first 24 bytes
+_ARRAY_RECORD = bytes.fromhex("83af70d10d884a3f")  # Riegeli's signature, at the end of the first 24 bytes
 
 
 class Found(NamedTuple):
-    """What a file is, what to do with it, and the format that reads it ("" for none)."""
+    """The kind of a file, the advice what to do with it, and the source format that reads it ("" for none)."""
 
     what: str
     advice: str
@@ -58,10 +58,13 @@ _MAGIC: tuple[tuple[bytes, Found], ...] = (
 
 
 def refuse_other_formats(head: bytes, address: str, source: str, format: str) -> None:
-    """Raises DataError for a file that is not of its source's format, saying what it is and what to do. An empty file passes.
+    """Raises DataError if a file is not of its source's format, naming its kind and what to do. An empty file passes.
 
     Args:
-      head: its first HEAD_BYTES; of JSON lines unpacked and as UTF-8.
+      head: first HEAD_BYTES of the file; for JSON lines after decompression and conversion to UTF-8.
+      address: address of the file for messages.
+      source: name of the source for messages.
+      format: format of the source.
     """
     found = recognise(head)
     if found is not None and found.format != format:
@@ -70,12 +73,15 @@ def refuse_other_formats(head: bytes, address: str, source: str, format: str) ->
 
 
 def recognise(head: bytes) -> Found | None:
-    """What a file is; None for an empty one."""
+    """Returns the kind of a file, given its first bytes; None for an empty file."""
     return _binary(head) or _text(head.removeprefix(b"\xef\xbb\xbf").lstrip())
 
 
 def format_of(path: str) -> str:
-    """The format of a file, a pattern or a folder by what it holds; "jsonl" where nothing tells: opening it then says what is wrong."""
+    """Returns the format of a file, a pattern or a folder, recognised by its content.
+
+    Returns "jsonl" if the format cannot be recognised: opening the file as such reports the error.
+    """
     try:
         first = expand(path)[0]
         if os.path.isdir(first):
@@ -88,19 +94,19 @@ def format_of(path: str) -> str:
 
 
 def _is_tfds(folder: str) -> bool:
-    """Whether a folder is a dataset's, or holds its versions."""
+    """Returns True if a folder is a TFDS dataset, or contains the folders of its versions."""
     return any(os.path.exists(os.path.join(folder, place, "features.json")) for place in ("", *os.listdir(folder)))
 
 
 def rows_of_one_object(record: object) -> str | None:
-    """The key under which an object that is the whole file has its rows; None for one that is a row itself."""
+    """Returns the key of the list of rows in an object that is a whole file; None if the object is itself a row."""
     if not isinstance(record, dict) or record.keys() & {"conversations", "messages"}:
         return None
     return next((key for key, value in record.items() if isinstance(value, list) and value and isinstance(value[0], dict)), None)
 
 
 def refuse_one_object(record: object, address: str, source: str) -> None:
-    """Raises DataError for the only record of a file that is an object with a list of rows."""
+    """Raises DataError if `record`, the only record of a file, is an object with a list of rows."""
     rows = rows_of_one_object(record)
     if rows is not None:
         found = _one_object(rows)
@@ -119,7 +125,7 @@ def _binary(head: bytes) -> Found | None:
         return None
     if head[:64].count(0) * 4 >= len(head[:64]):
         return Found("text in UTF-16 or UTF-32", _UTF8)
-    # A NUL within a line of JSON breaks that line alone.
+    # A NUL within a line of JSON breaks only that line.
     return None if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") else Found("a binary file", _EXPORT)
 
 
@@ -142,7 +148,7 @@ def _text(head: bytes) -> Found | None:
 
 
 def _pretty(head: bytes, lines: list[bytes]) -> Found | None:
-    """JSON lines are told from one object over many lines by the second line, which there begins no object."""
+    """Recognises an object that spans several lines: its second line begins no object, unlike that of JSON lines."""
     if len(lines) < 2 or lines[0][:1] != b"{" or lines[1][:1] == b"{":
         return None
     try:

@@ -1,4 +1,4 @@
-"""Fingerprints of large files: the size and blocks at fixed places, since reading all of many terabytes at every new mount costs hours."""
+"""Fingerprints of large files from their size and blocks at fixed positions, since reading many terabytes at every new mount takes hours."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _BLOCKS = 14
 
 
 def sampled_digest(file: File, table: bytes = b"") -> str:
-    """SHA-256 of a file's size, its first and last 64 KiB, 14 blocks of 4 KiB evenly between, and `table`, which a container reads anyway.
+    """Returns the SHA-256 of a file's size, its first and last 64 KiB, 14 blocks of 4 KiB evenly spaced between these, and `table`.
 
-    It notices every change of size and, in large files, what changes `table` or moves content: not other bytes within a member or page that
-    keep its length. Files up to 184 KiB are read whole. Raises StorageError.
+    `table` has bytes that the container reads in any case. The digest notices every change of size and, in large files, changes of `table` or
+    of the positions of content. It may miss changes within a member or page that keep its length. Files up to 184 KiB are read completely.
+    Raises StorageError.
     """
     digest = hashlib.sha256(f"{file.size} ".encode())
     if file.size <= 2 * _EDGE_BYTES + _BLOCKS * _BLOCK_BYTES:

@@ -1,4 +1,4 @@
-"""Many shards of one kind as one sequence of records."""
+"""Presents many shards of one kind as one sequence of records."""
 
 from __future__ import annotations
 
@@ -23,51 +23,51 @@ from data_pipelines.storage.files import open_file
 from data_pipelines.storage.interface import File, StorageError, is_remote
 from data_pipelines.storage.patterns import expand
 
-_PARALLEL_OPENS = 16  # of objects: each waits for its store
-_PARALLEL_SCANS = 4  # of local files: each waits for the disk to have its tables
-_OPEN_SHARDS = 256  # of all sources together: each holds two files open, of the 1,024 that many systems allow
+_PARALLEL_OPENS = 16  # objects opened at once: each waits for its store
+_PARALLEL_SCANS = 4  # local files scanned at once: each waits for the disk to write its tables
+_OPEN_SHARDS = 256  # open shards of all sources together: each has two open files, of the 1,024 that many systems allow
 
 
 class Reader(Protocol):
-    """The records of one shard."""
+    """Reads the records of one shard."""
 
     def record(self, row: int, key: str) -> RawRecord:
-        """Raises SampleError; StorageError where the shard cannot be read."""
+        """Returns a record. Raises SampleError if it cannot be used, StorageError if the shard cannot be read."""
         ...
 
     def label(self, row: int) -> str:
-        """What follows the shard's name in a key: ":17", "/000123", "[17]"."""
+        """Returns the suffix of a record's key after the shard's name: ":17", "/000123", "[17]"."""
         ...
 
 
 class Kind(Protocol):
-    """How shards of one format are read.
+    """The methods by which shards of one format are read.
 
     Attributes:
-      name: of the tables; it changes with their layout.
+      name: name of the kind of tables; it changes with their layout.
     """
 
     name: str
 
     def scan(self, file: File, tables: Tables, source: str) -> Entry:
-        """Reads a shard once, and writes its tables. Raises DataError for one that cannot be used at all, StorageError."""
+        """Reads a shard once, and writes its tables. Raises DataError if the shard cannot be used at all, and StorageError."""
         ...
 
     def open(self, file: File, tables: Tables, entry: Entry) -> Reader: ...
 
     def check(self, shards: Sequence[tuple[str, Entry]], source: str) -> None:
-        """Raises DataError where shards (name, entry) do not belong together."""
+        """Raises DataError if shards, given as (name, entry), do not belong together."""
         ...
 
 
 class Shards:
-    """The records of the shards that patterns name, in their order.
+    """The records of the shards that match patterns, in the order of the patterns.
 
-    Tables that are missing are made; processes that open the same shards at once share the work. Resident are about two kilobytes
-    a shard; the tables of up to 256 shards of a process are mapped, and lie in the page cache as far as they are used.
+    Missing tables are made; processes that open the same shards at once share the work. Each shard takes about two kilobytes of memory. The
+    tables of up to 256 shards of a process are memory-mapped; the parts in use are in the page cache.
 
     Raises:
-      DataError: no file matches, one cannot be read or is of another kind, or all are empty.
+      DataError: no file matches, a file cannot be read or is of another kind, or all files are empty.
     """
 
     def __init__(self, kind: Kind, patterns: str | Sequence[str], tables: Tables, source: str):
@@ -118,16 +118,16 @@ class Shards:
         return self._kind.open(file, self._tables, self._entries[shard])
 
     def _find(self, index: int) -> tuple[int, int]:
-        """(shard, row in it)"""
+        """Returns (shard, row in the shard) of a record."""
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         shard = bisect.bisect_right(self._ends, index)
         return shard, index - (self._ends[shard - 1] if shard else 0)
 
     def _look(self) -> tuple[list[tuple[int, int]], list[Entry]]:
-        """The state of each shard, and what is known of it after reading those that are new.
+        """Returns the state and the entry of each shard, after scanning new shards.
 
-        In an order of its own, so that processes meet new shards apart.
+        Each process takes the shards in an order of its own, so that processes scan different new shards.
         """
         order = list(range(len(self._addresses)))
         random.Random(os.getpid()).shuffle(order)
@@ -147,19 +147,19 @@ class Shards:
 
 
 def _state(file: File) -> tuple[int, int]:
-    """What changes when a file is written again; of an object its size alone, since asking for more costs a request."""
+    """Returns size and modification time, which change if a file is written again; for an object only the size, since more costs a request."""
     return file.size, 0 if is_remote(file.address) else file.modified
 
 
 class _OpenShards:
-    """The shards that were read last, of all containers of this process."""
+    """A cache of the readers of the shards used last, over all containers of this process."""
 
     def __init__(self, most: int):
-        self._most, self._lock = most, threading.RLock()  # `forget` may be called by the garbage collector at any place
+        self._most, self._lock = most, threading.RLock()  # the garbage collector may call `forget` at any time
         self._readers: collections.OrderedDict[tuple[int, int], Reader] = collections.OrderedDict()
 
     def get(self, owner: int, shard: int, opened: Callable[[], Reader]) -> Reader:
-        """The reader of an owner's shard; one that is pushed out closes once no thread uses it."""
+        """Returns the reader of an owner's shard. A reader that is evicted closes once no thread uses it."""
         with self._lock:
             if (owner, shard) in self._readers:
                 self._readers.move_to_end((owner, shard))
@@ -182,7 +182,7 @@ _OPEN = _OpenShards(_OPEN_SHARDS)
 
 
 def distinct_names(addresses: Sequence[str]) -> list[str]:
-    """The names of files without their folders; where several have one name, with as much of the folder as tells them apart."""
+    """Returns the names of files without their folders; files of equal name have as many parts of the folder as distinguish them."""
     parts = [pathlib.PurePath(address).parts for address in addresses]
     names = ["/".join(each[-1:]) for each in parts]
     for depth in range(2, max(map(len, parts), default=1) + 1):

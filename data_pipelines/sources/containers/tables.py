@@ -1,9 +1,9 @@
-"""Tables of shards on disk: where the records of a shard lie, made once, known by the shard's content.
+"""Tables of shards on disk: the positions of a shard's records, found once and stored under the fingerprint of the shard's content.
 
-A folder holds for each shard ENTRY.tables (all its tables), ENTRY.rows (a plain copy, of shards that need one) and, written last, ENTRY.json (number
-of samples, places of the tables in their file), where ENTRY is the fingerprint and the kind of table; and for each place where a shard was
-seen which content it had, by size and time of change, so that an unchanged file is not read again. Each file is written whole. Everything in
-the folder can be deleted: it is made again.
+For each shard a folder has ENTRY.tables (all its tables), ENTRY.rows (a plain copy, for shards that need one) and, written last, ENTRY.json
+(number of samples, positions of the tables in their file), where ENTRY is the fingerprint and the kind of table. For each address at which a
+shard was seen, a file ending in .seen has its size, modification time and fingerprint, so that an unchanged file is not read again. All files
+are written atomically. Everything in the folder can be deleted: it is made again.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _COPIED_BYTES = 1 << 24
 
 
 class Entry(NamedTuple):
-    """What is known of a shard's content.
+    """The description of a shard's content.
 
     Attributes:
-      fingerprint: of the content.
-      samples: how many it holds.
-      notes: of its kind; plain JSON.
-      places: (first byte, bytes) of each table in the file of tables.
+      fingerprint: fingerprint of the content.
+      samples: number of samples.
+      notes: data of the shard's kind, as plain JSON.
+      places: (first byte, number of bytes) of each table in the file of tables.
     """
 
     fingerprint: str
@@ -70,7 +70,7 @@ class Tables:
     """A folder of tables. Several processes may use it at once.
 
     Args:
-      folder: made when missing; None: a folder of this process, deleted with the object.
+      folder: path of the folder; created if missing. None: a temporary folder of this process, deleted with the object.
     """
 
     def __init__(self, folder: pathlib.Path | None):
@@ -84,19 +84,19 @@ class Tables:
             raise _unwritable(folder or pathlib.Path(tempfile.gettempdir()), error) from error
 
     def known(self, file: File, kind: str) -> Entry | None:
-        """The entry of a file that was seen at this place with this size and time of change; None for another."""
+        """Returns the entry of a file that was seen at this address with this size and modification time; else None."""
         seen = _read(self._seen(file, kind))
         if seen is None or (seen.get("size"), seen.get("modified")) != (file.size, file.modified):
             return None
         return self.entry(str(seen.get("fingerprint")), kind)
 
     def has_seen(self, file: File) -> bool:
-        """Whether a file was seen at this place with this size and time of change, whatever its kind."""
+        """Returns True if a file of any kind was seen at this address with this size and modification time."""
         states = [_read(path) or {} for path in self.folder.glob(f"{_digest(file)}.*.seen")]
         return any((seen.get("size"), seen.get("modified")) == (file.size, file.modified) for seen in states)
 
     def entry(self, fingerprint: str, kind: str) -> Entry | None:
-        """The entry of a content; None where it or one of its files is missing."""
+        """Returns the entry of a content; None if it or one of its files is missing."""
         values = _read(self._path(fingerprint, kind, "json"))
         if values is None or not all(os.path.exists(self._path(fingerprint, kind, ending)) for ending in values["files"]):
             return None
@@ -106,7 +106,7 @@ class Tables:
         return Mapped(self._path(entry.fingerprint, kind, "tables"), entry.places)
 
     def copy(self, entry: Entry, kind: str) -> str:
-        """Where the plain copy of a shard lies."""
+        """Returns the path of the plain copy of a shard."""
         return str(self._path(entry.fingerprint, kind, "rows"))
 
     def _path(self, fingerprint: str, kind: str, ending: str) -> pathlib.Path:
@@ -114,7 +114,7 @@ class Tables:
 
     @contextlib.contextmanager
     def locked(self, file: File) -> Iterator[None]:
-        """Held by one process of a host at a time for a file; a process that is killed lets go of it."""
+        """Holds a lock for a file, which one process of a host has at a time. It is released if the process is killed."""
         number = int(_digest(file)[:8], 16) % _LOCKS
         with contextlib.ExitStack() as stack:
             try:
@@ -126,11 +126,11 @@ class Tables:
 
     @contextlib.contextmanager
     def draft(self, file: File, kind: str) -> Iterator[Draft]:
-        """Tables of a file that are being made; without `commit` nothing is left. Raises DataError where the folder cannot be written."""
+        """Yields a draft of a file's tables; without `commit` nothing of it is kept. Raises DataError if the folder cannot be written."""
         draft = Draft(self, file, kind)
         try:
             yield draft
-        except StorageError:  # the shard, not the folder
+        except StorageError:  # an error of the shard, not of the folder
             raise
         except OSError as error:
             raise _unwritable(self.folder, error) from error
@@ -146,7 +146,7 @@ class Tables:
 
 
 class Draft:
-    """Tables of one shard while they are made. Used within `Tables.locked`: a killed process's files are written over."""
+    """Tables of one shard while they are made. To be used within `Tables.locked`: it deletes the files that a killed process left."""
 
     def __init__(self, tables: Tables, file: File, kind: str):
         self._tables, self._file, self._kind = tables, file, kind
@@ -156,13 +156,13 @@ class Draft:
         self._folder.mkdir()
 
     def table(self, name: str) -> IO[bytes]:
-        """The file of a table, to be written to."""
+        """Returns the file of a table for writing."""
         if name not in self._open:
             self._open[name] = (self._folder / name).open("w+b")
         return self._open[name]
 
     def rows(self) -> IO[bytes]:
-        """The file of a plain copy, to be written to."""
+        """Returns the file of the plain copy for writing."""
         return self.table(_ROWS)
 
     def numbers(self, name: str, values: npt.NDArray[np.int64]) -> None:
@@ -170,16 +170,16 @@ class Draft:
         self.table(name).write(np.ascontiguousarray(values, np.int64).data)
 
     def path(self, name: str) -> pathlib.Path:
-        """Where a table lies until `commit`, as far as it is written."""
+        """Returns the path that a table has until `commit`, after flushing it."""
         self.table(name).flush()
         return self._folder / name
 
     def rows_path(self) -> str:
-        """Where the plain copy lies until `commit`, as far as it is written."""
+        """Returns the path that the plain copy has until `commit`, after flushing it."""
         return str(self.path(_ROWS))
 
     def commit(self, fingerprint: str, samples: int, notes: dict[str, Any] | None = None) -> Entry:
-        """The tables are complete: they become those of a content."""
+        """Moves the complete tables to their final names under a content's fingerprint, and returns the entry."""
         rows = self._open.pop(_ROWS, None)
         files = {"rows": rows} if rows else {}
         places = {}
@@ -213,12 +213,12 @@ class Draft:
 
 
 def ends(counts: Iterable[int]) -> npt.NDArray[np.int64]:
-    """0 and the sums of counts: where each group of a table ends."""
+    """Returns 0 and the cumulative sums of counts: the position at which each group of a table ends."""
     return np.cumsum([0, *counts])
 
 
 def _digest(file: File) -> str:
-    """Of the place of a file."""
+    """Returns a digest of a file's address."""
     place = file.address if is_remote(file.address) else os.path.abspath(file.address)
     return hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:32]
 

@@ -1,8 +1,8 @@
-"""WebDataset archives: the members whose names are equal up to the first dot are one record.
+"""Reads WebDataset archives, in which the members whose names are equal up to the first dot are one record.
 
-The table holds for each record its members' names and places; it is made from the headers alone. A shard is known by its headers (names,
-sizes, times of the members), its size and sampled blocks: a content that is replaced in place by one of the same length, under an unchanged
-header, is not noticed.
+The table has the names and positions of each record's members; it is made from the headers alone. A shard is identified by its headers (names,
+sizes, times of the members), its size and sampled blocks. If a content is replaced in place by one of the same length, under an unchanged
+header, this may go unnoticed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Tar:
         records: dict[str, list[Member]] = {}
         for member in headers.members():
             folder, name = posixpath.split(posixpath.normpath(member.name))
-            if name.startswith((".", "__")):  # left by macOS and by archives' own bookkeeping
+            if name.startswith((".", "__")):  # metadata of macOS and of archiving programs
                 continue
             found = posixpath.join(folder, name.partition(".")[0])
             records.setdefault(found, []).append(member)
@@ -51,7 +51,7 @@ class Tar:
             draft.numbers("name_ends", ends(map(len, names)))
             draft.table("names").write(b"".join(names))
             fingerprint = sampled_digest(file, headers.digest.digest())
-            # Of a damaged archive the record that was found last may lack members.
+            # In a damaged archive the record that was found last may lack members.
             last = list(records).index(found) if headers.damage else -1
             return draft.commit(fingerprint, len(records), {"damage": headers.damage, "last": last})
 
@@ -90,7 +90,7 @@ class _Reader:
         return record_of(by_suffix, key)
 
     def _members(self, row: int) -> list[Held[Part]]:
-        """The members of a record."""
+        """Returns the members of a record."""
         first, last = int(self._records[row]), int(self._records[row + 1])
         places = self._places[2 * first : 2 * last].reshape(-1, 2).tolist()
         names = [self._name(number) for number in range(first, last)]

@@ -1,4 +1,4 @@
-"""Members of a tar archive, found by their headers alone: no content is read, on disks nor from object stores."""
+"""Finds the members of a tar archive by their headers alone, so that their contents need not be read."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _LARGEST_EXTENSION = 1 << 20
 
 
 class Member(NamedTuple):
-    """A file of an archive: its name and where its content lies.
+    """A file of an archive: its name, and the position and size of its content in bytes.
 
-    `size` reaches past the archive's end where that is cut; `start` is -1 for a link or a sparse file, whose content is elsewhere or folded.
+    In a cut archive the content may reach past the archive's end. `start` is -1 for a link, whose content is elsewhere, and for a sparse file,
+    which is not stored as it is.
     """
 
     name: str
@@ -31,21 +32,21 @@ class Headers:
     """Reads the headers of an archive once.
 
     Attributes:
-      digest: of all header blocks that were read.
-      damage: why the archive ends early, "" where it does not.
+      digest: SHA-256 of the header blocks that were read.
+      damage: reason why the archive ends early; "" if it does not.
     """
 
     def __init__(self, file: File):
         self._file = file
-        # A request of a store costs as long as some megabytes, and the members of a data set are smaller.
+        # A request to a store takes as long as some megabytes of transfer, and the members of a data set are smaller than that.
         self._window = 1 << 22 if is_remote(file.address) else 1 << 14
         self._buffer, self._buffer_start = b"", 0
         self.digest = hashlib.sha256()
         self.damage = ""
 
     def members(self) -> Iterator[Member]:
-        """Yields the files in order; folders and devices are passed over. Raises StorageError."""
-        at, name, size = 0, "", -1  # of the next member, where an extension gives them
+        """Yields the files in order, and skips folders and devices. Raises StorageError."""
+        at, name, size = 0, "", -1  # name and size of the next member, if an extended header gives them
         while at < self._file.size:
             header = self._read(at, _BLOCK)
             if len(header) < _BLOCK:
@@ -81,7 +82,7 @@ class Headers:
             self.damage = f"ends {where}, at byte {self._file.size:,}"
 
     def _read(self, start: int, length: int) -> bytes:
-        """Up to `length` bytes: fewer at the end."""
+        """Returns `length` bytes from `start`, or fewer at the end of the archive."""
         end = min(start + length, self._file.size)
         if start < self._buffer_start or end > self._buffer_start + len(self._buffer):
             window = max(self._window, length)
@@ -90,7 +91,7 @@ class Headers:
 
 
 def is_header(header: bytes) -> bool:
-    """Whether 512 bytes are the header of a member."""
+    """Returns True if 512 bytes are the header of a member."""
     if len(header) < _BLOCK:
         return False
     try:
@@ -105,7 +106,7 @@ def is_header(header: bytes) -> bool:
 
 
 def _number(field: bytes) -> int:
-    """Octal digits, or base 256 for what is larger. Raises ValueError."""
+    """Returns the number in a header field: octal digits, or base 256 for larger numbers. Raises ValueError."""
     if field[0] & 0x80:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     return int(field.strip(b" \0") or b"0", 8)
@@ -113,7 +114,7 @@ def _number(field: bytes) -> int:
 
 def _name(header: bytes) -> str:
     name = _text(header[:100])
-    prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""  # GNU's format has times there
+    prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""  # in GNU's format these bytes are times
     return f"{prefix}/{name}" if prefix else name
 
 
@@ -122,7 +123,7 @@ def _text(field: bytes) -> str:
 
 
 def _extended(text: bytes) -> dict[str, str]:
-    """Records "LENGTH KEY=VALUE\\n" of POSIX archives."""
+    """Returns the fields of an extended header of POSIX archives, which has records "LENGTH KEY=VALUE\\n"."""
     fields = {}
     while text and (length := text.partition(b" ")[0]).isdigit() and 0 < int(length) <= len(text):
         key, _, value = text[len(length) + 1 : int(length) - 1].partition(b"=")

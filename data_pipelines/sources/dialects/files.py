@@ -1,4 +1,4 @@
-"""Media of a row: the forms in which files are named or held."""
+"""Reads the media of a row, in the forms in which rows name or contain files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data_pipelines.sources.dialects.values import is_empty, kind_of, read_numbe
 
 IMAGE_KEYS = ("image", "images")
 CLIP_KEYS = ("video", "videos")
-TIME_KEYS = ("fps", "timestamps")  # of a clip given as frames
+TIME_KEYS = ("fps", "timestamps")  # for a clip given as frames
 MEDIA_KEYS = (*IMAGE_KEYS, *CLIP_KEYS, *TIME_KEYS)
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -21,7 +21,7 @@ _BASE64_URL = re.compile(r"data:[^,]*;base64,")
 
 
 class MediaFile(NamedTuple):
-    """A picture or clip of a row: its name, and its encoded bytes where the row holds them itself."""
+    """A picture or clip of a row: its name, and its encoded bytes if the row contains them."""
 
     name: str
     data: bytes | None = None
@@ -32,8 +32,8 @@ class RowClip(NamedTuple):
 
     Attributes:
       files: a video file, a folder of frames, or the frames.
-      rate: frames a second of frames; 0 where the row does not say.
-      times: seconds of each frame; empty where the row gives none.
+      rate: frames per second of a clip given as frames; 0 if the row does not give it.
+      times: time of each frame in seconds; empty if the row gives no times.
     """
 
     files: tuple[MediaFile, ...]
@@ -42,7 +42,7 @@ class RowClip(NamedTuple):
 
 
 def read_images(fields: Mapping[str, Any], key: str) -> tuple[MediaFile, ...]:
-    """The pictures of "image" or "images". Raises SampleError "bad_record", "bad_media", "web_address"."""
+    """Returns the pictures of "image" or "images". Raises SampleError "bad_record", "bad_text", "bad_media", "web_address"."""
     field = _one_of(fields, IMAGE_KEYS, key)
     if field is None:
         return ()
@@ -51,10 +51,10 @@ def read_images(fields: Mapping[str, Any], key: str) -> tuple[MediaFile, ...]:
 
 
 def read_clips(fields: Mapping[str, Any], key: str) -> tuple[RowClip, ...]:
-    """The clips of "video" or "videos".
+    """Returns the clips of "video" or "videos".
 
-    A clip is a file, a folder of frames or a list of pictures, its frames. Frames have the rate "fps" or the times "timestamps": one for
-    all clips, or a list with one for each. Raises SampleError as read_images.
+    A clip is a file, a folder of frames, or a list of pictures, which are its frames. Frames have the rate "fps" or the times "timestamps":
+    one value for all clips, or a list with one value for each clip. Raises SampleError as read_images.
     """
     field = _one_of(fields, CLIP_KEYS, key)
     if field is None:
@@ -76,9 +76,9 @@ def read_clips(fields: Mapping[str, Any], key: str) -> tuple[RowClip, ...]:
 
 
 def read_file(value: Any, field: str, key: str) -> MediaFile:
-    """A file name, a data URL, encoded bytes, or {"path", "bytes"}, in which null is no bytes and text is base64.
+    """Reads a file name, a data URL, encoded bytes, or {"path", "bytes"}, in which "bytes" is null, bytes or text in base64.
 
-    Raises SampleError "bad_record", "bad_media", "web_address".
+    Raises SampleError "bad_record", "bad_text", "bad_media", "web_address".
     """
     if isinstance(value, bytes):
         return MediaFile(f"{field} (bytes)", value)
@@ -115,7 +115,7 @@ def _one_of(fields: Mapping[str, Any], keys: Sequence[str], key: str) -> str | N
 
 
 def _all_frames(values: list[Any]) -> bool:
-    """Whether a list of files is one clip's frames: pictures."""
+    """Returns True if all files of a list are pictures, so that the list is one clip given as frames."""
     return all(is_still(_name(value)) for value in values)
 
 
@@ -130,7 +130,7 @@ _STILL = re.compile(
 
 
 def is_still(name: str) -> bool:
-    """Whether a file's name ends as that of a picture that is not animated."""
+    """Returns True if a file name has the extension of a format for still pictures, or is a data URL of one."""
     return _STILL.fullmatch(name) is not None
 
 
@@ -146,9 +146,10 @@ def _read_files(clip: Any, field: str, key: str) -> tuple[MediaFile, ...]:
 
 
 def _of_each(value: Any, clips: int, shared: type, name: str, key: str) -> list[Any]:
-    """The value for each clip: a list of as many values, or one for all of them.
+    """Returns the value for each clip, from a list with one value for each or from a value for all clips.
 
-    `shared`: lists of rates are one for each clip; a plain list of times belongs to the one clip there is.
+    `shared`: with `list`, any list has one value for each clip (rates); else only a list of lists has, and a plain list is the value of a clip
+    (times).
     """
     if value is None:
         return [None] * clips

@@ -1,4 +1,4 @@
-"""Which marks of a row stand for its files, and which are words."""
+"""Decides which marks of a row stand for its files, and which are words."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from data_pipelines.schema import SampleError, Turn
 from data_pipelines.text.marks import IMAGE_MARK, MARKS, NONCHARACTER, VIDEO_MARK, as_words
 
-# A mark where media stand, at the beginning or the end of a line of a question; within a sentence it is a word.
+# A mark at the beginning or the end of a line of a question stands for media; within a sentence it is a word.
 _PLACED_VIDEO = re.compile(rf"^\s*{VIDEO_MARK}|{VIDEO_MARK}\s*$", re.MULTILINE)
 _ESCAPED = re.compile(r"\\<(image|video)>")
-# Marks of other kits: left alone, they would be read as words. Some are words in answers (tags of HTML and JSX).
+# Marks of other training codes. They are refused, since they would be read as words. Some of them are words in answers (tags of HTML and JSX).
 _OTHER_MARKS = re.compile(
     r"<\|(?:image|img|video|audio|vision|media)\w*\|>|<(?:image|img|video|audio|frame)[ _-]?\d+>"
     r"|<(?:image|img|video|audio)_(?:placeholder|pad|token|soft_token|start|end)>|<(?:Image|Video|Audio)Here>"
@@ -22,13 +22,13 @@ _REASONS = {IMAGE_MARK: "image_marks", VIDEO_MARK: "video_marks"}
 
 
 def place_marks(turns: tuple[Turn, ...], images: int, clips: int, key: str) -> tuple[Turn, ...]:
-    r"""The turns with one mark for each file; every other mark is a word.
+    r"""Returns the turns with one mark for each file; all other marks are turned into words.
 
-    Marks in questions must match the files. Those in answers are words, unless only together with them the marks match. `\<image>` is
-    the word `<image>`. One `<image>` may stand for all pictures, or for the one clip of a row without pictures. In a row without files
-    `<video>` within a sentence is a word too.
+    Marks in questions must match the files. Marks in answers are words, unless the marks match the files only if those are counted too.
+    `\<image>` is the word `<image>`. One `<image>` may stand for all pictures, or for the one clip of a row without pictures. In a row without
+    files, `<video>` within a sentence is also a word.
 
-    Raises SampleError "unknown_mark" for a mark of another kit, "image_marks" or "video_marks" where marks and files do not match.
+    Raises SampleError "unknown_mark" for a mark of another training code, "image_marks" or "video_marks" if marks and files do not match.
     """
     for turn in turns:
         _refuse_other_marks(turn, key)
@@ -43,7 +43,7 @@ def place_marks(turns: tuple[Turn, ...], images: int, clips: int, key: str) -> t
 
 
 def _matched(turns: tuple[Turn, ...], images: int, clips: int) -> tuple[Turn, ...] | None:
-    """The turns with one mark for each file, None where they cannot be told apart."""
+    """Returns the turns with one mark for each file; None if their marks do not match the files."""
     marks = {mark: _count(turns, mark) for mark in MARKS}
     if marks == {IMAGE_MARK: images, VIDEO_MARK: clips}:
         return turns
@@ -55,7 +55,7 @@ def _matched(turns: tuple[Turn, ...], images: int, clips: int) -> tuple[Turn, ..
 
 
 def _mismatch(turns: tuple[Turn, ...], images: int, clips: int, key: str) -> SampleError:
-    """What is wrong with the marks of turns that do not match their files: the images' marks if these do not match, else the clips'."""
+    """Returns the error for turns whose marks do not match their files: about image marks if these do not match, else about video marks."""
     mark, expected, kind = (IMAGE_MARK, images, "image") if _count(turns, IMAGE_MARK) != images else (VIDEO_MARK, clips, "video")
     advice = f"write one mark where each file belongs, or where the word is meant \\{mark}"
     if not expected:
@@ -76,14 +76,14 @@ def _refuse_other_marks(turn: Turn, key: str) -> None:
 
 
 def _with_escapes(turn: Turn) -> Turn:
-    r"""`\<image>` of a question becomes a word. In answers a backslash is left as it is: there marks are words already."""
+    r"""Turns `\<image>` in a question into a word. In answers a backslash is kept, since marks there are words already."""
     if turn.role == "assistant" or "\\<" not in turn.text:
         return turn
     return dataclasses.replace(turn, text=_ESCAPED.sub(rf"<{NONCHARACTER}\1>", turn.text))
 
 
 def _only(turns: Iterable[Turn], holds_marks: Callable[[Turn], bool]) -> tuple[Turn, ...]:
-    """The turns with the marks of all others turned into words."""
+    """Returns the turns, with marks turned into words except in turns for which `holds_marks` returns True."""
     return tuple(
         turn if holds_marks(turn) or "<" not in turn.text else dataclasses.replace(turn, text=as_words(turn.text)) for turn in turns
     )

@@ -1,4 +1,4 @@
-"""A row to turns and files: says which dialect it is in, and has its keys checked."""
+"""Converts a row to turns and files: recognises its dialect, and has its keys checked."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from data_pipelines.sources.dialects.turns import TURNS_KEYS, Conversation, read
 from data_pipelines.sources.dialects.values import is_empty, read_text
 from data_pipelines.sources.keys import Keys
 
-VERSION = 3  # of how rows are read: raise it when the same row may give another sample
+VERSION = 3  # version of how rows are read: raise it when the same row may give another sample
 
 _ABOUT = ("family", "id")
 CAPTION_KEYS = (*MEDIA_KEYS, "caption", "text", *_ABOUT)
 QUESTION_KEYS = (*MEDIA_KEYS, "system", "question", "answer", *_ABOUT)
 PAGE_KEYS = ("images", "texts", *_ABOUT)
 DOCUMENT_KEYS = ("text", *_ABOUT)
-KEYS = tuple(dict.fromkeys((*CONVERSATION_KEYS, *QUESTION_KEYS, *CAPTION_KEYS, *PAGE_KEYS)))  # of all dialects
+KEYS = tuple(dict.fromkeys((*CONVERSATION_KEYS, *QUESTION_KEYS, *CAPTION_KEYS, *PAGE_KEYS)))  # keys of all dialects
 
-Reader = Callable[[Mapping[str, Any], Mapping[str, Any], str, Keys], Conversation]  # fields that are read, the whole row, its key
+Reader = Callable[[Mapping[str, Any], Mapping[str, Any], str, Keys], Conversation]  # of the read fields, the whole row, its key
 
 
 class Row(NamedTuple):
-    """What a row says: turns with one mark for each file, the files in order, the kind of question ("" if not given)."""
+    """The content of a row: turns with one mark for each file, the files in order, and the family ("" if not given)."""
 
     turns: tuple[Turn, ...]
     images: tuple[MediaFile, ...]
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 def read_row(record: object, key: str, keys: Keys, settings: SourceSettings) -> Row:
-    """A row in one of the dialects, told by its keys:
+    """Reads a row in one of the dialects, which is recognised by its keys:
 
     - "conversations" or "messages": a conversation (turns.read_conversation);
     - "question" and "answer": one question (texts.read_question);
@@ -44,12 +44,13 @@ def read_row(record: object, key: str, keys: Keys, settings: SourceSettings) -> 
     - a picture or clip and "caption" or "text": a caption (texts.read_caption);
     - "text" alone: a plain text (texts.read_document).
 
-    The source's `columns` name columns for these keys first.
+    Columns that the source's `columns` maps to these keys are renamed first.
 
     Args:
-      key: names the row.
-      keys: of the source: what is not read is counted or refused there.
-      settings: of the source.
+      record: the row; an error if it is not a dict.
+      key: name of the row.
+      keys: checker of the source's keys, which counts or refuses keys that are not read.
+      settings: settings of the source.
 
     Raises:
       SampleError: "bad_record", "bad_text", "bad_media", "web_address", "unknown_key", "unknown_role", "unknown_mark", "empty_answer",
@@ -71,7 +72,7 @@ def read_row(record: object, key: str, keys: Keys, settings: SourceSettings) -> 
 
 
 def _dialect(fields: Mapping[str, Any], record: Mapping[str, Any], prompts: tuple[str, ...]) -> tuple[tuple[str, ...], Reader | None]:
-    """The keys that a row's dialect reads, and what reads it; None for a row in none of them."""
+    """Returns the keys that a row's dialect reads, and the function that reads it; None if the row is in no dialect."""
     has = fields.keys().__contains__
     if any(map(has, TURNS_KEYS)):
         return CONVERSATION_KEYS, read_conversation
@@ -85,15 +86,16 @@ def _dialect(fields: Mapping[str, Any], record: Mapping[str, Any], prompts: tupl
         return known, lambda fields, record, key, keys: texts.read_caption(fields, record, key, prompts)
     if has("text"):
         return DOCUMENT_KEYS, lambda fields, record, key, keys: texts.read_document(fields, key)
-    if any(name in record for name in TURNS_KEYS):  # empty: it says so
+    if any(name in record for name in TURNS_KEYS):  # the turns are empty: read_conversation reports it
         return CONVERSATION_KEYS, read_conversation
     return KEYS, None
 
 
 def with_rate(clip: RowClip, rate: float, key: str) -> RowClip:
-    """A clip given as frames, with their times. `rate`: frames a second where the row does not say.
+    """Returns a clip given as frames with their times. `rate`: frames per second if the row does not give them; 0: not known.
 
-    Raises SampleError "bad_record" where nothing says when the frames are shown.
+    Raises SampleError "bad_record" if neither the row nor `rate` gives times, if the row gives both a rate and times, or if the number of
+    times is not that of the frames.
     """
     if clip.times:
         if clip.rate:
@@ -112,7 +114,7 @@ def with_rate(clip: RowClip, rate: float, key: str) -> RowClip:
 
 
 def _renamed(record: dict[str, Any], key: str, columns: Mapping[str, str]) -> dict[str, Any]:
-    """The row with the columns that the source names under the keys that are read."""
+    """Returns the row with the columns in `columns` renamed to the keys that are read."""
     if not columns:
         return record
     taken = set(columns.values())

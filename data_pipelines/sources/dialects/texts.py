@@ -1,4 +1,4 @@
-"""Rows that are no conversations: a caption, a question and its answer, an interleaved page, a plain text."""
+"""Reads rows that are not conversations: a caption, a question and its answer, an interleaved page, a plain text."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ _CHOICES = string.ascii_uppercase
 
 
 def read_document(fields: Mapping[str, Any], key: str) -> Conversation:
-    """`text`: learned whole, as a document of the language share. Marks in it are words. Raises SampleError "bad_record", "bad_text"."""
+    """Reads `text`, which is learned completely, as a document of the language share. Marks in it are words.
+
+    Raises SampleError "bad_record", "bad_text", "empty_answer".
+    """
     return Conversation((Turn(DOCUMENT, as_words(_words(fields["text"], "text", key))),), (), ())
 
 
 def read_page(fields: Mapping[str, Any], key: str) -> Conversation:
-    """`images` and `texts`, lists of equal length (OBELICS): a text or an image at each place, null for the other.
+    """Reads `images` and `texts`, lists of equal length (OBELICS): at each index one of them has an image or a text, the other null.
 
-    The page is one document in that order, a line for each. Raises SampleError "bad_record", "bad_text", "bad_media", "web_address".
+    The page becomes one document in that order, with a line for each. Raises SampleError "bad_record", "bad_text", "bad_media", "web_address".
     """
     images, texts = fields["images"], fields["texts"]
     if not isinstance(images, list) or not isinstance(texts, list) or len(images) != len(texts):
@@ -46,9 +49,9 @@ def read_page(fields: Mapping[str, Any], key: str) -> Conversation:
 
 
 def read_caption(fields: Mapping[str, Any], record: Mapping[str, Any], key: str, prompts: tuple[str, ...]) -> Conversation:
-    """A file and its `caption` or `text`: the answer to one of `prompts`, or to the file alone where there are none.
+    """Reads a file and its `caption` or `text`, which becomes the answer to one of `prompts`, or to the file alone if there are none.
 
-    Raises SampleError "bad_record", "bad_text", "bad_media", "web_address".
+    Raises SampleError "bad_record", "bad_text", "bad_media", "web_address", "empty_answer".
     """
     given = [field for field in ("caption", "text") if field in fields]
     if len(given) > 1:
@@ -58,9 +61,10 @@ def read_caption(fields: Mapping[str, Any], record: Mapping[str, Any], key: str,
 
 
 def read_question(fields: Mapping[str, Any], record: Mapping[str, Any], key: str, prompts: tuple[str, ...]) -> Conversation:
-    """`question` and `answer`, with a `system` prompt and media. A prompt may write {question} and any other column of the row in braces.
+    """Reads `question` and `answer`, with an optional `system` prompt and media.
 
-    Raises SampleError "bad_record", "bad_text", "bad_media", "web_address".
+    A prompt may contain {question} and any other column of the row in braces.
+    Raises SampleError "bad_record", "bad_text", "bad_media", "web_address", "empty_answer".
     """
     question, answer = (_words(fields[field], field, key) if field in fields else "" for field in ("question", "answer"))
     if not question or not answer:
@@ -73,7 +77,7 @@ def read_question(fields: Mapping[str, Any], record: Mapping[str, Any], key: str
 
 @functools.cache
 def columns_of(prompts: tuple[str, ...]) -> frozenset[str]:
-    """The columns that prompts write in braces. Raises ValueError for a prompt with braces that do not match."""
+    """Returns the columns that prompts contain in braces. Raises ValueError for a prompt with unbalanced braces."""
     return frozenset(name for prompt in prompts for _, name, _, _ in string.Formatter().parse(prompt) if name)
 
 
@@ -89,12 +93,12 @@ def _answered(
 
 
 def choose(prompts: Sequence[str], key: str) -> str:
-    """One of the prompts: for a row always the same."""
+    """Returns one of the prompts, chosen by a hash of the row's key, so that a row always has the same one."""
     return prompts[int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % len(prompts)]
 
 
 def _column(value: Any, name: str, key: str) -> str:
-    """A column's text in a prompt; a list becomes lines A. B. C."""
+    """Returns a column's text for a prompt; a list becomes lines that begin with "A. ", "B. " and so on."""
     if isinstance(value, list) and 0 < len(value) <= len(_CHOICES):
         return "\n".join(f"{letter}. {_words(each, name, key)}" for letter, each in zip(_CHOICES, value, strict=False))
     if is_empty(value):
@@ -103,7 +107,7 @@ def _column(value: Any, name: str, key: str) -> str:
 
 
 def _words(value: Any, name: str, key: str) -> str:
-    """A text that says something; whole numbers are written out."""
+    """Returns a text with at least one character that is not white space; whole numbers are converted to text."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else read_text(value, f'"{name}"', key)
     if not text.strip():
         raise SampleError("empty_answer", f'{key}: "{name}" has no words')

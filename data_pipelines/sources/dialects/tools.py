@@ -1,7 +1,7 @@
-"""Tool calls as text, as Qwen3's chat template writes them (the tokenizer_config.json of its checkpoints): the model's own form.
+"""Writes tool calls as text in the format of Qwen3's chat template (in the tokenizer_config.json of its checkpoints).
 
-A call is JSON in `<tool_call>` within the assistant's turn; what a tool says is in `<tool_response>` within a user's turn, several in a
-row in one; the tools are described at the end of the system prompt.
+A call is JSON in `<tool_call>` within the assistant's turn. A tool's answer is in `<tool_response>` within a user's turn, which has all
+consecutive answers. The tools are described at the end of the system prompt.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _AFTER = (
 
 
 def system_text(prompt: str, tools: Any, key: str) -> str:
-    """The system prompt with the tools of a row: a list of objects, or its JSON. Raises SampleError "bad_record"."""
+    """Returns the system prompt with the descriptions of a row's tools. Raises SampleError "bad_record".
+
+    `tools` is a list of objects, or its JSON text.
+    """
     if isinstance(tools, str):
         tools = _parse(tools, '"tools"', key)
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
@@ -37,7 +40,10 @@ def system_text(prompt: str, tools: Any, key: str) -> str:
 
 
 def calls_text(text: str, calls: Any, where: str) -> str:
-    """What an assistant says, and its calls: a list in the form of OpenAI's API, or of {"name", "arguments"}."""
+    """Returns the text of an assistant's turn followed by its calls. Raises SampleError "bad_record".
+
+    `calls` is a list in the format of OpenAI's API, or of {"name", "arguments"}, or its JSON text.
+    """
     calls = _parse(calls, '"tool_calls"', where) if isinstance(calls, str) else calls
     if not isinstance(calls, list) or not calls:
         raise SampleError("bad_record", f'{where}: "tool_calls" must be a list of calls')
@@ -45,7 +51,10 @@ def calls_text(text: str, calls: Any, where: str) -> str:
 
 
 def call_text(call: Any, where: str) -> str:
-    """One call: {"name", "arguments"}, or that under "function", or its JSON. Raises SampleError "bad_record"."""
+    """Returns the text of one call: {"name", "arguments"}, or an object with that under "function", or its JSON.
+
+    Raises SampleError "bad_record".
+    """
     call = _parse(call, "the tool call", where) if isinstance(call, str) else call
     inner = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(inner, Mapping) or "name" not in inner:
@@ -58,7 +67,7 @@ def call_text(call: Any, where: str) -> str:
 
 
 def join_answers(turns: Sequence[tuple[Turn, bool]]) -> tuple[Turn, ...]:
-    """The turns, those that follow each other and are a tool's answers (True) joined to one of the user."""
+    """Returns the turns, with consecutive answers of tools (marked True) joined to one turn of the user."""
     joined: list[Turn] = []
     open_answer = False
     for turn, is_answer in turns:

@@ -1,5 +1,5 @@
-"""Conversations: `conversations` (from, value) and `messages` (role, content), with a system prompt, tools and media in columns beside
-them or in parts of the content. The layouts of LLaVA, ShareGPT, OpenAI's API, Qwen-VL, ms-swift and LLaMA-Factory."""
+"""Reads conversations: `conversations` (from, value) and `messages` (role, content), with a system prompt, tools and media in columns beside
+them or in parts of the content. These are the layouts of LLaVA, ShareGPT, OpenAI's API, Qwen-VL, ms-swift and LLaMA-Factory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PART_KEYS = ("type", "text", "image", "image_url", "video", "video_url", "fps",
 
 
 class Conversation(NamedTuple):
-    """Turns, with the files that stand at their marks in order."""
+    """Turns, and the files of their marks in order."""
 
     turns: tuple[Turn, ...]
     images: tuple[MediaFile, ...]
@@ -30,11 +30,13 @@ class Conversation(NamedTuple):
 
 
 def read_conversation(fields: Mapping[str, Any], record: Mapping[str, Any], key: str, keys: Keys) -> Conversation:
-    """A row with `conversations` or `messages`.
+    """Reads a row with `conversations` or `messages`.
 
     Args:
-      fields: what the row says under KEYS.
+      fields: fields of the row with keys in KEYS.
       record: the whole row.
+      key: name of the row.
+      keys: checker of the source's keys.
 
     Raises SampleError "bad_record", "bad_text", "bad_media", "web_address", "unknown_key", "unknown_role", "empty_answer".
     """
@@ -52,22 +54,22 @@ def read_conversation(fields: Mapping[str, Any], record: Mapping[str, Any], key:
 
 
 def read_turns(conversation: object, key: str, keys: Keys) -> tuple[tuple[Turn, ...], Conversation]:
-    """Turns of a list of {"from", "value"} or {"role", "content"}, and the files that their parts name.
+    """Returns the turns of a list of {"from", "value"} or {"role", "content"}, and the files that their parts name.
 
-    On assistant turns also "is_input", "loss" or "weight", and "tool_calls". Raises SampleError as read_conversation.
+    Assistant turns may also have "is_input", "loss" or "weight", and "tool_calls". Raises SampleError as read_conversation.
     """
     if not isinstance(conversation, list) or not conversation:
         raise SampleError("bad_record", f'{key}: "conversations" must be a list of at least one turn with "from" and "value"')
     reader = _TurnReader(keys)
     read = [reader.read(turn, f"{key}, turn {number}") for number, turn in enumerate(conversation)]
     turns = tools.join_answers(read)
-    if reader.images or reader.clips:  # the parts say where files stand: marks in their texts are words
+    if reader.images or reader.clips:  # the parts give the places of files: marks in their texts are words
         turns = tuple(Turn(turn.role, reader.with_marks(turn.text), turn.is_input) for turn in turns)
     return turns, Conversation(turns, tuple(reader.images), tuple(reader.clips))
 
 
 def _with_system(fields: Mapping[str, Any], turns: tuple[Turn, ...], key: str) -> tuple[Turn, ...]:
-    """The turns after the system prompt that stands beside them, with the tools of the row."""
+    """Returns the turns, preceded by a system turn if the row has a system prompt or tools, whose descriptions end the prompt."""
     first, rest = (turns[0], turns[1:]) if turns[0].role == "system" else (None, turns)
     if "system" in fields and any(turn.role == "system" for turn in turns):
         raise SampleError("bad_record", f'{key}: the row has a key "system" and a system turn: keep one of them')
@@ -78,9 +80,9 @@ def _with_system(fields: Mapping[str, Any], turns: tuple[Turn, ...], key: str) -
 
 
 class _TurnReader:
-    """Reads turns one after the other, and gathers the files of their parts.
+    """Reads turns one after the other, and collects the files of their parts.
 
-    A part that is a file leaves a placeholder in the turn's text, until it is known whether the row's parts name files at all.
+    A part that is a file becomes a placeholder in the turn's text until all turns are read and it is known whether the parts name files at all.
     """
 
     def __init__(self, keys: Keys):
@@ -89,7 +91,7 @@ class _TurnReader:
         self._keys = keys
 
     def read(self, turn: Any, where: str) -> tuple[Turn, bool]:
-        """The turn, and whether it is what a tool says."""
+        """Returns the turn, and whether it is a tool's answer."""
         if not isinstance(turn, dict):
             raise SampleError("bad_record", f'{where}: a turn is an object with the strings "from" and "value", or "role" and "content"')
         fields = self._keys.read(turn, TURN_KEYS)
@@ -116,7 +118,7 @@ class _TurnReader:
         return Turn(role, text, is_input), is_answer
 
     def with_marks(self, text: str) -> str:
-        """A turn's text with the placeholders of files replaced by marks, and marks in its words by words."""
+        """Returns a turn's text with placeholders of files replaced by marks, after turning marks in the text into words."""
         return as_words(text).replace(_IMAGE_PART, IMAGE_MARK).replace(_CLIP_PART, VIDEO_MARK)
 
     def _content(self, content: Any, name: str, where: str) -> str:
@@ -125,7 +127,7 @@ class _TurnReader:
         return "".join(self._part(part, f"{where}, part {number}") for number, part in enumerate(content))
 
     def _part(self, part: Any, where: str) -> str:
-        """The text of a part; of a file its placeholder, or its mark where the file itself stands in a column of the row."""
+        """Returns the text of a part; for a file its placeholder, or its mark if the part is empty and a column of the row names the file."""
         if isinstance(part, str):
             return read_text(part, "a part", where)
         if not isinstance(part, dict):
@@ -159,7 +161,7 @@ _IMAGE_PART, _CLIP_PART = "\ufdd1", "\ufdd2"  # noncharacters like marks.NONCHAR
 
 
 def _address(value: Any) -> Any:
-    """OpenAI's API writes {"url": ...}."""
+    """Returns the address in {"url": ...}, the format of OpenAI's API; any other value unchanged."""
     return value["url"] if isinstance(value, dict) and set(value) - {"detail"} == {"url"} else value
 
 
@@ -168,7 +170,7 @@ def _says_nothing(turn: Mapping[str, Any]) -> bool:
 
 
 def _either(turn: Mapping[str, Any], key: str, other: str, where: str) -> tuple[Any, str]:
-    """The value of one of two spellings of a key, and the spelling."""
+    """Returns the value of a key that has two spellings, and the spelling in the turn. Raises SampleError "bad_record" unless it has one."""
     given = [spelling for spelling in (key, other) if turn.get(spelling) is not None]
     if len(given) != 1:
         says = "both" if given else "neither of them"
@@ -187,7 +189,7 @@ def _role(name: str, name_key: str, where: str) -> str:
 
 
 def _is_input(fields: Mapping[str, Any], role: str, where: str) -> bool:
-    """Whether a turn is context only; "loss" and "weight" say the opposite."""
+    """Returns True if an answer is context only, from "is_input" or as the opposite of "loss" or "weight"."""
     is_input = fields.get("is_input", False)
     if not isinstance(is_input, bool) or (is_input and role != "assistant"):
         raise SampleError("bad_record", f'{where}: "is_input" is true or false, and true on assistant turns only')

@@ -1,4 +1,4 @@
-"""Values of a row, checked one by one."""
+"""Checks single values of a row."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _KINDS: dict[type, str] = {bool: "true or false", int: "a number", float: "a num
 
 
 def read_text(value: object, what: str, where: str) -> str:
-    """A string of whole characters: JSON can write half of a surrogate pair, which no file or tokenizer can.
+    """Returns a string after checking its characters: JSON can contain half of a surrogate pair, which files and tokenizers cannot.
 
-    Raises SampleError "bad_record" for another type, "bad_text".
+    Raises SampleError "bad_record" for another type, "bad_text" for half of a surrogate pair or the reserved character U+FDD0.
     """
     if not isinstance(value, str):
         raise SampleError("bad_record", f"{where}: {what} must be a string, not {kind_of(value)}")
@@ -30,19 +30,19 @@ def read_text(value: object, what: str, where: str) -> str:
 
 
 def read_number(value: object, what: str, where: str) -> float:
-    """A finite number. Raises SampleError "bad_record"."""
+    """Returns a finite number. Raises SampleError "bad_record"."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise SampleError("bad_record", f"{where}: {what} must be a number, not {value!r}")
     return float(value)
 
 
 def kind_of(value: object) -> str:
-    """What a JSON value is, for a message."""
+    """Returns the kind of a JSON value for a message, such as "a list"."""
     return _KINDS.get(type(value), "null")
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a value says nothing: exports write every column in every row."""
+    """Returns True if a value has no content. Such values are common, since exports write every column in every row."""
     if isinstance(value, str | bytes):
         return not value
     if isinstance(value, float):
