@@ -166,10 +166,10 @@ class SourceSettings:
       pictures: how a file becomes 8-bit RGB. "faithful": as a viewer shows it (16-bit, 32-bit and float greys scaled to 8 bits,
         transparency over white, EXIF orientation, clip rotation and pixel aspect ratio applied). "reference": NEO's preprocessing, pixel
         for pixel (greys above 255 become white, transparency is dropped, orientation, rotation and pixel aspect ratio are ignored).
-      ignore: keys of rows and turns to ignore; without this, they are refused because they can change what is trained.
+      ignore: keys of rows and turns to ignore that would otherwise be refused because they can change what is trained.
       columns: column name in the rows for each key: {"question": "problem", "answer": "solution", "image": "picture"}.
       prompts: texts of the user's turn for captions and questions; one of them is chosen for each row. {question} and {COLUMN} in braces are
-        replaced by the row's value; a list becomes lines A. B. C. Without prompts, the text is the question, and empty for captions.
+        replaced by the row's value; a list becomes lines A. B. C. Without prompts, the text is the question; for captions, there is only the file.
       frame_rate: frames a second of clips that are given as frames (a list of pictures or a folder) by rows without "fps" or "timestamps".
       given_sizes: True: `width` and `height` of a row (numbers, or lists for several pictures) are the sizes of its pictures under the
         `pictures` policy, and indexing opens no picture. A picture of another size fails when it is decoded.

@@ -1,4 +1,4 @@
-"""Examines rows before a configuration for them exists: which are usable, how long they are, and how to divide them into training and held-out.
+"""Examines rows before a configuration for them exists: which are usable, how long they are, and which to hold out.
 
 No pixels are decoded: sizes come from the headers of files.
 """

@@ -40,8 +40,8 @@ def image_limits(images: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.
 def frame_limits(frames: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.int64]:
     """Returns the largest number of pixels of each frame of clips that show `frames` frames.
 
-    This is the limit of as many images; above FEW_FRAMES frames also at most phase.frame_pixels. If phase.clip_pixels is not 0, a frame also
-    has at most an equal share of it, but this share is at least min_pixels.
+    The limit is that of one of `frames` images (image_limits). With more than FEW_FRAMES frames it is at most phase.frame_pixels. If
+    phase.clip_pixels is not 0, it is also at most clip_pixels // frames, but this bound is at least min_pixels.
     """
     count = np.maximum(np.asarray(frames, np.int64), 1)
     limit = image_limits(count, phase)

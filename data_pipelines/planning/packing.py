@@ -134,7 +134,7 @@ class _Shelf:
         return None
 
     def last(self, wanted: float, rest: Sequence[int], count: int) -> int | None:
-        """Returns the longer, near `wanted` tokens, of the two samples that best fill the rest; if `count` < 2, one alone is preferred."""
+        """Returns the longer sample, near `wanted` tokens, of the pair that best fills the rest; if `count` < 2, prefers a single sample."""
         limit, misses = rest[0], 0
         while misses < _MISSES and (at := self._choose(wanted, rest[0], count, bisect.bisect_right(self.tokens, limit))) is not None:
             tokens, sample = self.tokens[at], self._sample(at)

@@ -51,7 +51,7 @@ class Scene:
 
     Attributes:
       height, width: pixels; not necessarily multiples of CELL.
-      ground: whether it is a view over a plane with a horizon, where lower and larger means nearer.
+      ground: whether it is a view over a plane with a horizon, in which lower and larger means nearer.
       tint: background colour, 0 to 255 per channel.
       noise: seed of the background's noise.
     """

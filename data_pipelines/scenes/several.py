@@ -18,7 +18,7 @@ def _example(scenes: list[Scene], questions: list[Question]) -> Example:
 
 
 def where(random: Random) -> Example:
-    """Three images, each of a single different thing, with questions about which image shows which thing."""
+    """Three images, each of one thing, all different, with questions about which image shows which thing."""
     grid = random.choice(GRIDS)
     scenes = []
     for shape, colour in zip(random.sample(SHAPES, 3), random.sample(tuple(COLOURS), 3), strict=True):
