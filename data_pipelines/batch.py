@@ -1,6 +1,6 @@
-"""What the model is fed: rows and batches of rows as typed tuples. numpy only; jax takes them as pytrees.
+"""The model's input: rows and batches of rows as typed tuples. Uses numpy only; jax takes the tuples as pytrees.
 
-Shape legend: B rows, L tokens of a row, V visual tokens, P pieces of a row cut for context shards. A row has the same fields without B.
+Shape legend: B rows, L tokens of a row, V visual tokens, P pieces of a row divided for context shards. A row has the same fields without B.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from data_pipelines.schema import VISUAL_TOKEN_BYTES
 
 Array = Any  # numpy on the host, jax on the devices
 
-BATCHES_AHEAD = 2  # batches that the loader has begun to copy to the devices before they are asked for: one waiting, one in work
-MIN_PIECES, MAX_PIECES = 6, 20  # pieces a shard takes; more balance better and cut the tiles of attention kernels more often
-ALIGNMENTS = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)  # tokens: a tile of queries that lies in one piece touches few keys
+BATCHES_AHEAD = 2  # batches that the loader copies to the devices before they are requested: one complete, one in progress
+MIN_PIECES, MAX_PIECES = 6, 20  # pieces of a shard; more pieces balance better but split the tiles of attention kernels more often
+ALIGNMENTS = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)  # tokens; a tile of queries inside one piece attends to few keys
 
 
 class Intervals(NamedTuple):
-    """The keys that each query sees: [lo, hi) of its row, lo < hi. Neither ever decreases along a row.
+    """The keys that each query attends to: [lo, hi) of its row, with lo < hi. Neither lo nor hi decreases along a row.
 
     Attributes:
       lo, hi: [B, L] int32.
@@ -33,18 +33,18 @@ class Intervals(NamedTuple):
 
 
 class ModelInputs(NamedTuple):
-    """What the forward pass reads.
+    """Inputs of the forward pass.
 
     Attributes:
       tokens: [B, L] int32 ids.
       positions: [B, L, 3] int32: t, h, w of each token.
-      intervals: [B, L] each: the keys that each token sees. Padding sees itself, so that no softmax is empty.
+      intervals: [B, L] each: the keys that each token attends to. A padding token attends to itself, so that no softmax is empty.
       visual_slot: [B, L] int32: index into the visual tokens of the row (of the token's own context shard), or -1.
-      visual: [B, V, 3072] uint8: pixels of visual tokens, in order; zeros where unused. With several context shards: the first shard's
-        visual tokens, then the second's ..., with as much room for each shard as may fall to it.
+      visual: [B, V, 3072] uint8: pixels of visual tokens, in order; unused entries are zeros. With several context shards: the first shard's
+        visual tokens, then the second's and so on; each shard has `visual_room` entries.
       visual_position: [B, V, 2] int32: row and column of each visual token in its image, in visual tokens.
-      pieces: [B, P] int32, with several context shards: where piece p of the row stands, counted in pieces, when the shards stand one after
-        the other; else None.
+      pieces: [B, P] int32 with several context shards: position of piece p of the row, counted in pieces, in the concatenation of the
+        shards; else None.
     """
 
     tokens: Array
@@ -57,13 +57,13 @@ class ModelInputs(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a training step reads.
+    """Inputs of a training step.
 
     Attributes:
-      inputs: of the forward pass.
-      targets: [B, L] int32, already shifted: targets[i] is the label of position i + 1; 0 where there is none.
-      loss_weights: [B, L] float32: weight of predicting targets[i] at position i; 0 where there is no label.
-      source: [B, L] int32: index of the source each token came from, in the order of the configuration's sources; -1 for padding.
+      inputs: inputs of the forward pass.
+      targets: [B, L] int32, already shifted: targets[i] is the label of position i + 1; 0 if there is none.
+      loss_weights: [B, L] float32: weight of predicting targets[i] at position i; 0 if there is no label.
+      source: [B, L] int32: index of each token's source, in the order of the configuration's sources; -1 for padding.
     """
 
     inputs: ModelInputs
@@ -81,7 +81,7 @@ class ArraySpec:
 
 
 def batch_spec(rows: int, context: int, visual_tokens: int, shards: int = 1) -> Batch:
-    """A Batch of ArraySpec: the shape and type of every array of a batch whose rows are cut for so many context shards."""
+    """Returns a Batch of ArraySpec: the shape and type of every array of a batch whose rows are divided for `shards` context shards."""
     room = shards * visual_room(context, visual_tokens, shards) if shards > 1 else visual_tokens
     per_token, triple = ArraySpec((rows, context), np.int32), ArraySpec((rows, context, 3), np.int32)
     pieces = ArraySpec((rows, shards * pieces_of_shard(context, shards)), np.int32) if shards > 1 else None
@@ -98,7 +98,7 @@ def batch_spec(rows: int, context: int, visual_tokens: int, shards: int = 1) -> 
 
 
 def map_arrays(function: Callable[..., Any], first: Any, *others: Any) -> Any:
-    """A tuple of the kind of `first` with function(array, *arrays of the others at the same place) at each array; None stays None."""
+    """Returns a tuple of the type of `first`: each array becomes function(array, *the corresponding arrays of `others`); None stays None."""
     if first is None:
         return None
     if isinstance(first, tuple):
@@ -107,7 +107,7 @@ def map_arrays(function: Callable[..., Any], first: Any, *others: Any) -> Any:
 
 
 def arrays(batch: Any) -> Iterator[tuple[str, Any]]:
-    """(name, array) of every array of a Batch, ModelInputs or Intervals, in order."""
+    """Yields (name, array) for every array of a Batch, ModelInputs or Intervals, in order."""
     for name, value in zip(batch._fields, batch, strict=True):
         if isinstance(value, tuple):
             yield from arrays(value)
@@ -116,18 +116,18 @@ def arrays(batch: Any) -> Iterator[tuple[str, Any]]:
 
 
 def stack(rows: Sequence[Any]) -> Any:
-    """Rows to a batch: every array with a leading dimension of rows."""
+    """Stacks rows into a batch: every array gets a leading dimension of rows."""
     return map_arrays(lambda *parts: np.stack(parts), *rows)
 
 
 def document_intervals(length: int, starts: npt.ArrayLike, sizes: npt.ArrayLike) -> Intervals:
-    """The intervals [L] of one document: a text token sees what is not later, an image token also the whole of its image (NEO, eq. 7).
+    """Returns the intervals [L] of one document: a token attends to itself and earlier tokens, an image token also to its whole image (NEO, eq. 7).
 
-    The one place where the mask is made: packing, prompts, plans and benchmarks call it.
+    Only this function defines the mask: packing, prompts, plans and benchmarks call it.
 
     Args:
-      length: tokens of the document.
-      starts, sizes: first token of each image, and how many visual tokens it has; images lie within the document and do not overlap.
+      length: number of tokens of the document.
+      starts, sizes: first token and number of visual tokens of each image; images lie within the document and do not overlap.
     """
     starts, sizes = np.asarray(starts, np.int64), np.asarray(sizes, np.int64)
     hi = np.arange(1, length + 1, dtype=np.int32)
@@ -137,7 +137,7 @@ def document_intervals(length: int, starts: npt.ArrayLike, sizes: npt.ArrayLike)
 
 
 def row_intervals(documents: Sequence[Intervals], length: int, start: int = 0) -> Intervals:
-    """The intervals [L] of a row: documents one after the other from token `start` on; every other token sees itself alone."""
+    """Returns the intervals [L] of a row: consecutive documents from token `start` on; every other token attends to itself only."""
     lo = np.arange(length, dtype=np.int32)
     hi = lo + 1
     for document in documents:
@@ -148,12 +148,12 @@ def row_intervals(documents: Sequence[Intervals], length: int, start: int = 0) -
 
 
 def attended_pairs(intervals: Intervals, axis: int | None = None) -> Any:
-    """Pairs of a query and a key that attend to each other, summed over all queries or along an axis."""
+    """Returns the number of attended pairs (query, key), summed over all queries or along an axis."""
     return (np.asarray(intervals.hi, np.int64) - intervals.lo).sum(axis=axis)
 
 
 def pieces_of_shard(context: int, shards: int) -> int:
-    """How many pieces each shard takes of a row of `context` tokens, which divides by `shards`."""
+    """Returns the number of pieces of each shard of a row of `context` tokens, a multiple of `shards`."""
     length = context // shards
     for alignment in ALIGNMENTS:
         for count in range(MIN_PIECES, MAX_PIECES + 1):
@@ -163,5 +163,5 @@ def pieces_of_shard(context: int, shards: int) -> int:
 
 
 def visual_room(context: int, visual_tokens: int, shards: int) -> int:
-    """Visual tokens that a context shard has room for: as many as may fall to it, whichever pieces it takes."""
+    """Returns the capacity of a context shard in visual tokens: enough for any assignment of pieces."""
     return min(visual_tokens, context // shards)

@@ -40,8 +40,8 @@ from data_pipelines.schema import DataError, PhaseSettings, Sample
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
 
-# Where the time of a step goes: the functions that the pipeline calls, by the place where it looks them up. Time in a function that another of
-# them calls counts for the inner one alone.
+# The functions that are timed, by stage: (module or class in which the pipeline looks up the function, its name). If one of these functions
+# calls another, the time counts for the inner one only.
 STAGES: dict[str, Sequence[tuple[Any, str]]] = {
     "planning": ((Planner, "planned"),),
     "headers": ((documents.images, "image_size"), (documents.video, "probe")),
@@ -56,18 +56,18 @@ ROWS, OTHER = "reading rows", "other"
 
 @dataclasses.dataclass(frozen=True)
 class PhaseBench:
-    """What the input of one phase gives.
+    """Throughput of the input pipeline in one phase.
 
     Attributes:
-      phase: its name.
-      threads, cores: that decode, and of this machine.
-      rows, seconds: rows that were read, and how long it took without the first step.
-      first_row_seconds: from a ready index to the first step's rows.
-      samples, images, frames, tokens, visual_tokens: in these rows, a second. Tokens are those that are not padding, visual ones among them.
-      cpu_seconds: of the processor, for a second of the clock.
-      fill, visual_fill: share of the rows' tokens, and of their visual tokens, that is used; the latter None in a phase without.
-      memory_mib: resident, at most, of the whole process.
-      stages: share of the processor's time in one thread by what is done.
+      phase: name of the phase.
+      threads, cores: number of decoding threads, and number of cores of this machine.
+      rows, seconds: number of rows read, and wall time for them, both without the first step.
+      first_row_seconds: seconds from a ready index to the first step's rows.
+      samples, images, frames, tokens, visual_tokens: number in these rows per second. Tokens exclude padding and include image tokens.
+      cpu_seconds: processor seconds per second of wall time.
+      fill, visual_fill: share of the rows' tokens, and of their visual tokens, that is used; the latter is None if the phase has none.
+      memory_mib: peak resident memory of the whole process in MiB.
+      stages: share of the processor time by stage, measured with one thread.
     """
 
     phase: str
@@ -88,7 +88,7 @@ class PhaseBench:
     stages: dict[str, float]
 
     def lines(self) -> Iterator[str]:
-        """The report for people."""
+        """Yields the lines of the printed report."""
         yield f"{self.phase}: {self.rows:,} rows in {self.seconds:.1f} s with {self.threads} threads on {self.cores} cores"
         yield f"  to the first row from a ready index: {self.first_row_seconds:.2f} s; at most {self.memory_mib:,.0f} MiB resident"
         visual = "" if self.visual_fill is None else f", visual tokens {self.visual_fill:.1%}"
@@ -101,15 +101,15 @@ class PhaseBench:
 
 
 def bench(configuration: Configuration, phases: Sequence[str], steps: int, threads: int) -> Iterator[PhaseBench]:
-    """Yields what the input gives in each of these phases; all of them where none is named.
+    """Measures the input pipeline in each of these phases; in all phases if `phases` is empty.
 
     Args:
-      configuration: with a tokenizer and an index folder.
-      phases: names.
-      steps: that are timed in each phase, after the first.
-      threads: that decode.
+      configuration: configuration with a tokenizer and an index folder.
+      phases: names of the phases.
+      steps: number of steps that are timed in each phase, after the first step.
+      threads: number of decoding threads.
 
-    Raises DataError for a configuration or data that cannot be used.
+    Raises DataError if the configuration or data cannot be used.
     """
     configuration.require_index()
     names = [phase.name for phase in configuration.phases]
@@ -137,7 +137,7 @@ def _bench_phase(
         raise DataError(f"phase {phase.name} has {phase.rows // phase.rows_per_step} steps; two at least are needed to time one")
 
     def read(threads: int, sources: Sequence[Source]) -> _Read:
-        with tempfile.TemporaryDirectory() as folder:  # of the log of samples that fail
+        with tempfile.TemporaryDirectory() as folder:  # for the log of failed samples
             began = time.perf_counter()
             log = pathlib.Path(folder) / "skipped.jsonl"
             rows = RowLoader(sources, indexes, [phase], tokenizer, configuration.seed, configuration.policy, log, threads)
@@ -153,7 +153,7 @@ def _bench_phase(
     clock = _Clock()
     with clock.watching():
         read(1, [_TimedSource(source, clock) for source in sources])
-    read_alone = max(1, clock.counts["__getitem__"])  # the loader is ahead of the steps that are timed
+    read_alone = max(1, clock.counts["__getitem__"])  # not `samples`: the loader reads ahead of the timed steps
     images, frames = (clock.counts[name] / read_alone * found.samples for name in ("decode", "read_frames"))
     rows = steps * phase.rows_per_step
     tokens, visual = found.counted.tolist()
@@ -181,7 +181,7 @@ def _bench_phase(
 
 
 class _Read(NamedTuple):
-    """One pass: seconds to the first step, of the others by the clock and the processor, and samples, tokens and visual tokens in them."""
+    """One pass: seconds to the first step; wall and processor seconds of the other steps; samples, tokens and visual tokens in them."""
 
     first: float
     seconds: float
@@ -191,23 +191,23 @@ class _Read(NamedTuple):
 
 
 def _count(batch: Batch) -> tuple[int, int]:
-    """Tokens and visual tokens of a batch."""
+    """Returns the number of tokens (without padding) and of visual tokens of a batch."""
     return int(np.count_nonzero(batch.source >= 0)), int(np.count_nonzero(batch.inputs.visual_slot >= 0))
 
 
 class _Clock:
-    """Processor time by stage, and calls by function, in all threads while it is `watching`."""
+    """Measures processor time by stage and counts calls by function, in all threads, inside the context `watching`."""
 
     def __init__(self) -> None:
         self.seconds: collections.Counter[str] = collections.Counter()
         self.counts: collections.Counter[str] = collections.Counter()
         self.total = 0.0
         self._lock = threading.Lock()
-        self._inner = threading.local()  # seconds that the functions called by the one at hand took
+        self._inner = threading.local()  # seconds spent in timed functions that the current function called
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Times the functions of STAGES."""
+        """Times the functions of STAGES while the context is open."""
         began = time.process_time()
         with contextlib.ExitStack() as patches:
             for stage, functions in STAGES.items():
@@ -255,7 +255,7 @@ class _Clock:
 
 
 class _TimedSource:
-    """A source whose rows are timed."""
+    """A source whose reading of rows is timed."""
 
     def __init__(self, source: Source, clock: _Clock):
         self._source, self.name, self.settings, self.ignored = source, source.name, source.settings, source.ignored

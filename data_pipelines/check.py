@@ -46,22 +46,22 @@ _EXAMPLES = 2  # of rows for each reason
 _THREADS = 8
 _WINDOW = 1024  # rows handed to the threads at a time
 _UNBOUNDED = 1 << 30
-# Pixels and frames as NEO-ov is trained with last (configs/neo_ov_2b.py, sft): what tokens are counted by where no phase takes a row.
+# Limits on pixels and frames of NEO-ov's last phase (configs/neo_ov_2b.py, sft). Tokens are counted with these if no phase takes a row.
 _REFERENCE = PhaseSettings(
     "reference", 1, _UNBOUNDED, _UNBOUNDED, _UNBOUNDED, _UNBOUNDED, 256 * 256, 4096 * 4096, 128, (1.0, 4.0), 512 * 512, {}
 )
 
 
 class Row(NamedTuple):
-    """What is found out of one row.
+    """Result of checking one row.
 
     Attributes:
-      key: names it.
-      reason, message: why it cannot be used; None for a usable row.
-      tokens: of the longest document that one of the phases makes of it; None without a tokenizer or if unusable.
-      labels: how many of these tokens carry a loss; None as tokens.
-      images: (height, width) of each of its images; frames of clips are not counted.
-      lost: for each phase, the budgets that it passes, or why the phase takes no such row; empty where it fits.
+      key: name of the row.
+      reason, message: reason why the row cannot be used; None for a usable row.
+      tokens: number of tokens of its longest document over all phases; None without a tokenizer or if unusable.
+      labels: number of these tokens that carry a label; None if `tokens` is None.
+      images: (height, width) of each of its images, without frames of clips.
+      lost: for each phase, the budgets that the row exceeds, or the reason why the phase does not take it; empty if it fits.
     """
 
     key: str
@@ -79,25 +79,25 @@ class Row(NamedTuple):
 
 
 class Checker:
-    """Checks the rows of one source, with what training calls on them.
+    """Checks the rows of one source with the functions that training uses.
 
     Args:
       source: the rows.
-      tokenizer: counts tokens; None: they are not counted.
-      phases: that documents are made for.
-      seed: of the run: it draws the frames of clips.
-      decode: all pixels are decoded too.
+      tokenizer: tokenizer that counts tokens; None: tokens are not counted.
+      phases: phases whose limits are applied.
+      seed: seed of the run; the choice of video frames depends on it.
+      decode: True to decode all pixels too.
     """
 
     def __init__(self, source: Source, tokenizer: Tokenizer | None, phases: Sequence[PhaseSettings], seed: int, decode: bool):
         self.source, self.phases = source, phases
         self._tokenizer = _Remembering(tokenizer) if tokenizer else None
         self._seed, self._decode = seed, decode
-        # Without a tokenizer, tokens are not judged.
+        # Without a tokenizer, conditions on "tokens" cannot be checked.
         self._filters = Filters([text for text in source.settings.keep if tokenizer or read_condition(text).name != "tokens"])
 
     def rows(self) -> Iterator[Row]:
-        """Yields every row in order; threads overlap the reading of files. Progress goes to standard error."""
+        """Yields the result for every row in order. Threads read files concurrently. Progress is written to standard error."""
         total = len(self.source)
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
             windows = (range(start, min(start + _WINDOW, total)) for start in range(0, total, _WINDOW))
@@ -116,7 +116,7 @@ class Checker:
             return Row(key, error.reason, str(error), None, None, [], ())
 
     def _filter(self, key: str, measured: Measured) -> None:
-        """Raises SampleError "filtered" for a sample that the source's `keep` leaves out."""
+        """Raises SampleError "filtered" if the source's `keep` excludes a sample."""
         if len(self._filters.rejected(pack([Entry(measured, None)]), slice(0, 1))):
             raise SampleError(FILTERED, f"{key}: left out by `keep`: {'; '.join(self.source.settings.keep)}")
 
@@ -142,7 +142,7 @@ class Checker:
 
 
 def _decode_pixels(sample: Sample, measured: Measured) -> None:
-    """Decodes every image, and every frame of a clip. Raises SampleError for what is damaged."""
+    """Decodes every image and every frame of every clip. Raises SampleError if one is damaged."""
     for image in sample.images:
         images.decode(images.read_bytes(image), image.name)
     for clip, info in zip(sample.clips, measured.clips, strict=True):
@@ -151,7 +151,7 @@ def _decode_pixels(sample: Sample, measured: Measured) -> None:
 
 
 class _Remembering(Tokenizer):
-    """Encodes each text once, since a row is measured for several phases."""
+    """A tokenizer with a cache of encoded texts, since a row is measured for several phases."""
 
     def __init__(self, tokenizer: Tokenizer):
         vars(self).update(vars(tokenizer))
@@ -162,7 +162,7 @@ class _Remembering(Tokenizer):
 
 
 class _Utf8:
-    """Bytes as tokens: stands in where no tokenizer is given, so that the same checks are made of every row."""
+    """A tokenizer model with bytes as tokens. Used if no tokenizer is given, so that every row gets the same checks."""
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
@@ -176,7 +176,7 @@ _LETTERS = Tokenizer(cast(Any, _Utf8()), {name: 256 + number for number, name in
 
 @dataclasses.dataclass
 class Summary:
-    """What was found out of a source: counts, and examples for each reason."""
+    """Result of checking a source: counts, and examples for each reason."""
 
     path: str
     phases: Sequence[PhaseSettings]
@@ -209,7 +209,7 @@ class Summary:
             self.lost.setdefault(phase.name, Counter()).update(passed)
 
     def verdict(self, policy: FailurePolicy) -> str | None:
-        """Returns None if training would go on with the source, else a sentence that says why not."""
+        """Returns None if training would accept the source, else a sentence with the reason."""
         counts = f"{self.unusable} of {self.rows} rows cannot be used ({counts_text(self.reasons)})"
         kept = self.rows - self.filtered
         if self.unusable == kept:
@@ -219,7 +219,7 @@ class Summary:
         return None
 
     def lines(self, ignored: Counter[str]) -> Iterator[str]:
-        """Yields the report."""
+        """Yields the lines of the report."""
         yield f"{self.path}: {self.rows - self.reasons.total():,} of {self.rows:,} rows can be used"
         for reason, count in self.reasons.most_common():
             yield f"  {count:,} {reason}"
@@ -237,7 +237,7 @@ class Summary:
 
 
 def _budgets_text(phase: PhaseSettings, lost: Counter[str] | None) -> str:
-    """How many rows pass each budget, with its size: "3 pass context 512, 1 no_frames"."""
+    """Returns the number of rows that exceed each budget, with its size: "3 pass context 512, 1 no_frames"."""
     parts = [
         f"{count:,} pass {name} {getattr(phase, name):,}" if hasattr(phase, name) else f"{count:,} {name}"
         for name, count in (lost or {}).items()
@@ -248,10 +248,10 @@ def _budgets_text(phase: PhaseSettings, lost: Counter[str] | None) -> str:
 def check(
     settings: SourceSettings, tokenizer: Tokenizer | None, configuration: Configuration | None, decode: bool, as_json: bool
 ) -> str | None:
-    """Checks one source and prints the report, or with `as_json` an object for each row.
+    """Checks one source and prints the report, or, if `as_json`, a JSON object for each row.
 
-    Returns None if training would go on with the source, else a sentence that says why not.
-    Raises DataError for a source that cannot be used at all.
+    Returns None if training would accept the source, else a sentence with the reason.
+    Raises DataError if the source cannot be used at all.
     """
     tables = pathlib.Path(configuration.index_folder) / "tables" if configuration and configuration.index_folder else None
     source = open_source(settings, tables)
@@ -269,7 +269,7 @@ def check(
 
 
 def _settings(file: str, options: argparse.Namespace, configuration: Configuration | None) -> SourceSettings:
-    """The source that a file is: as the configuration writes it where it names the same file, with what the command line adds."""
+    """Returns the settings of a file: those of the configuration's source with the same file, if any, with the command line's options added."""
     known = (*configuration.training, *configuration.heldout) if configuration else ()
     settings = next((source for source in known if _place(file) in map(_place, source.paths)), None)
     if settings is None:
@@ -284,13 +284,13 @@ def _settings(file: str, options: argparse.Namespace, configuration: Configurati
 
 
 def _place(path: str) -> str:
-    """What a path or pattern is the same as."""
+    """Returns the canonical form of a path or pattern, for comparison."""
     return path if is_remote(path) else os.path.realpath(pathlib.Path(path).expanduser())
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Ends with the status of data that cannot be used: this command has no other."""
+        """Exits with UNUSABLE, the only failure status of this command."""
         self.print_usage(sys.stderr)
         self.exit(UNUSABLE, f"{self.prog}: {message}\n")
 
@@ -336,5 +336,5 @@ def _tokenizer(path: str, configuration: Configuration | None) -> Tokenizer | No
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly when the reader of standard output has seen enough
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # exit without a traceback if the reader closes the pipe
     sys.exit(main())

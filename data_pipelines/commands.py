@@ -1,4 +1,4 @@
-"""How the commands of this package begin and end: --help, exit codes, and one sentence on standard error where something is wrong."""
+"""Common parts of this package's commands: --help, exit codes, and one sentence on standard error after a failure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from data_pipelines.schema import DataError, Interrupted
 
-UNUSABLE, STOPPED = 65, 75  # data or a configuration that cannot be used; stopped by a signal: start again to go on
+UNUSABLE, STOPPED = 65, 75  # unusable data or configuration; stopped by a signal (start again to continue)
 
 
 def command_parser(command: str, description: str | None, exit_codes: str, allow_abbrev: bool = True) -> argparse.ArgumentParser:
-    """The parser of `python -m data_pipelines.COMMAND`, whose --help shows the module's docstring as it is written."""
+    """Returns the parser of `python -m data_pipelines.COMMAND`. Its --help prints the module's docstring unchanged."""
     return argparse.ArgumentParser(
         prog=f"python -m data_pipelines.{command}",
         description=description,
@@ -23,7 +23,7 @@ def command_parser(command: str, description: str | None, exit_codes: str, allow
 
 
 def answer(command: str, work: Callable[[], None]) -> int:
-    """Does the work of a command; returns its exit status."""
+    """Runs a command and returns its exit status."""
     try:
         work()
     except DataError as error:

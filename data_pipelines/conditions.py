@@ -1,4 +1,4 @@
-"""The conditions of a source's `keep`: which of its samples are trained on, written as "NAME OPERATOR VALUE"."""
+"""The conditions of a source's `keep`, written as "NAME OPERATOR VALUE". They select the samples that are trained on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-MEASURES = ("tokens", "images", "clips", "pixels", "side", "aspect", "seconds")  # what the length index knows of a sample
+MEASURES = ("tokens", "images", "clips", "pixels", "side", "aspect", "seconds")  # values of a sample that the length index contains
 COLUMN = "column."
 
 _COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -26,9 +26,9 @@ class Condition(NamedTuple):
     """One condition.
 
     Attributes:
-      name: one of MEASURES, or COLUMN and the name of a row's column.
+      name: one of MEASURES, or COLUMN followed by the name of a row's column.
       operator: one of <=, >=, <, >, ==, !=, "in" and "not in".
-      value: a number; or of "in" and "not in" the texts.
+      value: a number; for "in" and "not in", the texts.
     """
 
     name: str
@@ -37,15 +37,15 @@ class Condition(NamedTuple):
 
     @property
     def column(self) -> str:
-        """The row's column that it looks at; "" for a measure."""
+        """Name of the row's column that is compared; "" for a measure."""
         return self.name.removeprefix(COLUMN) if self.name.startswith(COLUMN) else ""
 
     def holds(self, values: Any) -> Any:
-        """Whether it holds for a number, or for each of an array of numbers."""
+        """Returns whether the condition holds for a number, or for each number of an array."""
         return _COMPARISONS[self.operator](values, self.value)
 
     def holds_for(self, record: Mapping[str, Any]) -> bool:
-        """Whether it holds for a row's column. A row without the column, or with a text where a number is compared, is not kept."""
+        """Returns whether the condition holds for a row. False if the row lacks the column, or has a text for a numeric comparison."""
         value = record.get(self.column)
         if isinstance(self.value, tuple):
             return value is not None and (_text(value) in self.value) == (self.operator == "in")
@@ -58,7 +58,7 @@ class Condition(NamedTuple):
 
 
 def read_condition(text: str) -> Condition:
-    """Reads "NAME OPERATOR VALUE". Raises ValueError with a sentence that says what is wrong."""
+    """Parses "NAME OPERATOR VALUE". Raises ValueError with a sentence that explains the error."""
     found = _CONDITION.fullmatch(text)
     if found is None:
         raise ValueError(
@@ -84,12 +84,12 @@ def read_condition(text: str) -> Condition:
 
 
 def of_columns(keep: Sequence[str]) -> list[Condition]:
-    """The conditions on columns of rows."""
+    """Returns the conditions on columns of rows."""
     return [condition for condition in map(read_condition, keep) if condition.column]
 
 
 def of_measures(keep: Sequence[str]) -> list[Condition]:
-    """The conditions on what the length index knows."""
+    """Returns the conditions on values that the length index contains."""
     return [condition for condition in map(read_condition, keep) if not condition.column]
 
 

@@ -1,4 +1,4 @@
-"""What the input reads of a configuration file, without the trainer: phases, sources, tokenizer, failure limit."""
+"""Reads the input pipeline's part of a configuration file, without the trainer: phases, sources, tokenizer, failure limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.schema import FRAME_CHOICES, IMAGE_BUDGETS, DataError, PhaseSettings, SourceSettings
 
-# Of keys that a phase may leave out (neo_jax.config.Phase has the same: a test compares them).
+# Defaults of optional keys of a phase (neo_jax.config.Phase has the same; a test compares them).
 PHASE_DEFAULTS: Mapping[str, Any] = {
     "visual_tokens": 0,
     "images": 0,
@@ -30,16 +30,16 @@ PHASE_DEFAULTS: Mapping[str, Any] = {
 
 
 class Configuration(NamedTuple):
-    """The input's part of a configuration.
+    """The input pipeline's part of a configuration.
 
     Attributes:
-      phases: in the order in which they are trained.
+      phases: phases in the order in which they are trained.
       training, heldout: the sources.
-      index_folder: of the length indexes.
-      tokenizer: its path, or "" where the file names none.
-      add_special_tokens: as load_tokenizer takes it.
-      seed: of the run.
-      policy: how many samples may fail.
+      index_folder: folder of the length indexes.
+      tokenizer: path of the tokenizer, or "" if the file has none.
+      add_special_tokens: argument of load_tokenizer.
+      seed: seed of the run.
+      policy: limits on the number of failed samples.
     """
 
     phases: tuple[PhaseSettings, ...]
@@ -52,24 +52,24 @@ class Configuration(NamedTuple):
     policy: FailurePolicy
 
     def require_index(self) -> None:
-        """Raises DataError for a configuration that lacks what a length index is made with."""
+        """Raises DataError if the tokenizer or the index folder, which a length index needs, is missing."""
         for key, value in (("tokenizer.path", self.tokenizer), ("data.index_folder", self.index_folder)):
             if not value:
                 raise DataError(f"the configuration has no {key}: set it")
 
 
 def read_configuration(file: str) -> Configuration:
-    """Runs get_config(ARG) of FILE[:ARG] and reads what the input needs.
+    """Runs get_config(ARG) of FILE[:ARG] and reads the values that the input pipeline needs.
 
     Raises:
-      DataError: the file does not run, or a value that is read is missing or of the wrong type: the first one found.
+      DataError: the file does not run, or a required value is missing or has the wrong type. The message names the first such value.
     """
     path, _, argument = file.partition(":")
     if not pathlib.Path(path).is_file():
         raise DataError(f"--config={file}: no such file {path}")
     try:
         values = runpy.run_path(path)["get_config"](argument or None).to_dict()
-    except Exception as error:  # it is the user's program: anything may go wrong in it
+    except Exception as error:  # the file is the user's program and may raise anything
         raise DataError(
             f"--config={file}: {path} does not run as a configuration, a file with get_config(arg) ({type(error).__name__}: {error})"
         ) from error
@@ -95,7 +95,7 @@ def read_configuration(file: str) -> Configuration:
 
 
 class _Section:
-    """A section of the file, whose values are read with their types."""
+    """A section of the configuration; values are checked against their types when read."""
 
     def __init__(self, file: str, path: str, values: Any):
         self._file, self._path, self.values = file, path, values
@@ -106,7 +106,7 @@ class _Section:
         return _Section(self._file, self._name(key), self._get(key, default))
 
     def value(self, key: str, kind: type, default: Any = None) -> Any:
-        """The value of a key; whole numbers are numbers too, and lists tuples."""
+        """Returns the value of a key, converted to `kind`. An int is accepted for a float, and a list for a tuple."""
         value = self._get(key, default)
         if isinstance(value, bool) is not (kind is bool) or not isinstance(
             value, {float: (int, float), tuple: (list, tuple)}.get(kind, kind)
@@ -116,7 +116,7 @@ class _Section:
         return kind(value)
 
     def refuse(self, key: str, sentence: str) -> NoReturn:
-        """Raises DataError that says what is wrong with a key."""
+        """Raises DataError with a sentence about a key."""
         raise DataError(f"--config={self._file}: {self._name(key)} {sentence}")
 
     def _get(self, key: str, default: Any) -> Any:
@@ -142,7 +142,7 @@ def _phase(section: _Section, name: str) -> PhaseSettings:
 
 
 def _path(section: _Section) -> str | tuple[str, ...]:
-    """One path or several."""
+    """Returns the value of `path`: one path, or a tuple of paths."""
     if isinstance(section.values.get("path"), list | tuple):
         return tuple(map(str, section.value("path", tuple)))
     return str(section.value("path", str))

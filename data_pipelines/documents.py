@@ -1,4 +1,4 @@
-"""One sample to one document: decode, resize, tokenize. `measure` says how long it will be without opening a pixel."""
+"""Converts a sample to a document: decodes, resizes, tokenizes. `measure` computes the document's lengths without decoding pixels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Grids = npt.NDArray[np.int64]
 
 
 class Lengths(NamedTuple):
-    """What a document takes of a row's budgets."""
+    """The parts of a row's budgets that a document uses."""
 
     tokens: int
     visual_tokens: int
@@ -28,13 +28,13 @@ class Lengths(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """A sample before its pixels.
+    """The layout of a sample, known before its pixels are decoded.
 
     Attributes:
-      turns: with an `<image>` mark for each frame of the clips.
+      turns: the turns with an `<image>` mark for each frame of the clips.
       grids: [I, 2] rows and columns of visual tokens of each image and frame, in the order of the marks.
-      marks: an image's or a clip's mark for each of them, in order.
-      frames: of each clip, the indices of the frames that are shown.
+      marks: the marks of the original turns, one for each image or clip, in order.
+      frames: indices of the frames that are shown, for each clip.
     """
 
     turns: Sequence[Turn]
@@ -51,15 +51,15 @@ def measure(
     tokenizer: Tokenizer,
     seed: int,
 ) -> Lengths:
-    """The lengths of the document that `build_document` makes of the same sample, exactly.
+    """Returns the exact lengths of the document that `build_document` builds from the same sample.
 
     Args:
       turns: the sample's turns.
       image_sizes: (height, width) of each of its images, from images.image_size.
-      clips: what video.probe says of each of its clips.
+      clips: header of each of its clips, from video.probe.
       phase: limits and frames; its budgets are not checked here (see check_fits).
       tokenizer: as for build_document.
-      seed: the sample's own, as for build_document: it draws the frames.
+      seed: the sample's own seed, as for build_document; the choice of frames depends on it.
 
     Raises:
       SampleError: "image_marks", "video_marks", "unknown_role", "empty", "bad_text", "no_frames", "media_in_text_phase".
@@ -80,13 +80,13 @@ def count_labels(
     tokenizer: Tokenizer,
     seed: int,
 ) -> int:
-    """How many tokens of the document carry a label. Arguments and errors as `measure`."""
+    """Returns the number of tokens of the document that carry a label. Arguments and errors as `measure`."""
     plan = _plan(turns, image_sizes, clips, phase, seed)
     return int(np.count_nonzero(chat.encode(plan.turns, [0] * len(plan.grids), tokenizer)[1] != NO_LABEL))
 
 
 def check_fits(lengths: Lengths, phase: PhaseSettings) -> None:
-    """Raises SampleError "too_long" for a document that fits no row of the phase."""
+    """Raises SampleError "too_long" if a document does not fit into a row of the phase."""
     budgets = {"context": phase.context, "visual_tokens": phase.visual_tokens, "images": phase.images}
     for (name, budget), length in zip(budgets.items(), lengths, strict=True):
         if length > budget:
@@ -99,12 +99,12 @@ def build_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, s
     Args:
       sample: the conversation and its encoded media.
       phase: limits on pixels, frames and lengths, and how images are resized.
-      tokenizer: with the special tokens.
-      seed: the sample's own; it draws a video's frames, and with the epoch the quality that each image is degraded to.
-      epoch: of the sample's source, where the document is trained on; None: images are not degraded.
+      tokenizer: tokenizer with the special tokens.
+      seed: the sample's own seed. The choice of video frames depends on it, and the JPEG quality of each image on it and the epoch.
+      epoch: epoch of the sample's source, for training; None: images are not degraded to a JPEG quality.
 
     Raises:
-      SampleError: whatever makes the sample unusable; the message begins with its key.
+      SampleError: the sample is unusable; the message begins with its key.
     """
     try:
         sample = _loaded(sample)
@@ -117,10 +117,10 @@ def build_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, s
 
 
 def prompt_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, seed: int) -> Document:
-    """The conversation before its last assistant turn, ending with the opening of that turn; no token carries a label.
+    """Builds the document of a prompt: the turns before the last assistant turn, then the opening of that turn; no token carries a label.
 
-    Arguments and errors as `build_document`; SampleError "no_question" too, when the last turn is not the assistant's answer to a user,
-    and "image_marks" when the answer holds images.
+    Arguments and errors as `build_document`; also SampleError "no_question" if the last turn is not the assistant's answer to a user,
+    and "image_marks" if the answer contains images.
     """
     try:
         if len(sample.turns) < 2 or sample.turns[-1].role != "assistant":
@@ -134,7 +134,7 @@ def prompt_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, 
 
 
 def _loaded(sample: Sample) -> Sample:
-    """The sample with its images of archives and object stores read: once, and not for the header and the pixels apart."""
+    """Returns the sample with the bytes of its images in archives and object stores, so that header and pixels need only one read."""
     images_read = [
         dataclasses.replace(media, data=images.read_bytes(media), stored=None) if media.stored else media for media in sample.images
     ]
@@ -162,12 +162,12 @@ def _plan(
 
 
 def clip_seed(seed: int, number: int) -> int:
-    """What draws the frames of a sample's clip: of the first one the sample's own seed."""
+    """Returns the seed for choosing the frames of clip `number` of a sample: for the first clip, the sample's own seed."""
     return int(spread(seed, number)[0])
 
 
 def _clip_grids(info: video.VideoInfo, frames: int, phase: PhaseSettings) -> Grids:
-    """[frames, 2]"""
+    """Returns the grid of each shown frame of a clip: [frames, 2]."""
     size = sizes.smart_resize([info.height, info.width], phase.min_pixels, sizes.frame_limits(frames, phase))
     return np.repeat(size // VISUAL_TOKEN_SIDE, frames, axis=0)
 
@@ -200,7 +200,7 @@ def _document(
 
 
 def _qualities(phase: PhaseSettings, seed: int, epoch: int, count: int) -> list[int]:
-    """The JPEG quality that each of a sample's images is degraded to; empty where they are not."""
+    """Returns the JPEG quality to which each of a sample's images is degraded; empty if the phase degrades none."""
     low, high = phase.jpeg_quality
     if not high:
         return []
@@ -211,7 +211,7 @@ def _qualities(phase: PhaseSettings, seed: int, epoch: int, count: int) -> list[
 def _pictures(
     sample: Sample, plan: _Plan, clips: Sequence[video.VideoInfo], phase: PhaseSettings, qualities: Sequence[int]
 ) -> Iterator[tuple[npt.NDArray[np.uint8], int | None]]:
-    """Images and frames in the order of their marks, one decoded after the other, each with the JPEG quality that it is degraded to."""
+    """Yields images and frames in the order of their marks, decoding one at a time, each with its JPEG quality (None: not degraded)."""
     of_images, of_clips = enumerate(sample.images), zip(sample.clips, clips, plan.frames, strict=True)
     place = 0
     for mark in plan.marks:

@@ -1,4 +1,4 @@
-"""What happens with samples that cannot be used: skipped, counted, named in a log, and too many of them stop the work."""
+"""Handling of samples that cannot be used: they are skipped, counted and logged; too many of them stop the work."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from data_pipelines.schema import DataError
 
 @dataclasses.dataclass(frozen=True)
 class FailurePolicy:
-    """When skipped samples stop the work.
+    """Limits on skipped samples; beyond them the work stops.
 
     Attributes:
       max_rate: largest share of samples that may fail, in [0, 1].
-      max_run: most samples that may fail one after the other.
-      minimum_samples: samples seen before `max_rate` is judged.
+      max_run: largest number of consecutive samples that may fail.
+      minimum_samples: number of samples that must be seen before `max_rate` is checked.
     """
 
     max_rate: float = 0.01
@@ -32,10 +32,11 @@ class FailurePolicy:
             raise DataError(f"{self}: max_rate lies in [0, 1], max_run and minimum_samples are at least 1")
 
     def exceeded(self, failed: int, samples: int, whole: bool = False) -> bool:
-        """Whether too large a share of samples failed: of a whole source (`whole`), or of those seen so far.
+        """Returns whether too many samples failed: of a whole source (`whole`), or of the samples seen so far.
 
-        Of n samples seen so far more than max_rate n + 3 sqrt(max_rate n) may not fail: three standard deviations above the share, so that
-        one bad row among the first 20 stops no run and 15 of 40 do. Of a whole source more than max_rate n, and more than one, may not.
+        Of n samples seen so far, at most max_rate n + 3 sqrt(max_rate n) may fail: three standard deviations above the share, so that
+        one bad row among the first 20 does not stop a run, but 15 of 40 do. Of a whole source, at most max_rate n may fail, or one if that
+        is more (none if max_rate is 0).
         """
         expected = self.max_rate * samples
         allowed = max(expected, 1.0 if self.max_rate else 0.0) if whole else expected + 3 * math.sqrt(expected)
@@ -43,15 +44,15 @@ class FailurePolicy:
 
 
 class Failures:
-    """Counts samples and failures, and names each failure once in a file of JSON lines: source, key, reason, message.
+    """Counts samples and failures, and writes each failure once to a file of JSON lines: source, key, reason, message.
 
     Args:
-      path: the log. An existing one is continued: what it names already is not written again.
-      policy: when to stop.
+      path: path of the log. An existing log is continued; failures that it already contains are not written again.
+      policy: limits at which the work stops.
 
     Attributes:
-      seen: samples by source, failed ones among them.
-      by_source: failures by source and reason.
+      seen: number of samples by source, including failed ones.
+      by_source: number of failures by source and reason.
     """
 
     def __init__(self, path: pathlib.Path, policy: FailurePolicy):
@@ -64,29 +65,29 @@ class Failures:
 
     @property
     def samples(self) -> int:
-        """How many samples were seen."""
+        """Number of samples seen."""
         return self.seen.total()
 
     @property
     def failed(self) -> int:
-        """How many of them failed."""
+        """Number of failed samples."""
         return self.by_source.total()
 
     @property
     def reasons(self) -> collections.Counter[str]:
-        """Failures by reason, over all sources."""
+        """Number of failures by reason, over all sources."""
         reasons: collections.Counter[str] = collections.Counter()
         for (_, reason), count in self.by_source.items():
             reasons[reason] += count
         return reasons
 
     def state(self) -> dict[str, Any]:
-        """The counts as plain data that JSON can hold, for a checkpoint. `restore` takes it."""
+        """Returns the counts as JSON-serializable data for a checkpoint; the argument of `restore`."""
         counts = [[source, reason, count] for (source, reason), count in sorted(self.by_source.items())]
         return {"seen": dict(sorted(self.seen.items())), "failed": counts, "run": self._run}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on counting from a `state`. Raises DataError for what is none."""
+        """Sets the counts from the result of `state`. Raises DataError if the argument is not such a result."""
         try:
             seen = {str(source): _count(count) for source, count in state["seen"].items()}
             failed = {(str(source), str(reason)): _count(count) for source, reason, count in state["failed"]}
@@ -100,7 +101,7 @@ class Failures:
         self._run = 0
 
     def fail(self, source: str, key: str, reason: str, message: str) -> None:
-        """Counts and names a failure. Raises DataError with a summary when the policy says that it is one too many."""
+        """Counts and logs a failure. Raises DataError with a summary if it exceeds the policy's limits."""
         self.seen[source] += 1
         self.by_source[source, reason] += 1
         self._run += 1
@@ -110,12 +111,12 @@ class Failures:
         self.check_rate()
 
     def check_rate(self, whole: bool = False) -> None:
-        """Raises DataError with a summary when too large a share has failed; `whole`: all samples of the source were seen."""
+        """Raises DataError with a summary if too large a share has failed; `whole`: all samples of the source were seen."""
         if self.policy.exceeded(self.failed, self.samples, whole):
             raise DataError(f"more than {self.policy.max_rate:.2%} of the samples failed: {self.summary()}")
 
     def name(self, source: str, key: str, reason: str, message: str) -> None:
-        """Writes a line to the log unless the log has it, without counting a failure."""
+        """Writes a failure to the log, unless the log contains it, without counting it."""
         if (source, key, reason) in self._named:
             return
         self._named.add((source, key, reason))
@@ -128,7 +129,7 @@ class Failures:
 
 
 def counts_text(counts: collections.Counter[str]) -> str:
-    """Counts as "3 broken_json, 1 missing_file", the largest first; "none" without any."""
+    """Formats counts as "3 broken_json, 1 missing_file", the largest first; "none" if there are none."""
     return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "none"
 
 
@@ -143,7 +144,7 @@ def _count(value: Any) -> int:
 
 
 def _named(path: pathlib.Path) -> set[tuple[str, str, str]]:
-    """What a log names; a line that a killed process left unfinished counts as not written."""
+    """Returns (source, key, reason) of each failure in a log. A line that a killed process left incomplete is ignored."""
     if not path.exists():
         return set()
     named = set()

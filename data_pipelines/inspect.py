@@ -24,12 +24,12 @@ from data_pipelines.storage import write_whole
 
 
 def inspect(config: str, output: pathlib.Path, rows: int) -> list[pathlib.Path]:
-    """Writes OUTPUT/PHASE.html for each phase; returns the pages.
+    """Writes OUTPUT/PHASE.html for each phase and returns the paths of the pages.
 
     Args:
       config: FILE[:ARG] of the configuration.
-      output: folder, made when missing.
-      rows: of each phase that are decoded and shown.
+      output: folder of the pages, created if missing.
+      rows: number of rows of each phase that are decoded and shown.
 
     Raises:
       DataError: the configuration or its data cannot be used.

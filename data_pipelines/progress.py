@@ -1,4 +1,4 @@
-"""A line of progress on standard error for work that takes longer than a moment."""
+"""A progress line on standard error for long work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 
 def progress[T](items: Iterable[T], total: int, label: str) -> Iterator[T]:
-    """Yields the items. Shows how many have passed: in place on a terminal, else a line every ten seconds."""
+    """Yields the items and reports their number: updates a line on a terminal, else prints a line every ten seconds."""
     terminal = sys.stderr.isatty()
     interval = 0.2 if terminal else 10.0
     began = shown = time.monotonic()

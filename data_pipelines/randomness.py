@@ -1,6 +1,6 @@
-"""Seeds and permutations that any process computes alike, in constant time and memory.
+"""Seeds and permutations that are equal in every process and need constant time and memory.
 
-Integer arithmetic written out here, so that the order of the data depends on no library's version.
+The integer arithmetic is written out here so that the order of the data does not depend on the version of a library.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def stable_seed(*parts: object) -> int:
 
 
 def scramble(values: np.ndarray) -> np.ndarray:
-    """Bijection of uint64 [n] that spreads every bit (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """Applies a bijection of uint64 [n] that mixes the bits of each value (the finaliser of SplitMix64, Steele et al. 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
@@ -32,24 +32,24 @@ def uniform(seeds: np.ndarray) -> np.ndarray:
 
 
 def spread(seed: int | np.ndarray, numbers: int | np.ndarray) -> np.ndarray:
-    """Returns seeds for the things that are numbered under one seed, uint64; number 0 has the seed itself."""
+    """Returns one seed for each number, uint64, derived from `seed`; number 0 gets `seed` itself."""
     return np.atleast_1d(np.asarray(seed, np.uint64)) + np.asarray(numbers).astype(np.uint64) * np.uint64(_GOLDEN)
 
 
 def weyl(first: int, count: int) -> np.ndarray:
     """Returns terms first .. first + count - 1 of the golden-ratio sequence as fractions of 2^64, uint64 [count].
 
-    Any interval receives its share of every stretch of the sequence to within a few terms (its discrepancy grows with
-    the logarithm of the length).
+    Among any consecutive terms, the number that falls into an interval is proportional to the interval's length to within a few terms
+    (the discrepancy grows with the logarithm of the number of terms).
     """
     return np.arange(first, first + count, dtype=np.uint64) * np.uint64(_GOLDEN)
 
 
 def permute(index: np.ndarray, size: int, seeds: np.ndarray) -> np.ndarray:
-    """Returns where each seed's permutation of range(size) sends each index, int64 [n].
+    """Returns the image of each index under its seed's permutation of range(size), int64 [n].
 
-    A Feistel network over the next even number of bits; results outside the range go through it again until they are
-    inside, which keeps it a bijection.
+    The permutation is a Feistel network over the next even number of bits. Results outside the range are passed through it again until they
+    are inside, so it remains a bijection.
 
     Args:
       index: [n] integers in [0, size).

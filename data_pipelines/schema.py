@@ -1,4 +1,4 @@
-"""What flows through the input pipeline: settings, samples, documents, packed rows. numpy only, no jax.
+"""Data types of the input pipeline: settings, samples and documents. Uses numpy only, not jax.
 
 Shape legend: L tokens of a row or document, V visual tokens, I images.
 """
@@ -20,20 +20,20 @@ VISUAL_TOKEN_SIDE = 32  # pixels: 2 x 2 patches of 16 x 16
 VISUAL_TOKEN_BYTES = VISUAL_TOKEN_SIDE * VISUAL_TOKEN_SIDE * 3
 NO_LABEL = -100
 ROLES = ("system", "user", "assistant")
-DOCUMENT = "document"  # the role of a text that is no conversation: it is learned whole
+DOCUMENT = "document"  # role of a text that is not a conversation; all its tokens carry labels
 PICTURES = ("faithful", "reference")
 FRAME_CHOICES = ("neo", "qwen_vl", "internvl", "llava_video")
 IMAGE_BUDGETS = ("neo", "u1")
-U1_TEXT_TOKENS = 3072  # that SenseNova-U1 keeps of its context for what is no image
+U1_TEXT_TOKENS = 3072  # tokens of its context that SenseNova-U1 reserves for text
 COLUMNS = (  # keys of rows that a source's `columns` may rename
     "conversations", "messages", "system", "tools", "question", "answer", "caption", "text", "texts",
     "image", "images", "video", "videos", "fps", "timestamps", "family", "id",
 )  # fmt: skip
-FilePath = Annotated[str, pathlib.Path]  # a text that names a file or folder: a configuration may write ~ in it
+FilePath = Annotated[str, pathlib.Path]  # path of a file or folder as a string; in a configuration it may begin with ~
 
 
 class DataError(ValueError):
-    """Data that cannot be used at all (an empty source, a broken index); the message says what, where and what to do."""
+    """Error for data that cannot be used at all (an empty source, a broken index). The message states the problem, its place and a remedy."""
 
 
 class NoSamples(DataError):
@@ -41,10 +41,10 @@ class NoSamples(DataError):
 
 
 class SampleError(DataError):
-    """One sample that cannot be used. It is skipped, counted and logged under `reason`, never replaced.
+    """Error for one sample that cannot be used. The sample is skipped, counted and logged under `reason`, never replaced.
 
     Attributes:
-      reason: a short stable word for counting, such as "missing_file" or "too_long".
+      reason: short fixed name under which the error is counted, such as "missing_file" or "too_long".
     """
 
     def __init__(self, reason: str, message: str):
@@ -53,18 +53,18 @@ class SampleError(DataError):
 
 
 class Interrupted(Exception):
-    """Work was asked to stop. What is done so far is on disk; starting again continues from there."""
+    """Raised after a request to stop. Finished work is on disk; the next start continues from it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Media:
-    """An image or video file: a path on disk, an object or a part of a shard, or bytes that a dataset already holds.
+    """An image or video file: a path on disk, an object in a store or a part of a shard, or bytes that a dataset contains.
 
     Attributes:
-      name: how messages name it (the path as written in the source).
-      path, stored, data: the file, where its bytes are stored, or its encoded bytes; the others are None.
-      pictures: how it becomes RGB, as in SourceSettings.
-      size: (height, width) in pixels that its row gives, where the source takes these (SourceSettings.given_sizes); else None.
+      name: name for messages (the path as written in the source).
+      path, stored, data: path on disk, location of the bytes in a shard or store, or the encoded bytes; the others are None.
+      pictures: policy for the conversion to RGB, as in SourceSettings.
+      size: (height, width) in pixels as written in the row, if the source uses these (SourceSettings.given_sizes); else None.
     """
 
     name: str
@@ -77,11 +77,11 @@ class Media:
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A video: one file, or frames that were taken from it before, as pictures.
+    """A video: one video file, or frames that were already extracted to images.
 
     Attributes:
-      files: the video file alone; or the frames in order.
-      times: of frames: seconds from the clip's start at which each is shown, ascending. Empty for a video file.
+      files: the video file alone, or the frames in order.
+      times: display time of each frame in seconds from the clip's start, ascending. Empty for a video file.
     """
 
     files: tuple[Media, ...]
@@ -89,7 +89,7 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """How messages name it."""
+        """Name for messages."""
         return self.files[0].name
 
 
@@ -99,9 +99,9 @@ class Turn:
 
     Attributes:
       role: one of ROLES.
-      text: what is said. Each mark `<image>` or `<video>` stands for an image or clip of the sample; where such a word is meant
-        as a word, the text holds it as `text.marks.as_words` writes it.
-      is_input: an assistant turn that is context only: it carries no labels.
+      text: text of the turn. Each mark `<image>` or `<video>` is the place of an image or clip of the sample. If these characters are
+        ordinary text, they are stored as `text.marks.as_words` writes them.
+      is_input: True for an assistant turn that is context only and carries no labels.
     """
 
     role: str
@@ -111,14 +111,14 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One conversation or text as a source gives it, media still encoded.
+    """One conversation or text as read from a source, with its media still encoded.
 
     Attributes:
-      key: names the sample in messages and logs, e.g. "captions.jsonl:17".
-      turns: the conversation in order; a plain text is one turn of the role DOCUMENT.
+      key: name of the sample in messages and logs, e.g. "captions.jsonl:17".
+      turns: the conversation in order; a plain text is one turn with the role DOCUMENT.
       images: one for each `<image>` mark, in order.
       clips: one for each `<video>` mark, in order.
-      family: what kind of question it is, for evaluation tables; "" when unknown.
+      family: kind of question, for evaluation tables; "" if unknown.
     """
 
     key: str
@@ -129,7 +129,7 @@ class Sample:
 
     @property
     def files(self) -> tuple[Media, ...]:
-        """All files: of the images, then of the clips."""
+        """All media files: first the images, then the files of the clips."""
         return (*self.images, *(file for clip in self.clips for file in clip.files))
 
 
@@ -139,10 +139,10 @@ class Document:
 
     Attributes:
       tokens: [L] int32 token ids; each image is `<img>`, n x `<IMG_CONTEXT>`, `</img>`.
-      labels: [L] int32, not shifted: the token itself where it is to be predicted, else NO_LABEL.
+      labels: [L] int32, not shifted: the token itself if it is to be predicted, else NO_LABEL.
       grids: [I, 2] int32, rows and columns of visual tokens of each image, in order.
-      visual: [V, VISUAL_TOKEN_BYTES] uint8: for each visual token its 32 x 32 x 3 block (row, column, channel), images one
-        after the other, row-major within an image. V = sum of rows x columns.
+      visual: [V, VISUAL_TOKEN_BYTES] uint8: the 32 x 32 x 3 block (row, column, channel) of each visual token, in the order of the
+        images, row-major within an image. V = sum of rows x columns.
     """
 
     tokens: np.ndarray
@@ -153,31 +153,31 @@ class Document:
 
 @dataclasses.dataclass(frozen=True)
 class SourceSettings:
-    """Where one source of the mixture comes from.
+    """Location and reading options of one source of the mixture.
 
     Attributes:
-      name: its name in mixtures and logs.
-      format: what the files are: "jsonl" (JSON lines or a JSON list, plain, .gz or .zst), "tar" (WebDataset), "parquet", "arrayrecord",
+      name: name of the source in mixtures and logs.
+      format: format of the files: "jsonl" (JSON lines or a JSON list, plain, .gz or .zst), "tar" (WebDataset), "parquet", "arrayrecord",
         "tfds" (a dataset's folder, DATA_DIR/NAME or DATA_DIR/NAME:VERSION), "folder" (media with texts of the same name, or with
         metadata.jsonl) or "meta" (a list of JSONL datasets with root, annotation and repeat_time, as InternVL's and U1's kits read it).
       path: the file, or a pattern of files: {000..127}, {a,b}, * ? [] and **; or several of these. Local, or s3://BUCKET/KEY, gs://BUCKET/KEY.
-      media_root: folder, local or in a store, that media paths are relative to and may not leave. Files that a shard itself holds are
-        found first.
+      media_root: folder, local or in a store, that media paths are relative to; a path may not lead out of it. Files inside the shard itself
+        take precedence.
       pictures: how a file becomes 8-bit RGB. "faithful": as a viewer shows it (16-bit, 32-bit and float greys scaled to 8 bits,
         transparency over white, EXIF orientation, clip rotation and pixel aspect ratio applied). "reference": NEO's preprocessing, pixel
         for pixel (greys above 255 become white, transparency is dropped, orientation, rotation and pixel aspect ratio are ignored).
-      ignore: keys of rows and turns to pass over that would be refused because they can change what is trained.
-      columns: a row's column for a key that is read: {"question": "problem", "answer": "solution", "image": "picture"}.
-      prompts: of captions and questions: what the user says, one of these for each row. {question} and {COLUMN} in braces are replaced by
-        what the row has there; a list becomes lines A. B. C. Without prompts: the question; of captions nothing beside the file.
+      ignore: keys of rows and turns to ignore that would otherwise be refused because they can change what is trained.
+      columns: column name in the rows for each key: {"question": "problem", "answer": "solution", "image": "picture"}.
+      prompts: texts of the user's turn for captions and questions; one of them is chosen for each row. {question} and {COLUMN} in braces are
+        replaced by the row's value; a list becomes lines A. B. C. Without prompts, the text is the question; for captions, there is only the file.
       frame_rate: frames a second of clips that are given as frames (a list of pictures or a folder) by rows without "fps" or "timestamps".
-      given_sizes: `width` and `height` of a row (numbers, or lists for several) are the sizes of its pictures as `pictures` shows them, and no
-        picture is opened to index it. A picture of another size fails when it is decoded.
-      keep: conditions that all must hold for a sample to be used: ("column.language in en, de", "column.score >= 0.5", "side >= 224",
-        "aspect <= 4"). Known are "tokens" (of its text), "images", "clips", "pixels", "side" (the shorter one) and "aspect" (longer through
-        shorter side) of each image and clip, "seconds" of each clip, and "column.NAME" of its row.
-      max_epochs: how often its samples are read at most over the whole run; 0: no limit. When they are used up, the other sources of a
-        mixture take its share.
+      given_sizes: True: `width` and `height` of a row (numbers, or lists for several pictures) are the sizes of its pictures under the
+        `pictures` policy, and indexing opens no picture. A picture of another size fails when it is decoded.
+      keep: conditions that a sample must all meet to be used: ("column.language in en, de", "column.score >= 0.5", "side >= 224",
+        "aspect <= 4"). Available are "tokens" (of its text), "images", "clips", "pixels", "side" (the shorter one) and "aspect" (longer side
+        divided by shorter side) of each image and clip, "seconds" of each clip, and "column.NAME" of its row.
+      max_epochs: largest number of times that its samples are read over the whole run; 0: no limit. When it is reached, the other sources
+        of a mixture take the source's share.
     """
 
     name: str
@@ -228,29 +228,29 @@ class SourceSettings:
 
 @dataclasses.dataclass(frozen=True)
 class PhaseSettings:
-    """What the input needs to know of one phase of the curriculum.
+    """Settings of one phase of the curriculum that the input pipeline needs.
 
     Attributes:
       name: the phase's name.
-      rows: packed rows the phase reads in all, over all hosts (steps x rows per step).
+      rows: total number of packed rows that the phase reads, over all hosts (steps x rows per step).
       context: L, tokens of a row.
-      visual_tokens: V, visual tokens a row may hold (0: text only).
-      images: images (video frames too) a row may hold.
-      segments: documents a row may hold.
+      visual_tokens: V, largest number of visual tokens in a row (0: text only).
+      images: largest number of images (including video frames) in a row.
+      segments: largest number of documents in a row.
       min_pixels, max_pixels: limits on an image's pixels after resizing (video frames have `frame_pixels` as maximum).
-      frames: most frames taken from a video.
+      frames: largest number of frames taken from a video.
       frames_per_second: (low, high) of the uniform draw of the sampling rate, capped by the video's own rate.
-      frame_pixels: most pixels of a frame when a video gives more than four frames.
-      frame_choice: which frames are shown (media/frames.py): "neo" (NEO-ov's), "qwen_vl", "internvl" or "llava_video".
-      clip_pixels: most pixels of all frames of a clip together; 0: no such limit.
-      jpeg_quality: (low, high): after it is resized, each image that is trained on is saved as a JPEG of a quality drawn from these, both
-        included, anew in each epoch; (0, 0): never. Frames of clips are left as they are.
-      image_budget: how several images (and frames) share pixels: "neo": each has 2 * max_pixels // n; "u1": what the context leaves beside
-        3,072 tokens of text, 1024 * (context - 3072) // n, at most max_pixels.
+      frame_pixels: largest number of pixels of a frame if more than four frames are taken from a video.
+      frame_choice: rule by which frames are chosen (media/frames.py): "neo" (NEO-ov's), "qwen_vl", "internvl" or "llava_video".
+      clip_pixels: largest number of pixels of all frames of a clip together; 0: no such limit.
+      jpeg_quality: (low, high): range, both ends included, of the JPEG quality to which each training image is compressed after resizing,
+        drawn again in each epoch; (0, 0): no compression. Frames of clips are not compressed.
+      image_budget: how n images (or frames) of a sample share pixels: "neo": each has 2 * max_pixels // n; "u1": each has
+        1024 * (context - 3072) // n, at most max_pixels, since 3,072 tokens of the context are reserved for text.
       mixture: weight of each source by name: its share of samples.
       loss_weighting: "square", "token" or "sample": weight 1/sqrt(N), 1 or 1/N for each of a sample's N label tokens.
-      resize: "exact" (Pillow bicubic, the reference's pixels) or "fast" (OpenCV; a JPEG that is to be shrunk to half or less is decoded to part of
-        its size).
+      resize: "exact" (Pillow bicubic, the reference's pixels) or "fast" (OpenCV; a JPEG that is to be shrunk to half or less is decoded at a
+        reduced size).
       rows_per_step: rows of an update, over all hosts. They are chosen to balance the work of its devices.
     """
 

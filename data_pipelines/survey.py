@@ -1,6 +1,6 @@
-"""Looks at rows before there is a configuration for them: which can be used, how long they are, and how they divide into two parts.
+"""Examines rows before a configuration for them exists: which are usable, how long they are, and which to hold out.
 
-No pixel is decoded: sizes come from the headers of files.
+No pixels are decoded: sizes come from the headers of files.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Row(NamedTuple):
     """A row that can be read.
 
     Attributes:
-      source, number: its place: index of the source, and of the row in it.
+      source, number: index of its source, and index of the row in the source.
       sample: the conversation.
       sizes: (height, width) of each image.
-      clips: of each of its videos.
+      clips: header of each of its videos.
     """
 
     source: int
@@ -59,7 +59,7 @@ class LeftOut(NamedTuple):
 
 
 def read_rows(sources: Sequence[Source], threads: int = 8) -> tuple[list[Row], list[LeftOut]]:
-    """Reads every row of the sources, and the headers of its files."""
+    """Reads every row of the sources and the headers of its media files."""
     rows: list[Row] = []
     left_out: list[LeftOut] = []
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
@@ -86,16 +86,16 @@ def _read_row(place: int, source: Source, number: int) -> Row | LeftOut:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """Rows that can be trained on, measured with a tokenizer. n rows, p pictures.
+    """Rows that can be trained on, measured with a tokenizer. n rows, p images.
 
     Attributes:
-      rows: [n] of them.
+      rows: [n] the rows.
       source: [n] index of each row's source.
-      text: [n] tokens without visual ones; of a row with clips, without their frames.
-      answers: [n] tokens of the last answer, its end included.
+      text: [n] number of tokens without image tokens; for a row with clips, also without their frames.
+      answers: [n] number of tokens of the last answer, including its end token.
       pictures: [n] number of images of each row.
       sizes: [p, 2] height and width of each image, in the order of rows.
-      tokenizer: that counted.
+      tokenizer: tokenizer that counted the tokens.
     """
 
     rows: list[Row]
@@ -108,10 +108,10 @@ class Survey:
 
     @classmethod
     def of(cls, rows: Sequence[Row], names: Sequence[str], tokenizer: Tokenizer) -> tuple[Survey, list[LeftOut]]:
-        """Counts the tokens of rows; leaves out those that give none to learn from or that the tokenizer cannot encode.
+        """Counts the tokens of rows. Excludes rows without labels and rows that the tokenizer cannot encode.
 
         Args:
-          names: of the sources.
+          names: names of the sources.
         """
         kept: list[Row] = []
         left_out: list[LeftOut] = []
@@ -129,13 +129,13 @@ class Survey:
 
     @property
     def has_media(self) -> npt.NDArray[np.bool_]:
-        """[n]: rows with images or clips."""
+        """[n] bool: True for rows with images or clips."""
         return self.pictures.astype(bool) | np.array([bool(row.clips) for row in self.rows], bool)
 
     def lengths(self, phase: PhaseSettings) -> npt.NDArray[np.int64]:
-        """[n, 3] tokens, visual tokens and images of each row's document in a phase with pictures; clips at the phase's highest frame rate.
+        """Returns [n, 3] tokens, visual tokens and images of each row's document in a phase with images.
 
-        NEVER_FITS where the phase takes no clips.
+        Clips are measured at the phase's highest frame rate; the entries are NEVER_FITS if the phase takes no clips.
         """
         per_image = image_grids(self.sizes, np.repeat(self.pictures, self.pictures), phase).prod(axis=1)
         total = np.concatenate([[0], np.cumsum(per_image)])
@@ -151,7 +151,7 @@ class Survey:
 
 
 def _count(row: Row, tokenizer: Tokenizer) -> tuple[int, int]:
-    """(tokens of the text, tokens of the last answer). Raises SampleError."""
+    """Returns (number of tokens of the text, number of tokens of the last answer). Raises SampleError "no_answer", or as chat.encode."""
     tokens, labels = chat.encode(row.sample.turns, [0] * len(row.sizes), tokenizer)
     if not (labels != NO_LABEL).any():
         raise SampleError("no_answer", f"{row.sample.key}: no assistant turn to learn from; give it one that is not is_input")
@@ -160,18 +160,20 @@ def _count(row: Row, tokenizer: Tokenizer) -> tuple[int, int]:
 
 
 def texts(rows: Sequence[Row]) -> Iterator[str]:
-    """Yields what a tokenizer for these rows learns from."""
+    """Yields the texts on which a tokenizer for these rows is trained."""
     return (line for row in rows for turn in row.sample.turns for line in words(turn.text).splitlines() if line)
 
 
 def choose_heldout(rows: Sequence[Row], sources: int, share: float, most: int) -> npt.NDArray[np.bool_]:
-    """[n]: the rows that are held out: the same for the same rows, and none shares a file or its whole text with a row that is not.
+    """Returns [n] bool: True for rows that are held out. Deterministic. No held-out row shares a file or its whole text with another row.
 
     Args:
-      sources: number of sources; each gives up to `share` of its rows, but at most `most`, and one of a few.
+      sources: number of sources.
+      share: largest share of a source's rows that is held out; at least one row may be held out if the source has two or more.
+      most: largest number of rows of a source that are held out.
 
     Raises:
-      DataError: all rows hang together by shared files, so that none can be held out.
+      DataError: all rows are connected by shared files, so that none can be held out.
     """
     groups = _groups(rows)
     sizes = collections.Counter(row.source for row in rows)
@@ -193,7 +195,7 @@ def choose_heldout(rows: Sequence[Row], sources: int, share: float, most: int) -
 
 
 def _groups(rows: Sequence[Row]) -> list[list[int]]:
-    """Numbers of rows, together where rows share a file or are equal."""
+    """Groups the numbers of rows that share a file or are equal."""
     above = list(range(len(rows)))
 
     def top(number: int) -> int:
@@ -217,10 +219,10 @@ def _identity(media: Media) -> object:
 
 
 def write_rows(path: pathlib.Path, outputs: Sequence[tuple[pathlib.Path, set[int]]]) -> None:
-    """Copies rows of a JSON or JSONL file to JSONL files as they are written there.
+    """Copies rows of a JSON or JSONL file unchanged to JSONL files.
 
     Args:
-      outputs: (file, numbers of the rows that it gets, as the source counts them), in order.
+      outputs: pairs of an output file and the numbers of its rows, as the source counts them.
     """
     files = [(output.open("wb"), numbers) for output, numbers in outputs]
     try:

@@ -1,4 +1,4 @@
-"""Drawings of a page of `inspect` as SVG text: rows as strips, masks, histograms; and thumbnails of what the model sees."""
+"""Drawings of a page of `inspect` as SVG text (rows as strips, masks, histograms), and thumbnails of the model's input images."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from data_pipelines.batch import Batch
 from data_pipelines.schema import VISUAL_TOKEN_SIDE
 
 COLOURS = ("#4269d0", "#efb118", "#3ca951", "#ff725c", "#a463f2", "#97bbf5", "#9c6b4e", "#ff8ab7", "#6cc5b0", "#9498a0")
-WIDTH = 1000.0  # of a strip, in SVG units: the whole context
+WIDTH = 1000.0  # width of a strip, which is the whole context, in SVG units
 MASK_SIDE = 180.0
-MASK_POINTS = 360  # queries of a mask that are drawn
+MASK_POINTS = 360  # largest number of queries of a mask that are drawn
 THUMBNAIL = 160  # pixels of the longer side
 
 
 def colour(number: int) -> str:
-    """Of the source `number`."""
+    """Returns the colour of source `number`."""
     return COLOURS[number % len(COLOURS)]
 
 
 def strip(batch: Batch, documents: Sequence[tuple[int, int, str]], label: str) -> str:
-    """A row as a strip: documents in the colour of their source, below them the image tokens and the labels; the rest is padding.
+    """Draws a row as a strip: documents in the colour of their source, below them image tokens and labels; the rest is padding.
 
     Args:
       batch: one row.
-      documents: (start, tokens, title) of each.
-      label: what the drawing is, for readers that do not see it.
+      documents: (start, number of tokens, title) of each document.
+      label: description of the drawing for screen readers.
     """
     context = len(batch.source)
     scale = WIDTH / context
@@ -47,7 +47,7 @@ def strip(batch: Batch, documents: Sequence[tuple[int, int, str]], label: str) -
 
 
 def mask(batch: Batch, label: str) -> str:
-    """The intervals of a row: for each query, downwards, the keys that it sees. Images are squares, text is triangles."""
+    """Draws the intervals of a row: queries downwards, and for each the keys it attends to. Images appear as squares, text as triangles."""
     lo, hi = batch.inputs.intervals
     context = len(lo)
     queries = np.unique(np.linspace(0, context - 1, MASK_POINTS).astype(int))
@@ -61,7 +61,7 @@ def mask(batch: Batch, label: str) -> str:
 
 
 def histogram(values: npt.NDArray[np.float64], title: str, unit: str, bins: int = 40) -> str:
-    """A histogram with its least, median and largest value; a sentence where there is nothing to count."""
+    """Draws a histogram with the smallest, largest, median and mean value in its caption; only a caption if there are no values."""
     if not len(values):
         return f'<figure class="histogram"><figcaption>{html.escape(title)}: none</figcaption></figure>'
     counts, edges = np.histogram(values, bins=min(bins, max(1, len(np.unique(values)))))
@@ -79,16 +79,16 @@ def histogram(values: npt.NDArray[np.float64], title: str, unit: str, bins: int 
 
 
 def runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """(start, end) of each run of True."""
+    """Returns (start, end) of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def thumbnail(visual: npt.NDArray[np.uint8], rows: int, columns: int) -> str:
-    """A picture as the model gets it, as an `img` element.
+    """Returns an image in the model's input resolution, reduced to a thumbnail, as an `img` element.
 
     Args:
-      visual: [rows x columns, 3072] its visual tokens.
+      visual: [rows x columns, 3072] visual tokens of the image.
     """
     side = VISUAL_TOKEN_SIDE
     pixels = visual.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(rows * side, columns * side, 3)

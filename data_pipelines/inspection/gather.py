@@ -1,4 +1,4 @@
-"""What a configuration feeds to training, phase by phase: the facts that a page of `inspect` shows."""
+"""Gathers the facts about the training input of each phase that a page of `inspect` shows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from data_pipelines.schema import Document, PhaseSettings, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
 
-LOOKED_AT = 2000  # samples of a phase whose headers are read for the histograms
+LOOKED_AT = 2000  # largest number of samples of a phase whose headers are read for the histograms
 THREADS = 4
 
 
@@ -30,12 +30,12 @@ class SourceFacts(NamedTuple):
     """One source in one phase.
 
     Attributes:
-      name: of the source.
-      weight: share of the phase's samples, as the mixture says.
-      tokens: share of the phase's tokens, in the rows that were planned.
-      usable: samples that can be read.
-      epochs: (at the start of the phase, at its end): how often the source has been read.
-      dropped: sentences: what is never read, and why.
+      name: name of the source.
+      weight: share of the phase's samples in the mixture.
+      tokens: share of the phase's tokens, in the planned rows.
+      usable: number of samples that can be read and are kept.
+      epochs: number of epochs read of the source (at the start of the phase, at its end).
+      dropped: sentences about data that is left out, converted or not read, with the reasons.
     """
 
     name: str
@@ -47,7 +47,7 @@ class SourceFacts(NamedTuple):
 
 
 class ShownDocument(NamedTuple):
-    """A document of a row that is shown: its source, key, place in the row [start, start + length) and what it is."""
+    """A document of a shown row: name of the source, key, first token in the row, and the document itself."""
 
     source: str
     key: str
@@ -56,7 +56,7 @@ class ShownDocument(NamedTuple):
 
 
 class ShownRow(NamedTuple):
-    """A packed row: its arrays, its documents, and a sentence for each sample of it that cannot be decoded."""
+    """A packed row: its arrays, its documents, and a sentence for each of its samples that cannot be decoded."""
 
     batch: Batch
     documents: list[ShownDocument]
@@ -67,14 +67,14 @@ class PhaseFacts(NamedTuple):
     """One phase.
 
     Attributes:
-      phase: its settings.
-      sources: of the mixture.
-      fill: share of each budget (BUDGETS) that the planned rows use, in the mean.
-      planned: how many rows were planned.
+      phase: settings of the phase.
+      sources: facts about the sources of the mixture.
+      fill: mean share of each budget (BUDGETS) that the planned rows use.
+      planned: number of planned rows.
       fills: [planned] share of the context that each row uses.
       lengths: [n, 2] tokens and visual tokens of the documents of these rows.
-      sizes: [i, 2] height and width of pictures in files, of up to LOOKED_AT documents.
-      frames: frames shown of each clip among them.
+      sizes: [i, 2] height and width of the images, as in the files, of up to LOOKED_AT documents.
+      frames: number of shown frames of each clip of the same documents.
       rows: the first rows.
     """
 
@@ -96,16 +96,16 @@ def gather(
 
     Args:
       phases: the curriculum.
-      sources: in the order of the configuration.
-      indexes: of the same sources.
-      tokenizer: of the run.
-      seed: of the run.
-      shown: rows that are decoded and shown.
+      sources: sources in the order of the configuration.
+      indexes: length indexes of the same sources.
+      tokenizer: tokenizer of the run.
+      seed: seed of the run.
+      shown: number of rows that are decoded and shown.
 
     Raises:
       DataError: as Planner.
     """
-    read = np.zeros(len(sources))  # samples of each source read before the phase
+    read = np.zeros(len(sources))  # number of samples of each source read before the phase
     for number, phase in enumerate(phases):
         planner = Planner(number, phase, indexes, seed, InputState(number, 0, 0, (0,) * len(sources)))
         count = min(planner.block_rows, phase.rows)

@@ -1,4 +1,4 @@
-"""Held-out samples that training may have seen: the same rows, or the same media files."""
+"""Finds held-out samples that are also trained on: the same rows, or the same media files."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from data_pipelines.sources import Source
 from data_pipelines.storage.interface import StorageError
 from data_pipelines.storage.patterns import expand
 
-MOST_SAMPLES = 20_000  # of a source that are compared, evenly over it
-MOST_BYTES = 1 << 30  # of media in a dataset that are read with them
-PROBED = 16  # samples that tell how many bytes a sample has
+MOST_SAMPLES = 20_000  # largest number of samples of a source that are compared, evenly spaced
+MOST_BYTES = 1 << 30  # largest number of bytes of media inside a dataset that are read for the comparison
+PROBED = 16  # samples from which the mean number of bytes of a sample is estimated
 
 Opened = Mapping[str, Source]  # by name
 
 
 @dataclasses.dataclass(frozen=True)
 class _Shown:
-    """A media file that a held-out sample shows; `content` is the digest of bytes that a dataset holds, "" for a file."""
+    """A media file of a held-out sample; `content` is the digest of bytes inside a dataset, "" for a file on disk."""
 
     source: str
     key: str
@@ -35,8 +35,8 @@ class _Shown:
 def find_leaks(training: Opened, held_out: Opened) -> list[str]:
     """Returns a sentence for each pair of a held-out and a training source that share rows or media, and for each source compared in part.
 
-    Rows are compared by file: two sources that read the same one share all of them. Media are compared by resolved path; where a dataset holds
-    their bytes, by name and content. Equal media under other names, and texts, are not compared.
+    Rows are compared by file: two sources that read the same file are taken to share all rows. Media are compared by resolved path, or by name
+    and content if a dataset contains their bytes. Equal media under different names, and texts, are not compared.
     """
     same_file = {
         (name, other) for name, source in held_out.items() for other, trained in training.items() if _files(source) & _files(trained)
@@ -69,7 +69,7 @@ def find_leaks(training: Opened, held_out: Opened) -> list[str]:
 
 
 def _files(source: Source) -> set[str]:
-    """The files that a source reads, links followed; its patterns where they name none any more."""
+    """Returns the files that a source reads, with links resolved; its patterns if they cannot be expanded."""
     try:
         return set(map(os.path.realpath, expand(source.paths)))
     except StorageError:
@@ -77,7 +77,10 @@ def _files(source: Source) -> set[str]:
 
 
 def _stride(name: str, source: Source, sentences: list[str]) -> int:
-    """Every how many samples one is compared, so that neither their number nor the bytes that a dataset holds of them pass the limits."""
+    """Returns the step between compared samples that keeps their number and their bytes inside a dataset within the limits.
+
+    A step above 1 is reported in `sentences`.
+    """
     probe = -(-len(source) // PROBED)
     size = sum(_size(media) for _, media in _media(source, probe) if media.path is None) * probe
     stride = max(-(-len(source) // MOST_SAMPLES), -(-size // MOST_BYTES), 1)
@@ -87,7 +90,7 @@ def _stride(name: str, source: Source, sentences: list[str]) -> int:
 
 
 def _media(source: Source, stride: int) -> Iterator[tuple[str, Media]]:
-    """The media of every `stride`th sample, with the sample's key. A sample that cannot be read has none."""
+    """Yields (sample's key, media) for the media of every `stride`th sample. Samples that cannot be read are skipped."""
     for number in range(0, len(source), stride):
         try:
             sample = source[number]
@@ -98,7 +101,7 @@ def _media(source: Source, stride: int) -> Iterator[tuple[str, Media]]:
 
 
 def _size(media: Media) -> int:
-    """Bytes of an encoded file; 0 where it cannot be read."""
+    """Returns the number of bytes of an encoded file; 0 if it cannot be read."""
     try:
         with open_media(media) as file:
             return file.seek(0, io.SEEK_END)
@@ -107,7 +110,7 @@ def _size(media: Media) -> int:
 
 
 def _equal_bytes(trained: Media, shown: _Shown) -> bool:
-    """Whether a dataset holds at least one of the two, and their bytes are equal. Two files are compared by path."""
+    """Returns whether two media have equal bytes. False for two files on disk, which are compared by path elsewhere."""
     if trained.path is not None and shown.media.path is not None:
         return False
     try:

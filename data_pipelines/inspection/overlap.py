@@ -1,4 +1,4 @@
-"""Samples that stand twice in a source, and what training and held-out sources share."""
+"""Finds duplicate samples in a source, and samples that training and held-out sources share."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from data_pipelines.progress import progress
 from data_pipelines.schema import Media, Sample, SampleError
 from data_pipelines.sources import Source
 
-LOOKED_AT = 20_000  # samples of a source that are compared, spread evenly over it
+LOOKED_AT = 20_000  # largest number of samples of a source that are compared, evenly spaced
 
 
 class _Seen(NamedTuple):
-    """Of one source: how often each sample stands in it, and every how many samples one was looked at."""
+    """Counts of one source: number of occurrences of each sample by its digest, and step between examined samples."""
 
     samples: collections.Counter[bytes]
     stride: int
 
 
 def overlap_sentences(train: Sequence[Source], heldout: Sequence[Source]) -> list[str]:
-    """Sentences about duplicates within each source, and about samples and files that are both trained on and held out (leaks.find_leaks).
+    """Returns sentences about duplicates within each source, and about samples and files that are both trained on and held out (leaks.find_leaks).
 
-    Samples are equal in text and files: these by path, or by the bytes that a container holds. Of large sources every n-th sample is looked
-    at, which is said.
+    Samples are equal if their text and files are equal; files are compared by path, or by their bytes if a container holds them. Of large
+    sources only every n-th sample is examined; a sentence reports this.
     """
     trained, held_out = [_look(source) for source in train], [_look(source) for source in heldout]
     sentences = []

@@ -1,4 +1,4 @@
-"""One HTML page for a phase, in one file without scripts or addresses."""
+"""Builds the HTML page of a phase: a single file without scripts or links to other sites."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from data_pipelines.inspection.gather import PhaseFacts, ShownDocument, ShownRow
 from data_pipelines.schema import NO_LABEL, Document
 from data_pipelines.text.tokenizers import Tokenizer
 
-PICTURES = 6  # thumbnails of a document
-CHARACTERS = 1500  # of a document's text
-DOCUMENTS = 8  # of a row whose text is shown
+PICTURES = 6  # largest number of thumbnails of a document
+CHARACTERS = 1500  # largest number of characters of a document's text
+DOCUMENTS = 8  # largest number of documents of a row whose text is shown
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 0 auto; padding: 24px; color: #1c1e21; background: #fff; }
@@ -38,14 +38,14 @@ table { border-collapse: collapse; width: 100%; } th, td { text-align: left; pad
 
 
 def page(facts: PhaseFacts, names: Sequence[str], overlap: Sequence[str], tokenizer: Tokenizer, source_numbers: dict[str, int]) -> str:
-    """The page of a phase.
+    """Returns the page of a phase as HTML.
 
     Args:
-      facts: of the phase.
-      names: of all phases, each of which has a page NAME.html beside this one.
+      facts: facts about the phase.
+      names: names of all phases; each has a page NAME.html in the same folder.
       overlap: sentences about duplicates and leaks.
-      tokenizer: decodes the texts.
-      source_numbers: of all sources, as batches number them: their colours.
+      tokenizer: tokenizer that decodes the texts.
+      source_numbers: index of each source by name, as in batches; it determines the source's colour.
     """
     phase = facts.phase
     links = "".join(f'<a href="{html.escape(name)}.html">{html.escape(name)}</a>' for name in names)
@@ -120,7 +120,7 @@ def _document(shown: ShownDocument, tokenizer: Tokenizer) -> str:
 
 
 def marked_text(document: Document, tokenizer: Tokenizer) -> str:
-    """The text of a document as HTML; what carries a loss is marked, image tokens stand as their number."""
+    """Returns the text of a document as HTML. Tokens with labels are marked; a run of image tokens is replaced by their number."""
     pad = tokenizer.special["<IMG_CONTEXT>"]
     kinds = np.where(document.tokens == pad, 2, document.labels != NO_LABEL).astype(np.int8)
     parts: list[str] = []

@@ -1,4 +1,4 @@
-"""Packed rows, decoded in threads while the step runs, from a state on."""
+"""Reads packed rows from a given state on; threads decode them while the step runs."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ LAID_OUT_AT_ONCE = 2_000_000  # samples: a second or less for each phase
 
 
 class PhaseLayout(NamedTuple):
-    """What a look at all lengths says of a phase.
+    """Facts about a phase from the lengths of all samples.
 
     Attributes:
-      too_long: what of each source of its mixture is too long for it, by the source's name.
-      advice: better budgets where its own leave rows empty; else None.
+      too_long: samples that are too long for the phase, by name of the source, for each source of its mixture.
+      advice: better budgets if the phase's budgets leave rows partly empty; else None.
     """
 
     too_long: Mapping[str, TooLong]
@@ -51,33 +51,34 @@ class _Failure(NamedTuple):
 
 class _Decoded(NamedTuple):
     row: Batch
-    failures: list[_Failure | str]  # for each sample of the row, in order; of one that can be used its source
+    failures: list[_Failure | str]  # one for each sample of the row, in order; for a usable sample, the name of its source
 
 
 class RowLoader:
-    """The rows of all phases.
+    """Reads the rows of all phases.
+
+    With up to LAID_OUT_AT_ONCE samples, the constructor computes the layouts of all phases; else each is computed when its phase begins.
 
     Args:
-      sources: in the order of the configuration; a batch's `source` counts in it.
-      indexes: of the same sources.
+      sources: sources in the order of the configuration; `source` of a batch is an index into them.
+      indexes: length indexes of the same sources.
       phases: the curriculum.
-      tokenizer: the one that the indexes were built with.
-      seed: of the run: order, frames.
-      policy: when samples that cannot be used stop the run.
-      log: file of JSON lines that names the samples that no phase can use (as far as the indexes' logs name them), that failed at decoding,
-        or that are too long for a phase (too_long.NAMED of each source and phase). Each process has its own.
-      threads: that decode rows. Their number does not change the rows.
-      block_rows: rows planned together, at most: part of the data's order.
-      names_excluded: the log also names what the indexes exclude: of several processes, one does.
+      tokenizer: tokenizer with which the indexes were built.
+      seed: seed of the run, for the order of samples and the choice of video frames.
+      policy: limits on failed samples at which the run stops.
+      log: path of a JSON lines file that lists the samples that no phase can use (as far as the indexes' logs list them), that failed at
+        decoding, or that are too long for a phase (up to too_long.NAMED of each source and phase). Each process has its own file.
+      threads: number of threads that decode rows; it does not change the rows.
+      block_rows: largest number of rows planned together. The order of the data depends on it.
+      names_excluded: True to list in the log also the samples that the indexes exclude; one of several processes does.
 
     Attributes:
-      forecast: how often the phases will read each source.
-      failures: counts of what failed at decoding in the rows that `batches` delivered: with several processes, in this one's own rows, which
-        the policy judges alone.
-    With up to LAID_OUT_AT_ONCE samples all phases are looked at here, else each when it begins.
+      forecast: estimate of how often the phases will read each source.
+      failures: counts of samples that failed at decoding in the rows that `batches` delivered. With several processes, each counts its own
+        rows and applies the policy to these alone.
 
     Raises:
-      DataError: sources and indexes do not belong together, a mixture is impossible, no sample of a source fits a phase that is looked at,
+      DataError: sources and indexes do not match, a mixture is invalid, no sample of a source fits a phase whose layout is computed,
         the indexes exclude a larger share of a source than the policy allows, or max_epochs leave too little data for a phase.
     """
 
@@ -119,9 +120,9 @@ class RowLoader:
                 self.layout(number)
 
     def layout(self, phase: int) -> PhaseLayout:
-        """What is too long for a phase, and what budgets would be better for it.
+        """Returns the samples that are too long for a phase, and better budgets for it.
 
-        All samples are looked at when this is asked for the first time, or the phase is read. Raises DataError as `__init__`.
+        The first call for a phase, or the first reading of its rows, examines all samples. Raises DataError as `__init__`.
         """
         if phase not in self._laid_out:
             planner = self._plan(InputState(phase, 0, 0, (0,) * len(self._sources)))
@@ -132,11 +133,11 @@ class RowLoader:
 
     @property
     def laid_out(self) -> list[int]:
-        """The phases whose samples were looked at."""
+        """Numbers of the phases whose layouts were computed, ascending."""
         return sorted(self._laid_out)
 
     def epochs(self, state: InputState) -> dict[str, float]:
-        """Returns how often the samples of each source that was read had been read when the block of rows began that `state` lies in."""
+        """Returns the epochs read of each source, by name, at the start of the block of rows that contains `state`. Unread sources are omitted."""
         read = zip(self._indexes, state.positions, strict=True)
         return {index.name: position / len(index.usable) for index, position in read if position}
 
@@ -151,20 +152,20 @@ class RowLoader:
         context_shards: int = 1,
         prepare: Callable[[Batch], Any] = lambda batch: batch,
     ) -> Generator[tuple[Any, InputState]]:
-        """Yields each step's rows and the state after it, to the end of the state's phase.
+        """Yields each step's rows and the state after the step, to the end of the state's phase.
 
-        The last state is the start of the next phase. The rows depend on the state alone: not on threads, nor on how rows are
-        spread over processes. Closing the generator stops the threads.
+        The last state is the start of the next phase. The rows depend on the state alone, not on the threads or on the distribution of rows
+        over processes. Closing the generator stops the threads.
 
         Args:
-          state: where to begin.
-          local_rows: which of a step's rows this process reads, in this order; None for all.
-          context_shards: that each row is arranged for (shards.arrange). The rows are the same whatever their number.
-          prepare: what is done with each batch in a thread beside the step, BATCHES_AHEAD batches before they are asked for: copying them to
-            the devices. Its results are yielded.
+          state: state to begin from.
+          local_rows: positions, within a step, of the rows that this process reads, in this order; None for all.
+          context_shards: number of context shards that each row is arranged for (shards.arrange). It does not change which rows are read.
+          prepare: function applied to each batch, such as copying it to the devices. A thread runs it up to BATCHES_AHEAD batches in advance,
+            concurrently with the step; its results are yielded.
 
         Raises:
-          DataError: local_rows or the state do not fit the phase's rows_per_step; or more samples failed than the policy allows.
+          DataError: local_rows or the state do not fit the phase's rows_per_step, or more samples failed than the policy allows.
         """
         if not 0 <= state.phase < len(self._phases):
             raise DataError(f"the state {state} is past the last of the {len(self._phases)} phases: nothing is left to read")
@@ -189,11 +190,11 @@ class RowLoader:
         return [f"{self._sources[draw.source].name}/{self._sources[draw.source].key(draw.sample)}" for draw in planner.row(row)]
 
     def plan_earlier(self, earlier: Sequence[Earlier]) -> None:
-        """Has rows planned by settings of before where they were: those up to `until` of each, in phases of these names."""
+        """Sets earlier settings of phases, by name: rows before each `until` are planned with these, as they were originally."""
         self._earlier = sorted(earlier, key=lambda each: each.until)
 
     def next_block(self, state: InputState) -> int:
-        """Returns the first row of the state's phase, not before the state's own, that is planned apart from the rows before it."""
+        """Returns the first row of a block, at or after the row of the state, in the state's phase."""
         rows = whole_steps(self._block_rows, self._phases[state.phase])
         return -(-state.row // rows) * rows
 
@@ -234,7 +235,7 @@ class RowLoader:
             decoded = self._decode(planner, state.row + step * rows_per_step + local[offset])
             return _Decoded(arrange(decoded.row, context_shards), decoded.failures)
 
-        # As many rows ahead as the next step needs: a row of a long context holds tens of megabytes.
+        # Decode only as many rows ahead as the next step needs: a row of a long context has tens of megabytes.
         reading = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(len(local), self._threads))
         rows = grain.MapDataset.range(steps * len(local)).map(decode).to_iter_dataset(reading)
         batches = rows.batch(len(local), drop_remainder=True, batch_fn=_stack).map(lambda pair: (prepare(pair[0]), pair[1]))
@@ -309,7 +310,7 @@ def _checked_forecast(phases: Sequence[PhaseSettings], indexes: Sequence[LengthI
 
 
 def _check_index(index: LengthIndex, policy: FailurePolicy) -> None:
-    """Raises DataError with a summary when the index excludes too large a share of its source."""
+    """Raises DataError with a summary if the index excludes too large a share of its source."""
     excluded = sum(index.unusable.values())
     if policy.exceeded(excluded, len(index) - index.filtered, whole=True):
         counts = ", ".join(f"{count} {reason}" for reason, count in index.unusable.most_common())

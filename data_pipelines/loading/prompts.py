@@ -1,4 +1,4 @@
-"""Prompts as inputs of the model: right-aligned rows without labels."""
+"""Model inputs for prompts: right-aligned rows without labels."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from data_pipelines.schema import VISUAL_TOKEN_BYTES, Document
 
 
 def prompt_inputs(documents: Sequence[Document], length: int, visual_tokens: int, image_token: int) -> ModelInputs:
-    """One prompt a row, each at the right end of its row, so that every row's answer begins at the same place.
+    """Returns one row for each prompt, aligned to the right end, so that the answers of all rows begin at the same position.
 
     Args:
-      documents: each at most `length` tokens and `visual_tokens` visual tokens.
+      documents: the prompts, each with at most `length` tokens and `visual_tokens` visual tokens.
       length: L, tokens of a row.
       visual_tokens: V, visual tokens of a row.
       image_token: id of `<IMG_CONTEXT>`.

@@ -1,4 +1,4 @@
-"""Positions, intervals of attention, targets and weights of packed rows; training and inference share them.
+"""Computes positions, attention intervals, targets and weights of packed rows, for training and inference.
 
 Shape legend: L tokens, V visual tokens, I images.
 """
@@ -20,12 +20,12 @@ LOSS_WEIGHTINGS = ("square", "token", "sample")
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the tokens of one document stand, counted from its start.
+    """Positions, intervals and visual tokens of one document, counted from its start.
 
     Attributes:
-      positions: [L, 3] int32: t, h, w. t grows by one with every text token and every image; h, w are 0 for text.
-      intervals: [L] each: the keys that each token sees.
-      visual_slot: [L] int32: which visual token stands there, or -1.
+      positions: [L, 3] int32: t, h, w. t increases by one with every text token and every image; h, w are 0 for text.
+      intervals: [L] each: the keys that each token attends to.
+      visual_slot: [L] int32: index of the token's visual token, or -1.
       visual_position: [V, 2] int32: row and column of each visual token in its image.
     """
 
@@ -36,9 +36,9 @@ class Layout:
 
 
 def layout(tokens: Int32, grids: Int32, image_token: int) -> Layout:
-    """Lays out one document.
+    """Computes the layout of one document.
 
-    Which visual tokens form an image follows from `grids`, not from runs of the image token: images may stand next to each other.
+    `grids`, not runs of the image token, determine which visual tokens form an image, since images may be adjacent.
 
     Args:
       tokens: [L] token ids.
@@ -46,7 +46,7 @@ def layout(tokens: Int32, grids: Int32, image_token: int) -> Layout:
       image_token: the id of `<IMG_CONTEXT>`.
 
     Raises:
-      ValueError: the image tokens are not as many as the grids say, or those of one image are interrupted.
+      ValueError: the number of image tokens differs from the grids, or the tokens of one image are not contiguous.
     """
     length = len(tokens)
     grids = np.asarray(grids, np.int32).reshape(-1, 2)
@@ -75,9 +75,9 @@ def layout(tokens: Int32, grids: Int32, image_token: int) -> Layout:
 
 
 def label_weights(labels: Int32, weighting: str) -> npt.NDArray[np.float32]:
-    """[L] float32: the weight of each label of one document (where it is NO_LABEL: 0).
+    """Returns the weight of each label of one document, [L] float32; 0 for NO_LABEL.
 
-    With N labels each weighs 1 / sqrt(N) ("square"), 1 ("token") or 1 / N ("sample"), as the reference does.
+    With N labels, each has the weight 1 / sqrt(N) ("square"), 1 ("token") or 1 / N ("sample"), as in the reference.
     """
     if weighting not in LOSS_WEIGHTINGS:
         raise ValueError(f"loss weighting {weighting!r} is unknown: use one of {', '.join(LOSS_WEIGHTINGS)}")
@@ -91,13 +91,13 @@ def pack(documents: Sequence[Document], source_ids: Sequence[int], phase: PhaseS
     """Packs documents into one row: a Batch without the leading dimension of rows.
 
     Args:
-      documents: in the order they will stand.
-      source_ids: for each document the index of its source.
+      documents: documents in the order of the row.
+      source_ids: index of the source of each document.
       phase: the budgets and the loss weighting.
       image_token: the id of `<IMG_CONTEXT>`.
 
     Raises:
-      ValueError: the documents do not fit the budgets, or one contradicts itself.
+      ValueError: the documents do not fit the budgets, or the fields of one are inconsistent.
     """
     _check_budgets(documents, source_ids, phase)
     row: Batch = map_arrays(lambda spec: np.zeros(spec.shape[1:], spec.dtype), batch_spec(1, phase.context, phase.visual_tokens))
@@ -117,7 +117,7 @@ def pack(documents: Sequence[Document], source_ids: Sequence[int], phase: PhaseS
         except ValueError as error:
             raise ValueError(f"document {number} of a row: {error}") from error
         labels = np.where(document.tokens == image_token, NO_LABEL, document.labels)
-        labels[0] = NO_LABEL  # nothing of its own document stands before it
+        labels[0] = NO_LABEL  # no token of its own document precedes it, so nothing could predict it
         weights = label_weights(labels, phase.loss_weighting)
         here = slice(start, start + length)
         before = slice(start, start + length - 1)

@@ -1,9 +1,10 @@
-"""Rows cut for context parallelism: each shard takes several pieces of a row, so that all have equally many tokens and nearly equally many
-attended pairs.
+"""Divides rows for context parallelism: each shard takes several pieces of a row, so that all shards have equally many tokens and nearly
+equally many attended pairs.
 
-A causal row cut into runs of tokens gives the last shard twice the mean work; packed documents and images make it worse. Here a row is cut into
-pieces of equal length, and pieces are dealt to shards. Within a shard they stand in ascending order, and positions, intervals, targets and
-weights travel with their tokens; intervals go on naming keys of the whole row in its own order (`pieces` says where each key piece went).
+If a causal row is divided into contiguous runs, the last shard has twice the mean work; packed documents and images make it worse. So a row is
+divided into pieces of equal length, and the pieces are assigned to shards. Within a shard the pieces are in ascending order. Positions,
+intervals, targets and weights move with their tokens. Intervals still refer to keys in the original order of the row; `pieces` maps each piece
+to its new place.
 
 Shape legend: L tokens of a row, S shards, P pieces of a row, V visual tokens of a shard.
 """
@@ -16,16 +17,17 @@ from data_pipelines.batch import Batch, Intervals, attended_pairs, map_arrays, p
 
 
 def deal(costs: np.ndarray, shards: int) -> np.ndarray:
-    """Deals pieces to shards, equally many to each, so that the largest sum of costs is small.
+    """Assigns pieces to shards, equally many to each, so that the largest sum of costs is small.
 
-    The costliest piece that is left goes to the shard with the smallest sum that has room; then pieces are exchanged between the shard with
-    the largest sum and another one for as long as that lowers the larger of the two.
+    Pieces are assigned in order of decreasing cost, each to the shard with the smallest sum among those with room. Then pieces are exchanged
+    between the shard with the largest sum and another one, as long as this lowers the larger of the two sums.
 
     Args:
       costs: [P] attended pairs of each piece.
+      shards: S, a divisor of P.
 
     Returns:
-      [S, P / S] numbers of pieces, ascending in each shard.
+      [S, P / S] indices of pieces, ascending in each shard.
     """
     each = len(costs) // shards
     dealt: list[list[int]] = [[] for _ in range(shards)]
@@ -40,11 +42,11 @@ def deal(costs: np.ndarray, shards: int) -> np.ndarray:
 
 
 def _exchange(dealt: list[list[int]], sums: np.ndarray, costs: np.ndarray) -> bool:
-    """Exchanges one pair of pieces between the busiest shard and another; False where no exchange helps."""
+    """Exchanges one pair of pieces between the busiest shard and another. Returns False if no exchange helps."""
     busiest = int(np.argmax(sums))
     for other in np.argsort(sums, kind="stable"):
         gain = costs[dealt[busiest]][:, None] - costs[dealt[other]][None, :]
-        # The larger of the two sums falls when the gain lies between 0 and their difference, most in its middle.
+        # The larger of the two sums decreases if the gain lies between 0 and their difference; the decrease is largest at half the difference.
         distance = np.where((gain > 0) & (gain < sums[busiest] - sums[other]), np.abs(gain - (sums[busiest] - sums[other]) / 2), np.inf)
         i, j = np.unravel_index(np.argmin(distance), distance.shape)
         if np.isfinite(distance[i, j]):
@@ -56,22 +58,22 @@ def _exchange(dealt: list[list[int]], sums: np.ndarray, costs: np.ndarray) -> bo
 
 
 def piece_order(intervals: Intervals, shards: int) -> np.ndarray:
-    """[P] pieces of a row with intervals [L] in the order of the shards that take them."""
+    """Returns [P] the pieces of a row with intervals [L], ordered by shard."""
     count = shards * pieces_of_shard(len(intervals.lo), shards)
     return deal(attended_pairs(map_arrays(lambda x: x.reshape(count, -1), intervals), axis=1), shards).reshape(-1)
 
 
 def pairs_of_shards(intervals: Intervals, shards: int) -> np.ndarray:
-    """[S] attended pairs of each shard of a row that `arrange` gave, by its intervals [L]."""
+    """Returns [S] the attended pairs of each shard of a row from `arrange`, given its intervals [L]."""
     return attended_pairs(map_arrays(lambda x: x.reshape(shards, -1), intervals), axis=1)
 
 
 def arrange(row: Batch, shards: int) -> Batch:
-    """A packed row with its tokens in the order of their shards, and the pixels of each shard's visual tokens in its part of `visual`.
+    """Reorders a packed row by shards: its tokens, and in `visual` the pixels of each shard's visual tokens.
 
     Args:
-      row: of rows.pack.
-      shards: that the row is cut into. One: the row as it is.
+      row: row from rows.pack.
+      shards: number of shards. With one, the row is returned unchanged.
     """
     if shards == 1:
         return row

@@ -1,7 +1,7 @@
-"""Rows of a phase whose mixture or limits changed while it was read: planned as before up to the end of a block, then as they are now.
+"""Plans the rows of a phase whose mixture or limits changed during training: old settings up to the end of a block, then the new ones.
 
-Rows are planned in blocks. A block that was begun is finished as it was planned; from the next one on the new settings hold. So no sample is
-repeated and none is lost, whatever changed.
+Rows are planned in blocks. A block that has begun is finished with the settings it was planned with; the new settings apply from the next block
+on. So no sample is repeated or lost by a change.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from data_pipelines.schema import DataError
 
 
 class Limits(NamedTuple):
-    """What of a source may change: as in SourceSettings."""
+    """The settings of a source that may change during a phase; fields as in SourceSettings."""
 
     keep: tuple[str, ...]
     max_epochs: float
@@ -28,13 +28,13 @@ class Limits(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Earlier:
-    """How the rows of a phase are planned up to one of them.
+    """Earlier settings of a phase and the range of rows that are planned with them.
 
     Attributes:
-      phase: its name.
-      until: the first row that is planned otherwise.
+      phase: name of the phase.
+      until: end of the range, exclusive.
       mixture: weight of each source by name.
-      limits: of each source by name, of those that there were.
+      limits: limits of each source by name, for the sources that existed then.
     """
 
     phase: str
@@ -43,12 +43,12 @@ class Earlier:
     limits: Mapping[str, Limits]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data that JSON can hold."""
+        """Returns the settings as JSON-serializable data."""
         return dataclasses.asdict(self) | {"limits": {name: list(limits) for name, limits in self.limits.items()}}
 
     @classmethod
     def from_json(cls, values: Any) -> Earlier:
-        """Raises DataError for what `to_json` does not give."""
+        """Converts a result of `to_json` back. Raises DataError if the argument is not such a result."""
         try:
             limits = {name: Limits(tuple(keep), float(epochs)) for name, (keep, epochs) in values["limits"].items()}
             return cls(str(values["phase"]), int(values["until"]), {name: float(w) for name, w in values["mixture"].items()}, limits)
@@ -57,12 +57,12 @@ class Earlier:
 
 
 class SplicedPlanner:
-    """Planners of one phase that follow one another. As Planner, for what a loader asks of it.
+    """A sequence of planners for consecutive rows of one phase, with the methods of Planner that the loader needs.
 
     Args:
-      spans: (until, planner): each makes a planner from the state at its first row, for the rows before `until`. The last one's holds to the
-        end of the phase.
-      state: that the first is made from.
+      spans: pairs (until, factory). The factory builds a planner from the state at the first row of its span; the planner is used for rows
+        before `until`. The last span reaches to the end of the phase.
+      state: state from which the first planner is built.
     """
 
     def __init__(self, spans: Sequence[tuple[int, Callable[[InputState], Planner]]], state: InputState):

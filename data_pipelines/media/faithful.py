@@ -1,4 +1,4 @@
-"""Pixels as a viewer shows them: greys scaled to 8 bits, transparency over white, turned upright. Used by images and clips."""
+"""Converts pixels as a viewer shows them: greys scaled to 8 bits, transparency over white, rotated upright. Used by images and clips."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, TiffImagePlugin
 
-# What happens to a picture beside decoding it, as the length index counts it. The index stores positions in this tuple: append only.
+# Conversions in addition to decoding, which the length index counts. The index stores positions in this tuple: append only.
 CONVERSIONS = ("grey_16_bit", "grey_32_bit", "grey_float", "transparency", "orientation", "rotation", "pixel_aspect")
 _WHITE = 255
 
-# A photo with damaged EXIF data is a good photo, of no orientation: nothing to warn of.
+# A photo with damaged EXIF data is usable and has no orientation, so no warning is needed.
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 
 class Orientation(NamedTuple):
-    """How stored pixels become upright: rows and columns exchanged first, then rows and columns reversed."""
+    """The transform from stored to upright pixels: first rows and columns are transposed, then rows and columns are reversed."""
 
     transposed: bool = False
     rows_reversed: bool = False
     columns_reversed: bool = False
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the upright picture."""
+        """Returns (height, width) of the upright picture."""
         return (width, height) if self.transposed else (height, width)
 
     def turn(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """[H, W, ...] to the upright picture, contiguous."""
+        """Transforms [H, W, ...] to the upright picture, a contiguous array."""
         turned = pixels.swapaxes(0, 1) if self.transposed else pixels
         turned = turned[::-1] if self.rows_reversed else turned
         turned = turned[:, ::-1] if self.columns_reversed else turned
@@ -50,9 +50,9 @@ _EXIF_ORIENTATIONS = {  # Exif 2.32, tag 0x0112
 
 
 def exif_orientation(image: Image.Image) -> Orientation:
-    """The orientation in an image's header. Damaged EXIF data is no orientation, as in viewers.
+    """Returns the orientation in an image's header; UPRIGHT for damaged EXIF data, as in viewers.
 
-    Pillow's getexif is not used: for PNG it decodes the pixels, and what it finds then is not what it finds in the header.
+    Pillow's getexif is not used: for PNG it decodes the pixels, and the result then differs from that of the header alone.
     """
     try:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -67,15 +67,15 @@ def exif_orientation(image: Image.Image) -> Orientation:
 
 
 def pending_orientation(image: Image.Image) -> Orientation:
-    """The orientation that decoding has still to apply: Pillow turns a TIFF itself and gives its upright size."""
+    """Returns the orientation to apply after Pillow's decoding. Pillow itself rotates a TIFF and reports its upright size."""
     return UPRIGHT if isinstance(image, TiffImagePlugin.TiffImageFile) else exif_orientation(image)
 
 
 def display_orientation(matrix: bytes | None) -> Orientation:
-    """The orientation of a clip's display matrix: nine int32 in the machine's byte order, as FFmpeg gives them.
+    """Returns the orientation of a clip's display matrix: nine int32 in the machine's byte order, as FFmpeg provides them.
 
-    A point (x, y) is shown at (a x + c y, b x + d y), where the matrix begins a, b, _, c, d. Other angles than multiples of 90 degrees
-    become the nearest multiple.
+    A point (x, y) is shown at (a x + c y, b x + d y); the matrix begins a, b, _, c, d. Angles are rounded to the nearest multiple of 90
+    degrees.
     """
     if matrix is None or len(matrix) != 36:
         return UPRIGHT
@@ -86,7 +86,7 @@ def display_orientation(matrix: bytes | None) -> Orientation:
 
 
 def image_conversions(image: Image.Image) -> tuple[str, ...]:
-    """Those of CONVERSIONS that an image needs, from its header: whether they are applied is the policy's matter."""
+    """Returns those of CONVERSIONS that an image needs, from its header. The picture policy decides whether they are applied."""
     found = []
     if image.mode.startswith("I;16") or _is_16_bit(image):
         found.append("grey_16_bit")
@@ -102,8 +102,8 @@ def image_conversions(image: Image.Image) -> tuple[str, ...]:
 
 
 def decode_image(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """[H, W, 3] RGB of an opened image, turned upright. Raises what Pillow's decoders raise on damaged data."""
-    orientation = pending_orientation(image)  # of the header, as the size in the index
+    """Decodes an opened image to upright RGB [H, W, 3]. Damaged data raises the exceptions of Pillow's decoders."""
+    orientation = pending_orientation(image)  # from the header, as the size in the index
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
         grey = to_8_bits(values, 65535 if image.mode.startswith("I;16") or _is_16_bit(image) else None)
@@ -120,10 +120,10 @@ def decode_image(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def to_8_bits(values: npt.NDArray[Any], top: int | None = None) -> npt.NDArray[np.uint8]:
-    """Grey values to 0 .. 255, rounded: [0, top] is stretched over them.
+    """Scales grey values from [0, top] to 0 .. 255 and rounds them.
 
-    Without `top` it is the least of 1 (floats only), 255 and 65535 that holds all values. Values that no such range holds (negative or
-    larger ones) are stretched from their own minimum to their own maximum. What is not finite becomes black.
+    Without `top`, it is the smallest of 1 (floats only), 255 and 65535 such that [0, top] contains all values. If there is none (negative or
+    larger values), values are scaled from their own minimum and maximum. Values that are not finite are first set to 0.
     """
     numbers = values.astype(np.float32)
     numbers[~np.isfinite(numbers)] = 0
@@ -140,11 +140,11 @@ def to_8_bits(values: npt.NDArray[Any], top: int | None = None) -> npt.NDArray[n
 
 
 def over_white(rgba: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """[H, W, 4] with straight alpha to [H, W, 3] over a white background."""
+    """Composites [H, W, 4] with straight alpha over a white background, to [H, W, 3]."""
     alpha = rgba[..., 3:].astype(np.uint16)
     return ((rgba[..., :3] * alpha + _WHITE * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def _is_16_bit(image: Image.Image) -> bool:
-    """Pillow gives the 16-bit greys of a PPM file, scaled to 65535, the mode of 32-bit ones."""
+    """Returns whether a 32-bit mode holds 16-bit greys: Pillow gives the 16-bit greys of a PPM file, scaled to 65535, the mode "I"."""
     return image.mode == "I" and image.format == "PPM"

@@ -1,14 +1,14 @@
-"""Which frames of a clip are shown: named ways, for one clip or for many at once.
+"""Chooses the frames of clips that are shown, by one of several named rules, for one clip or many at once.
 
-All take a rate drawn from the phase's frames_per_second, at most the clip's own, and its cap `frames`. They differ in what they make of these:
+All rules use a rate drawn from the phase's frames_per_second, at most the clip's own rate, and the phase's cap `frames`. They differ as follows:
 
 - "neo" (NEO-ov): duration x rate frames, at the interior points of an even division: i * N // (n + 1).
 - "qwen_vl" (qwen-vl-utils): the same number, at least 4 and even, evenly from the first to the last frame, rounded.
-- "internvl" (InternVL): the same number, from the middle of the first of as many equal segments on.
-- "llava_video" (LLaVA-Video, LLaVA-OneVision): every round(clip's rate / rate)th frame from the first on; if that passes the cap, as many as the
-  cap, evenly from the first to the last, rounded down.
+- "internvl" (InternVL): the same number, one for each of as many equal segments, starting at the middle of the first segment.
+- "llava_video" (LLaVA-Video, LLaVA-OneVision): every round(clip's rate / rate)th frame from the first on; if these are more than the cap, as many
+  as the cap, evenly from the first to the last, rounded down.
 
-A clip of very few frames may show one of them twice ("internvl"), as in the kit that the way comes from.
+With "internvl", a clip of very few frames may show one of them twice, as in InternVL's own code.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ import numpy.typing as npt
 from data_pipelines.randomness import uniform
 from data_pipelines.schema import PhaseSettings
 
-_LEAST_EVEN = 4  # frames that qwen-vl-utils takes of a clip that has them
+_LEAST_EVEN = 4  # smallest number of frames that qwen-vl-utils takes from a clip with at least that many
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
 class Chosen(NamedTuple):
-    """How many frames clips show ([c], at least 1 and at most the cap), and every how many frames one is shown ([c], 0: evenly)."""
+    """Number of shown frames of each clip ([c], at least 1 and at most the cap), and step between them in frames ([c], 0: evenly spaced)."""
 
     counts: Ints
     steps: Ints
 
 
 def choose(duration: Floats, rate: Floats, frames: Ints, phase: PhaseSettings, seeds: npt.NDArray[np.uint64]) -> Chosen:
-    """How many frames clips show in a phase, whose `frames` must be positive. The rate is drawn by each clip's seed alone.
+    """Chooses the number of shown frames of clips in a phase, whose `frames` must be positive. The drawn rate depends only on the clip's seed.
 
     Args:
-      duration, rate, frames: [c] of each clip, as in video.VideoInfo.
-      seeds: [c] one for each.
+      duration, rate, frames: [c] values of each clip, as in video.VideoInfo.
+      seeds: [c] seed of each clip.
     """
     low, high = phase.frames_per_second
     highest = np.minimum(high, rate)
@@ -59,12 +59,12 @@ def choose(duration: Floats, rate: Floats, frames: Ints, phase: PhaseSettings, s
 
 
 def shown(number: Ints, chosen: Chosen, frames: Ints, phase: PhaseSettings) -> Ints:
-    """[f] which frames are shown, ascending in each clip.
+    """Returns [f] the indices of the shown frames in their clips, ascending in each clip.
 
     Args:
-      number: [f] of each shown frame among those that its clip shows, from 0 on.
-      chosen, frames: of the clip of each, [f].
-      phase: names the way.
+      number: [f] number of each shown frame among the shown frames of its clip, from 0 on.
+      chosen, frames: [f] values for the clip of each shown frame: the result of `choose`, and the number of frames.
+      phase: phase whose frame_choice is the rule.
     """
     counts, steps = chosen
     if phase.frame_choice == "neo":

@@ -1,4 +1,4 @@
-"""Image files to visual tokens: read, decode, resize, cut into blocks. Policy "reference" gives the reference's pixels."""
+"""Converts image files to visual tokens: reads, decodes, resizes, divides into blocks. Policy "reference" gives the reference's pixels."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from data_pipelines.media.sizes import check_size
 from data_pipelines.schema import PICTURES, VISUAL_TOKEN_BYTES, VISUAL_TOKEN_SIDE, Media, SampleError
 from data_pipelines.storage.interface import StorageError
 
-# Named, because Pillow's other readers start programs (EPS) or are little tested against hostile files. JPEG includes MPO.
+# Listed explicitly, because Pillow's other readers start programs (EPS) or are little tested against hostile files. JPEG includes MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
 
-# Each text chunk and colour profile of a PNG may expand to so much; Pillow allows 1 MiB, and 64 MiB for all text of a file.
+# Limit in bytes on each decompressed text chunk and colour profile of a PNG. Pillow's default is 1 MiB, and 64 MiB for all text of a file.
 PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
 
-# check_size has Pillow's limit and refuses by name before a pixel is decoded; Pillow's own check would only warn up to twice the limit.
+# check_size has the same limit as Pillow and raises an error with the file's name before decoding; Pillow only warns up to twice the limit.
 Image.MAX_IMAGE_PIXELS = None
 
-_OTHER_FORMATS = (  # first bytes, offset, name: what web crawls hold beside FORMATS
+_OTHER_FORMATS = (  # signature, its offset in bytes, name: other formats that web crawls contain
     (b"ftypavif", 4, "AVIF"),
     (b"ftypavis", 4, "AVIF"),
     (b"ftyphei", 4, "HEIC"),
@@ -43,7 +43,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def open_media(media: Media) -> BinaryIO:
-    """The encoded bytes as an open file. Raises SampleError "missing_file", "unreadable_file" or "empty_file"."""
+    """Opens the encoded bytes as a file. Raises SampleError "missing_file", "unreadable_file" or "empty_file"."""
     file: BinaryIO
     try:
         if media.data is not None:
@@ -71,7 +71,7 @@ def open_media(media: Media) -> BinaryIO:
 
 
 def read_bytes(media: Media) -> bytes:
-    """The encoded bytes. Raises SampleError as `open_media`."""
+    """Returns the encoded bytes. Raises SampleError as `open_media`."""
     with open_media(media) as file:
         try:
             return file.read()
@@ -80,11 +80,11 @@ def read_bytes(media: Media) -> bytes:
 
 
 class Header(NamedTuple):
-    """What an image's header says.
+    """Data from an image's header.
 
     Attributes:
-      height, width: pixels, as the media's picture policy shows them: turned by EXIF orientation under "faithful".
-      conversions: those of faithful.CONVERSIONS that the image needs, under either policy.
+      height, width: size in pixels under the media's picture policy: rotated by EXIF orientation under "faithful".
+      conversions: those of faithful.CONVERSIONS that the image needs, independent of the policy.
     """
 
     height: int
@@ -93,7 +93,7 @@ class Header(NamedTuple):
 
 
 def header(media: Media) -> Header:
-    """Reads an image's header, no pixels.
+    """Reads an image's header without decoding pixels.
 
     Raises SampleError: those of `open_media`, "not_an_image", "bomb", "aspect_ratio".
     """
@@ -105,20 +105,20 @@ def header(media: Media) -> Header:
 
 
 def image_size(media: Media) -> tuple[int, int]:
-    """(height, width) in pixels as `decode` gives them, from the header alone. Raises SampleError as `header`."""
+    """Returns (height, width) in pixels of the result of `decode`, from the header alone. Raises SampleError as `header`."""
     height, width, _ = header(media)
     return height, width
 
 
 def decode(data: bytes, name: str, pictures: str = "faithful", at_least: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
-    """The first frame of an encoded image as RGB [H, W, 3].
+    """Decodes the first frame of an encoded image to RGB [H, W, 3].
 
     Args:
       data: the file's bytes.
-      name: stands in messages.
+      name: name for messages.
       pictures: "faithful" (see faithful.decode_image) or "reference" (Pillow's RGB: alpha dropped, EXIF orientation ignored).
-      at_least: (height, width) that will be made of it: a JPEG that is at least twice as large is decoded to four, three, two or one eighths of
-        its size, by fewer coefficients. None: to its whole size.
+      at_least: (height, width) to which the result will be resized. A JPEG that is at least twice as large is decoded at four, three, two or
+        one eighths of its size, from fewer coefficients. None: decoded at full size.
 
     Raises:
       SampleError: "not_an_image", "truncated", "bomb", "aspect_ratio".
@@ -130,13 +130,13 @@ def decode(data: bytes, name: str, pictures: str = "faithful", at_least: tuple[i
             return orientation.turn(pixels)
         try:
             return faithful.decode_image(image) if as_shown else np.asarray(image.convert("RGB"))
-        except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them trip over
+        except Exception as error:  # Pillow's decoders raise many kinds of exceptions on damaged files
             _refuse_much_text(error, name)
             raise SampleError("truncated", f"{name}: the image data is cut short or damaged ({error})") from error
 
 
 def _decode_jpeg(image: Image.Image, data: bytes, at_least: tuple[int, int] | None) -> npt.NDArray[np.uint8] | None:
-    """A JPEG's pixels, Pillow's to the bit at its whole size and sooner; None for another file and for a damaged one, which Pillow judges."""
+    """Decodes a JPEG faster than Pillow; bit-equal to it at full size. Returns None for other or damaged files, which are left to Pillow."""
     if image.format != "JPEG" or image.mode not in ("RGB", "L"):
         return None
     height, width = at_least or (0, 0)
@@ -147,17 +147,17 @@ def _decode_jpeg(image: Image.Image, data: bytes, at_least: tuple[int, int] | No
 
 
 def degrade(image: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
-    """[H, W, 3] as it looks after being saved as a JPEG of this quality (Pillow's scale, 1 to 100)."""
+    """Compresses [H, W, 3] to a JPEG of this quality (Pillow's scale, 1 to 100) and returns the decoded result."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file, formats=("JPEG",)).convert("RGB"))
 
 
 def resize(image: npt.NDArray[np.uint8], height: int, width: int, mode: str) -> npt.NDArray[np.uint8]:
-    """[H, W, 3] uint8 to [height, width, 3].
+    """Resizes [H, W, 3] uint8 to [height, width, 3].
 
-    mode "exact" is Pillow's bicubic, the reference's pixels; "fast" is OpenCV, about nine times faster: cubic, or the mean of
-    areas when a side shrinks to half or less (OpenCV's cubic reads 4 x 4 pixels only, which then aliases).
+    Mode "exact" is Pillow's bicubic and gives the reference's pixels. "fast" is OpenCV, about nine times faster: cubic, or the mean of
+    areas if both sides shrink to half or less (OpenCV's cubic filter reads only 4 x 4 pixels, so it would alias).
     """
     if mode == "exact":
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
@@ -169,7 +169,7 @@ def resize(image: npt.NDArray[np.uint8], height: int, width: int, mode: str) -> 
 
 
 def to_visual_tokens(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """[H, W, 3] with sides that are multiples of 32 to [H / 32 * W / 32, 3072]: 32 x 32 x 3 blocks in row-major order."""
+    """Divides [H, W, 3], with sides that are multiples of 32, into [H / 32 * W / 32, 3072]: 32 x 32 x 3 blocks in row-major order."""
     height, width, _ = image.shape
     side = VISUAL_TOKEN_SIDE
     blocks = image.reshape(height // side, side, width // side, side, 3).transpose(0, 2, 1, 3, 4)
@@ -177,9 +177,9 @@ def to_visual_tokens(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def normalisation_table() -> npt.NDArray[np.float32]:
-    """[256, 3] float32: the normalised value of each byte of each channel, bit-equal to the reference's patches.
+    """Returns the normalised value of each byte value for each channel, [256, 3] float32, bit-equal to the reference's patches.
 
-    A table, because a compiler may turn the division into a multiplication and lose the last bit.
+    A table is used because a compiler may replace the division by a multiplication, which changes the last bit.
     """
     values = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
     mean, std = np.array([IMAGENET_MEAN, IMAGENET_STD], np.float32)
@@ -187,7 +187,7 @@ def normalisation_table() -> npt.NDArray[np.float32]:
 
 
 def is_faithful(pictures: str) -> bool:
-    """Whether a picture policy is "faithful". Raises ValueError for one that is unknown."""
+    """Returns whether a picture policy is "faithful". Raises ValueError if it is unknown."""
     if pictures not in PICTURES:
         raise ValueError(f"picture policy {pictures!r} is unknown: use {' or '.join(PICTURES)}")
     return pictures == "faithful"
@@ -195,7 +195,7 @@ def is_faithful(pictures: str) -> bool:
 
 @contextlib.contextmanager
 def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
-    """Header read, size checked, pixels not decoded."""
+    """Opens an image: reads the header and checks the size, without decoding pixels."""
     try:
         image = Image.open(file, formats=FORMATS)
     except StorageError as error:
@@ -220,7 +220,7 @@ def _not_an_image(file: BinaryIO, error: Exception) -> str:
 
 
 def _refuse_much_text(error: Exception, name: str) -> None:
-    """Raises SampleError "bomb" where Pillow stopped because text or a colour profile of a PNG expands too far."""
+    """Raises SampleError "bomb" if Pillow's error is that the text or colour profile of a PNG decompresses to too many bytes."""
     if isinstance(error, ValueError) and ("MAX_TEXT_CHUNK" in str(error) or "MAX_TEXT_MEMORY" in str(error)):
         megabytes = PngImagePlugin.MAX_TEXT_CHUNK >> 20, PngImagePlugin.MAX_TEXT_MEMORY >> 20
         limits = "a text chunk or colour profile of over {} MiB, or over {} MiB of text in all".format(*megabytes)

@@ -1,4 +1,4 @@
-"""Files under a medium's name that are none: pointers, pages of failed downloads, text, archives."""
+"""Recognises files with a media file's name but other content: pointers, error pages of failed downloads, text, archives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAGIC = (
 
 
 def describe(head: bytes) -> str | None:
-    """What a file is, and what to do, by its first HEAD_BYTES bytes; None if they do not tell."""
+    """Returns the kind of a file and a remedy, from its first HEAD_BYTES bytes; None if it is not recognised."""
     for magic, description in _MAGIC:
         if head.startswith(magic):
             return description
@@ -38,7 +38,7 @@ def _is_text(head: bytes) -> bool:
     try:
         head.decode()
     except UnicodeDecodeError as error:
-        return len(head) == HEAD_BYTES and error.start > HEAD_BYTES - 4  # cut within a character
+        return len(head) == HEAD_BYTES and error.start > HEAD_BYTES - 4  # the head may end within a character
     return True
 
 

@@ -1,4 +1,4 @@
-"""Files whose names differ from one that is missing in the case of letters alone, as copies between systems leave them."""
+"""Finds files whose names differ from a missing file's only in the case of letters, which copies between systems may cause."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import itertools
 import os
 import pathlib
 
-MOST_ENTRIES = 10_000  # of a folder that are looked at
+MOST_ENTRIES = 10_000  # entries of a folder that are searched
 
 
 def near_name(path: pathlib.Path) -> str | None:
-    """The name of a file in the same folder that differs in case alone; None where there is none among MOST_ENTRIES entries."""
+    """Returns the name of a file in the same folder that differs only in case; None if none is found among MOST_ENTRIES entries."""
     return _by_folded_name(path.parent).get(path.name.casefold())
 
 

@@ -1,4 +1,4 @@
-"""The sizes of images and frames, in pixels and visual tokens: pure geometry, equal to the reference's."""
+"""Computes the sizes of images and frames in pixels and visual tokens; equal to the reference's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy.typing as npt
 from data_pipelines.schema import U1_TEXT_TOKENS, VISUAL_TOKEN_SIDE, PhaseSettings, SampleError
 
 LONGEST_ASPECT_RATIO = 200
-FEW_FRAMES = 4  # up to so many frames have an image's budget of pixels, more have a frame's
-MOST_DECODED_PIXELS = 89_478_485  # a quarter of a gibibyte as RGB: what Pillow takes for a decompression bomb
+FEW_FRAMES = 4  # up to this number of frames, each has the pixel budget of an image; above it, that of a frame
+MOST_DECODED_PIXELS = 89_478_485  # a quarter of a gibibyte as RGB: Pillow's limit for a decompression bomb
 
 
 def check_size(height: int, width: int, name: str) -> None:
-    """Raises SampleError "bomb" for pictures too large to decode, "aspect_ratio" for those over 200 times longer than wide."""
+    """Raises SampleError "bomb" if a picture is too large to decode, "aspect_ratio" if its longer side is over 200 times the shorter."""
     size = f"{name}: {width} x {height} pixels"
     if height * width > MOST_DECODED_PIXELS:
         raise SampleError("bomb", f"{size} when decoded, at most {MOST_DECODED_PIXELS:,} in all are allowed: store it smaller")
@@ -22,11 +22,11 @@ def check_size(height: int, width: int, name: str) -> None:
 
 
 def image_limits(images: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.int64]:
-    """Most pixels of each image of a sample with `images` images: a number or an array of numbers.
+    """Returns the largest number of pixels of each image of a sample with `images` images (a number or an array of numbers).
 
-    One image may have max_pixels. n images share by the phase's image_budget: "neo" gives each 2 * max_pixels // n; "u1" (SenseNova-U1) gives
-    each what the context leaves beside U1_TEXT_TOKENS tokens of text, 32 * 32 * (context - U1_TEXT_TOKENS) // n, at most max_pixels. Neither
-    gives less than min_pixels.
+    A single image may have max_pixels. The shares of n images depend on the phase's image_budget: "neo" gives each 2 * max_pixels // n; "u1"
+    (SenseNova-U1) reserves U1_TEXT_TOKENS tokens of the context for text and gives each 32 * 32 * (context - U1_TEXT_TOKENS) // n, at most
+    max_pixels. Neither gives less than min_pixels.
     """
     count = np.maximum(np.asarray(images, np.int64), 1)
     if phase.image_budget == "u1":
@@ -38,8 +38,11 @@ def image_limits(images: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.
 
 
 def frame_limits(frames: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.int64]:
-    """Most pixels of each frame of clips that show `frames` frames: what images share; above FEW_FRAMES frames at most phase.frame_pixels; and
-    phase.clip_pixels, where that is not 0, is shared by all frames, with no less than min_pixels for each."""
+    """Returns the largest number of pixels of each frame of clips that show `frames` frames.
+
+    The limit is that of one of `frames` images (image_limits). With more than FEW_FRAMES frames it is at most phase.frame_pixels. If
+    phase.clip_pixels is not 0, it is also at most clip_pixels // frames, but this bound is at least min_pixels.
+    """
     count = np.maximum(np.asarray(frames, np.int64), 1)
     limit = image_limits(count, phase)
     limit = np.where(count > FEW_FRAMES, np.minimum(limit, phase.frame_pixels), limit)
@@ -49,25 +52,25 @@ def frame_limits(frames: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.
 
 
 def image_grids(hw: npt.ArrayLike, images_of_sample: npt.ArrayLike, phase: PhaseSettings) -> npt.NDArray[np.int64]:
-    """[n, 2] rows and columns of visual tokens of images.
+    """Returns [n, 2] the rows and columns of visual tokens of images.
 
     Args:
       hw: [n, 2] heights and widths in pixels.
-      images_of_sample: how many images the sample of each has: one number, or [n].
+      images_of_sample: number of images of each image's sample: one number, or [n].
       phase: the limits.
     """
     return smart_resize(hw, phase.min_pixels, image_limits(images_of_sample, phase)) // VISUAL_TOKEN_SIDE
 
 
 def smart_resize(hw: npt.ArrayLike, min_pixels: npt.ArrayLike, max_pixels: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Sizes after resizing: multiples of 32, between the limits where possible, the aspect ratio kept (reference).
+    """Computes sizes after resizing: multiples of 32, within the limits if possible, with about the same aspect ratio (as in the reference).
 
     Args:
       hw: [n, 2] heights and widths in pixels.
-      min_pixels, max_pixels: limits for all, or [n] one for each.
+      min_pixels, max_pixels: limits on the number of pixels: one for all images, or [n] one for each.
 
     Returns:
-      [n, 2]. Very long images can leave the limits: no side gets shorter than 32.
+      [n, 2] heights and widths. Very long images may exceed the limits, since no side becomes shorter than 32.
     """
     side = VISUAL_TOKEN_SIDE
     size = np.asarray(hw).reshape(-1, 2)
@@ -76,7 +79,7 @@ def smart_resize(hw: npt.ArrayLike, min_pixels: npt.ArrayLike, max_pixels: npt.A
     fewest, most = (np.broadcast_to(np.asarray(limit, np.float64), pixels.shape) for limit in (min_pixels, max_pixels))
     result = np.stack([np.maximum(side, np.rint(each / side) * side) for each in (height, width)], axis=1)
     rounded_pixels = result[:, 0] * result[:, 1]
-    # Only those that pass a limit are computed again.
+    # Only the sizes outside the limits are computed again.
     over = np.flatnonzero(rounded_pixels > most)
     shrink = np.sqrt(pixels[over] / most[over])
     under = np.flatnonzero((rounded_pixels < fewest) & (rounded_pixels <= most))

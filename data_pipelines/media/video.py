@@ -1,4 +1,4 @@
-"""Clips to frames. Frames of a file are found by time, so variable frame rates are right."""
+"""Reads frames of clips. Frames of a file are selected by time, so variable frame rates are handled correctly."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from data_pipelines.media.sizes import check_size
 from data_pipelines.schema import Clip, Media, PhaseSettings, SampleError
 from data_pipelines.storage.interface import StorageError
 
-CLOCK_JUMP = Fraction(1, 2)  # seconds that a clock may go back: containers with sloppy times go back a few frames
-SEEK_SECONDS = 8.0  # a longer way to the next frame is jumped over rather than decoded
+CLOCK_JUMP = Fraction(1, 2)  # seconds by which decoding times may decrease: in files with inexact times they decrease by a few frames
+SEEK_SECONDS = 8.0  # if the next frame is further ahead, the reader seeks instead of decoding the frames between
 _STILL = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
 Indices = Sequence[int] | npt.NDArray[np.int64]
 
-# Named, because some of FFmpeg's readers (playlists) open other files and addresses.
+# Listed explicitly, because some of FFmpeg's readers (playlists) open other files and addresses.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,gif,webp_anim"
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """What a clip's header says.
+    """Data from a clip's header.
 
     Attributes:
-      duration: seconds.
-      rate: frames a second (the mean, where it varies).
+      duration: duration in seconds.
+      rate: frames a second (the mean if it varies).
       frames: number of frames.
-      height, width: pixels, as the media's picture policy shows them: with square pixels and turned under "faithful".
-      conversions: those of faithful.CONVERSIONS that the frames need, under either policy.
-      times: seconds at which each frame is shown, where they were given beside the frames; else empty: the rate is constant.
+      height, width: size in pixels under the media's picture policy: with square pixels and rotated upright under "faithful".
+      conversions: those of faithful.CONVERSIONS that the frames need, independent of the policy.
+      times: display time of each frame in seconds, for a clip that is given as frames; empty for a file, whose rate is taken as constant.
     """
 
     duration: float
@@ -52,11 +52,11 @@ class VideoInfo:
 
 
 def probe(clip: Clip) -> VideoInfo:
-    """Reads a clip's header; packets are counted, without decoding, where the header does not know the number of frames.
+    """Reads a clip's header. If the header lacks the number of frames or the duration, counts packets without decoding them.
 
-    Of a clip given as frames the first one's header is read. It ends as long after its last frame as the frames stand apart in the mean.
+    For a clip given as frames, only the first frame's header is read; its last frame lasts as long as the mean interval between frames.
 
-    Raises SampleError: "missing_file", "unreadable_file", "empty_file", "broken_video", "bomb", "aspect_ratio"; of frames those of
+    Raises SampleError: "missing_file", "unreadable_file", "empty_file", "broken_video", "bomb", "aspect_ratio"; for frames, those of
     images.header.
     """
     if clip.times:
@@ -69,7 +69,7 @@ def probe(clip: Clip) -> VideoInfo:
             _check_clock([decoded for _, decoded in clocks if decoded is not None], stream.time_base, media.name)
             times = [shown for shown, _ in clocks]
             count = len(times)
-            # The last frame is taken to be shown as long as the mean of the others.
+            # The last frame is assumed to last as long as the mean of the others.
             duration = (max(times) - min(times)) * stream.time_base * Fraction(count, count - 1) if count > 1 else Fraction(0)
         height, width = _Shape.of(stream, media.pictures).size(stream.height, stream.width)
         conversions = _conversions(stream)
@@ -80,7 +80,7 @@ def probe(clip: Clip) -> VideoInfo:
 
 
 def _check_clock(times: Sequence[int], tick: Fraction, name: str) -> None:
-    """Raises SampleError "broken_video" if decoding times jump back: parts were joined, and a time no longer names one frame."""
+    """Raises SampleError "broken_video" if decoding times jump back. Then files were concatenated, and a time is not unique to a frame."""
     for earlier, later in itertools.pairwise(times):
         if (earlier - later) * tick > CLOCK_JUMP:
             raise SampleError(
@@ -102,9 +102,9 @@ def _probe_frames(clip: Clip) -> VideoInfo:
 
 
 def choose_frames(info: VideoInfo, phase: PhaseSettings, seed: int) -> npt.NDArray[np.int64]:
-    """[n] indices of the frames a sample shows, ascending, in the phase's way (frames.py).
+    """Returns [n] the indices of the frames of a clip that are shown, ascending, by the phase's rule (frames.py).
 
-    Raises SampleError "no_frames" in a phase that takes none.
+    Raises SampleError "no_frames" if the phase takes no video frames.
     """
     if phase.frames < 1:
         raise SampleError(
@@ -116,16 +116,16 @@ def choose_frames(info: VideoInfo, phase: PhaseSettings, seed: int) -> npt.NDArr
 
 
 def timestamps(info: VideoInfo, indices: Indices) -> list[float]:
-    """Seconds from the clip's start at which frames are shown."""
+    """Returns the display times of frames, in seconds from the clip's start."""
     if info.times:
         return [info.times[index] for index in np.asarray(indices).tolist()]
     return [index / info.rate for index in np.asarray(indices).tolist()]
 
 
 def read_frames(clip: Clip, info: VideoInfo, indices: Indices) -> Iterator[npt.NDArray[np.uint8]]:
-    """The frames shown at the times of `indices`, which ascend: one [H, W, 3] RGB array after the other, to spare memory.
+    """Yields the frames shown at the times of `indices`, which must ascend, one [H, W, 3] RGB array at a time to save memory.
 
-    Raises SampleError "broken_video" when the clip ends early, is damaged or changes its size; and as `open_media` and images.decode.
+    Raises SampleError "broken_video" if the clip ends early, is damaged or changes its size; also as `open_media` and images.decode.
     """
     for picture in _read_pictures(clip, indices) if clip.times else _read_file(clip.files[0], info, indices):
         height, width, _ = picture.shape
@@ -150,12 +150,12 @@ def _read_file(media: Media, info: VideoInfo, indices: Indices) -> Iterator[npt.
 
 
 class _Shape(NamedTuple):
-    """How stored frames become pictures.
+    """The conversion of stored frames to pictures.
 
     Attributes:
-      aspect: width of a pixel in heights.
-      orientation: applied after the pixels are square.
-      over_white: transparency is put over white.
+      aspect: pixel aspect ratio, width divided by height.
+      orientation: orientation, applied after the pixels are made square.
+      over_white: True to composite transparency over white.
     """
 
     aspect: Fraction = Fraction(1)
@@ -167,11 +167,11 @@ class _Shape(NamedTuple):
         return cls(_aspect(stream), _orientation(stream), _has_alpha(stream)) if is_faithful(pictures) else cls()
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the picture of a stored frame: pixels become square by stretching one side."""
+        """Returns (height, width) of the picture of a stored frame. Stretching one side makes the pixels square."""
         return self.orientation.size(*self._square(height, width))
 
     def picture(self, frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
-        """[H, W, 3] RGB."""
+        """Converts a stored frame to RGB [H, W, 3]."""
         height, width = self._square(frame.height, frame.width)
         if (height, width) != (frame.height, frame.width):
             frame = frame.reformat(width, height, interpolation="BICUBIC")
@@ -186,7 +186,7 @@ class _Shape(NamedTuple):
 
 
 def _aspect(stream: Any) -> Fraction:
-    ratio = stream.sample_aspect_ratio  # None or 0/1 where the file says nothing
+    ratio = stream.sample_aspect_ratio  # None or 0/1 if the file does not specify it
     return Fraction(ratio.numerator, ratio.denominator) if ratio and ratio.numerator > 0 < ratio.denominator else Fraction(1)
 
 
@@ -209,13 +209,13 @@ def _conversions(stream: Any) -> tuple[str, ...]:
 
 
 def _shown_at(container: Any, stream: Any, info: VideoInfo, times: Sequence[float], name: str) -> Iterator[av.VideoFrame]:
-    # Containers round times to their clock; its own tick may be as long as a frame.
+    # Containers round times to clock ticks, so times need a tolerance; a tick may be as long as a frame, so the tolerance is capped.
     tolerance = min(2 * float(stream.time_base), 0.25 / info.rate)
     decoded = _decode(container, stream, info, name)
     shown, following = next(decoded, None), next(decoded, None)
     for time in times:
         if shown is not None and time - shown[0] > SEEK_SECONDS and not _lacks_presentation_times(container):
-            for target in (time, 0.0):  # where a container's index is coarse the jump may land behind: then from the beginning
+            for target in (time, 0.0):  # with a coarse index, a seek may land after the time; then restart from the beginning
                 container.seek(int((target + _start(stream)) / stream.time_base), stream=stream)
                 decoded = _decode(container, stream, info, name)
                 shown, following = next(decoded, None), next(decoded, None)
@@ -229,7 +229,7 @@ def _shown_at(container: Any, stream: Any, info: VideoInfo, times: Sequence[floa
 
 
 def _decode(container: Any, stream: Any, info: VideoInfo, name: str) -> Iterator[tuple[float, float, av.VideoFrame]]:
-    """Each frame with the seconds from the clip's start at which it appears and disappears."""
+    """Yields (start, end, frame); start and end of its display are in seconds from the clip's start."""
     decoded = _decode_in_order(container, stream) if _lacks_presentation_times(container) else _decode_by_time(container, stream)
     for frame, ticks in decoded:
         if frame.is_corrupt or ticks is None:
@@ -239,21 +239,21 @@ def _decode(container: Any, stream: Any, info: VideoInfo, name: str) -> Iterator
 
 
 def _decode_by_time(container: Any, stream: Any) -> Iterator[tuple[av.VideoFrame, int | None]]:
-    """Each frame and its presentation time in ticks from the clip's start."""
+    """Yields each frame and its presentation time in ticks from the clip's start."""
     start = stream.start_time or 0
     for frame in container.decode(stream):
         yield frame, None if frame.pts is None else frame.pts - start
 
 
 def _decode_in_order(container: Any, stream: Any) -> Iterator[tuple[av.VideoFrame, int | None]]:
-    """Each frame and its time in ticks from the first packet: frame n in the order of display has the time of packet n.
+    """Yields each frame and its time in ticks from the first packet: frame n in the order of display has the time of packet n.
 
-    The presentation times that FFmpeg guesses for such packets are wrong where frames are stored in another order than shown.
+    The presentation times that FFmpeg guesses for such packets are wrong if frames are stored in another order than displayed.
     """
     times: list[int | None] = []
     shown = 0
     for packet in container.demux(stream):
-        if packet.size:  # an empty packet repeats the frame before it
+        if packet.size:  # an empty packet repeats the previous frame
             times.append(packet.dts)
         for frame in packet.decode():
             ticks = times[shown] if shown < len(times) else None
@@ -262,7 +262,10 @@ def _decode_in_order(container: Any, stream: Any) -> Iterator[tuple[av.VideoFram
 
 
 def _lacks_presentation_times(container: Any) -> bool:
-    """AVI stores one packet a tick, in decoding order, and no presentation times. Frames are counted from the beginning: no jumps."""
+    """Returns True for AVI: it stores one packet a tick, in decoding order, without presentation times.
+
+    Its frames must be counted from the beginning, without seeking.
+    """
     return container.format.name == "avi"
 
 

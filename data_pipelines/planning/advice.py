@@ -1,4 +1,4 @@
-"""Budgets of a phase that leave rows empty, and the ones that would do: from lengths alone, before the phase begins."""
+"""Finds budgets of a phase that leave rows partly empty, and sufficient ones, from lengths alone, before the phase begins."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from data_pipelines.planning.blocks import Lengths, pack_block
 
 DrawsWithin = Callable[[Sequence[int]], Lengths]
 
-_ROWS = 192  # of a trial, fewer where these take more than _SAMPLES: up to 0.2 s
+_ROWS = 192  # rows of a trial, fewer if these contain more than _SAMPLES samples; a trial takes up to 0.2 s
 _SAMPLES = 20_000
-_WORTH = 0.01  # of a row's tokens: what a budget must cost before it is named
-_SPARE = 1.05  # of what all samples need on the average: with less, rows cannot be full of tokens
-_DRAWS = 8192  # that the average is taken of
-_CLOSE = 0.005  # of a row's tokens: how near to the fill without any limit a better budget must come
+_WORTH = 0.01  # share of a row's tokens that a budget must leave empty before advice is given
+_SPARE = 1.05  # least budget as a multiple of the average need of all samples; with less, rows cannot be full of tokens
+_DRAWS = 8192  # draws over which the average is taken
+_CLOSE = 0.005  # share of a row's tokens by which the fill with a better budget may be below the fill without limits
 
 
 class Advice(NamedTuple):
-    """What other budgets would do for a phase.
+    """Better budgets for a phase and their effect.
 
     Attributes:
-      fill: share of the rows' tokens that is filled, as a trial of up to _ROWS rows gives it.
-      better_fill: the same with `better`.
-      budgets, better: [4] of a row as they are, and with the smallest round values that suffice: tokens, visual tokens, images, segments.
+      fill: share of the rows' tokens that is filled, from a trial of up to _ROWS rows.
+      better_fill: the same share with the budgets `better`.
+      budgets, better: [4] current budgets of a row, and the smallest sufficient round values: tokens, visual tokens, images, segments.
     """
 
     fill: float
@@ -36,11 +36,11 @@ class Advice(NamedTuple):
 
 
 def advise(draws: DrawsWithin, budgets: Sequence[int]) -> Advice | None:
-    """Returns better budgets where visual tokens, images or segments run out before tokens do; else None.
+    """Returns better budgets if visual tokens, images or segments run out before tokens do; else None.
 
     Args:
-      draws: the phase's draws from its beginning that are within such budgets: with larger ones, longer samples come.
-      budgets: [4] of a row: tokens, visual tokens, images, segments.
+      draws: function from budgets to the phase's draws from its beginning that fit them; larger budgets admit longer samples.
+      budgets: [4] budgets of a row: tokens, visual tokens, images, segments.
     """
     now = list(budgets)
     free = [now[0]] * 4  # no sample has more images or visual tokens than tokens
@@ -66,7 +66,7 @@ def advise(draws: DrawsWithin, budgets: Sequence[int]) -> Advice | None:
 
 
 def _trial(draws: DrawsWithin, budgets: Sequence[int], rows: int) -> tuple[list[int], float]:
-    """Packs a few rows: the most that one takes of each budget, and the share of tokens that is filled."""
+    """Packs a few rows. Returns the largest use of each budget by one row, and the share of tokens that is filled."""
     within = draws(budgets)
     packed, taken = pack_block(within, budgets, rows)
     lengths = within.lengths(taken)
@@ -75,7 +75,7 @@ def _trial(draws: DrawsWithin, budgets: Sequence[int], rows: int) -> tuple[list[
 
 
 def _round_values(above: int, last: int) -> list[int]:
-    """Multiples of an eighth of a power of two, from the first above a number to the first that is not below another."""
+    """Returns multiples of an eighth of a power of two, from the first above `above` to the first that is at least `last`."""
     values: list[int] = []
     value = above
     while not values or value < last:

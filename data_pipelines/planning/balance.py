@@ -1,11 +1,12 @@
-"""The order of a block's rows: every device of a step gets about as many attended pairs as the others.
+"""Orders the rows of a block so that all devices of a step get about the same number of attended pairs.
 
-A step ends when its busiest data shard does. Rows are grouped into steps by their attended pairs, steps come in random order, and in a step
-any run of 2, 4, 8 ... rows that divides it has nearly the mean pairs: so the order need not know the mesh, which may change in a run.
+A step takes as long as its busiest data shard. Rows are grouped into steps by their attended pairs, and the steps are in random order. Within a
+step, every aligned run of 2, 4, 8 ... rows that divides the step has nearly the mean number of pairs. So the order does not depend on the mesh,
+which may change during a run.
 
-Grouping decides which rows share an update, and the loss divides by an update's label weights: if rows with many pairs held few samples, these
-would weigh more than in a random order. `fill_rows` gives all rows nearly the same number of samples; benchmarks/packing.py measures
-what a sample weighs by its length and source, relative to a random order.
+Grouping determines which rows share an update, and the loss divides by an update's label weights. If rows with many pairs had few samples, these
+samples would weigh more than in a random order. `fill_rows` gives all rows nearly the same number of samples; benchmarks/packing.py measures
+the weight of a sample by its length and source, relative to a random order.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ _BAND = 50  # rows within 1/50 of each other's pairs are grouped at random
 def document_pairs(lengths: npt.ArrayLike) -> Numbers:
     """Estimates the attended pairs [n] of documents from their lengths [n, 4]: tokens, visual tokens, images, segments.
 
-    Of n tokens every one sees those that are not later: n (n + 1) / 2 pairs. An image of s tokens adds s (s - 1) / 2. Exact for one image and
-    for images of one size, as the frames of a clip; else too small, by half the number of images times the variance of their sizes.
+    Each of n tokens attends to itself and all earlier tokens: n (n + 1) / 2 pairs. An image of s tokens adds s (s - 1) / 2. The estimate is exact
+    for one image and for images of one size, such as the frames of a clip; else it is too small by half the number of images times the
+    variance of their sizes.
     """
     tokens, visual, images = np.asarray(lengths, np.int64).reshape(-1, 4).T[:3]
     return tokens * (tokens + 1) // 2 + visual * (visual - images) // np.maximum(2 * images, 1)
@@ -37,8 +39,8 @@ def order_rows(pairs: npt.ArrayLike, rows_per_step: int, seed: int) -> Numbers:
 
     Args:
       pairs: [n] int64, above 0: attended pairs of each row.
-      rows_per_step: divides n.
-      seed: of the order of steps, and of rows that have about the same pairs.
+      rows_per_step: number of rows of a step, a divisor of n.
+      seed: seed for the order of steps, and for the grouping of rows with about the same pairs.
     """
     pairs = np.asarray(pairs, np.int64)
     shuffled = _shuffle(len(pairs), seed)
@@ -53,15 +55,15 @@ def _shuffle(size: int, seed: int) -> Numbers:
 
 
 def _edges(largest: int) -> Numbers:
-    """Ascending integers up to `largest`, each about 1/_BAND above the one before."""
+    """Returns ascending integers up to `largest`, each larger than the previous one by about 1/_BAND."""
     grown = itertools.accumulate(itertools.repeat(_BAND), lambda edge, _: edge + edge // _BAND)
     return np.array([*itertools.takewhile(lambda edge: edge < largest, grown), largest], np.int64)
 
 
 def _spread(step: Numbers, pairs: Numbers) -> Numbers:
-    """The rows of a step so ordered that any aligned run of 2, 4, 8 ... of them, where that divides the step, has about as many pairs as the next.
+    """Orders the rows of a step: aligned runs of 2, 4, 8 ... rows have about equally many pairs, for each length that divides the step.
 
-    The runs are joined two by two, the largest with the smallest, the second largest with the second smallest, until their number is odd.
+    Runs are joined in pairs, the largest with the smallest, the second largest with the second smallest, until their number is odd.
     """
     runs, sums = step[:, None], pairs
     while True:

@@ -1,4 +1,4 @@
-"""Rows of one block: as many draws as they hold, packed within every budget."""
+"""Packs draws into the rows of one block, within every budget."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ from data_pipelines.planning.packing import OpenRows, fill_rows
 
 Numbers = npt.NDArray[np.int64]
 
-_HEAD = 0.995  # of the budgets of empty rows: how much is packed together
-_FEW = 4  # rows that are filled one by one
-_FULL = 0.98  # of a budget: what fills one so far needs no second try
+_HEAD = 0.995  # share of the empty rows' budgets that is packed together
+_FEW = 4  # number of last rows, to which draws are added one by one
+_FULL = 0.98  # share of a budget; if one is filled to this share, no second packing is tried
 _CHUNK = 256
 
 
 class Lengths(Protocol):
-    """The lengths of draws: `Draws` has it."""
+    """The interface for lengths of draws; `Draws` implements it."""
 
-    def lengths(self, count: int) -> Numbers: ...  # [m, 4], at least the first `count`; fewer where no more are to come
+    def lengths(self, count: int) -> Numbers: ...  # [m, 4], at least the first `count`; fewer if the draws are used up
 
 
 def pack_block(draws: Lengths, budget: Sequence[int], wanted: int) -> tuple[list[list[int]], int]:
-    """Packs draws together; where that fills no budget, in the order drawn too, and keeps what takes more (packing in order can be better where
-    visual tokens are short). A block takes an unbroken run of draws: a state need not name any that were left over.
+    """Packs draws into rows.
+
+    Draws are packed together. If that fills no budget, they are also packed in the order drawn, and the packing that takes more draws is kept
+    (packing in order can be better if visual tokens are scarce). A block takes a contiguous run of draws, so a state need not list left-over
+    ones.
 
     Args:
-      draws: each within the budget. Where they end, fewer rows than wanted may be filled.
-      budget: [4] of a row.
-      wanted: rows.
+      draws: draws, each within the budget. If they are used up, fewer rows than wanted may be filled.
+      budget: [4] budget of a row.
+      wanted: number of rows.
 
     Returns:
-      The numbers of the draws in each row, and how many draws the rows hold.
+      Indices of the draws in each row, and the number of draws in all rows.
     """
     rows, taken = _together(draws, budget, wanted)
     filled = draws.lengths(taken)[:taken].sum(axis=0) / np.maximum(wanted * np.array(budget), 1)
@@ -44,7 +47,7 @@ def pack_block(draws: Lengths, budget: Sequence[int], wanted: int) -> tuple[list
 
 
 def _together(draws: Lengths, budget: Sequence[int], wanted: int) -> tuple[list[list[int]], int]:
-    """Packs what nearly fills all rows, then what nearly fills those that stayed empty; the last few rows and gaps take draws one by one."""
+    """Packs enough draws to nearly fill all rows, then repeats for rows still empty; the last few rows and gaps take draws one by one."""
     rows: list[list[int]] = []
     taken = 0
     while (empty := wanted - len(rows)) > _FEW and (head := _head(draws, taken, _HEAD * empty * np.array(budget))):
@@ -59,7 +62,7 @@ def _together(draws: Lengths, budget: Sequence[int], wanted: int) -> tuple[list[
 
 
 def _head(draws: Lengths, first: int, most: npt.NDArray[np.float64]) -> int:
-    """How many draws from `first` on are within `most` [4] together."""
+    """Returns the number of draws from `first` on whose total is within `most` [4]."""
     count = _CHUNK
     while True:
         within = (np.cumsum(draws.lengths(first + count)[first:], axis=0) <= most).all(axis=1)
@@ -69,7 +72,7 @@ def _head(draws: Lengths, first: int, most: npt.NDArray[np.float64]) -> int:
 
 
 def _in_order(draws: Lengths, rows: list[list[int]], taken: int, budget: Sequence[int], wanted: int) -> tuple[list[list[int]], int]:
-    """Adds the draws after the first `taken` one by one, until one has no room in `wanted` rows."""
+    """Adds the draws after the first `taken` one by one, until one does not fit into `wanted` rows."""
     packing = OpenRows(rows, draws.lengths(taken), budget, wanted)
     while following := draws.lengths(taken + _CHUNK)[taken:].tolist():
         for needs in following:

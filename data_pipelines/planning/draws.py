@@ -1,4 +1,4 @@
-"""The samples of a phase in the order in which they are drawn: source by the mixture's weights, then that source's next sample that fits."""
+"""Draws the samples of a phase: chooses a source by the mixture's weights, then takes that source's next sample that fits."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from data_pipelines.randomness import permute, scramble, weyl
 
 Numbers = npt.NDArray[np.int64]
 
-_CHUNK = 1024  # samples drawn at a time, and the fewest that are looked up in a source
+_CHUNK = 1024  # samples drawn at a time, and smallest number of samples looked up in a source at a time
 _MAX_LOOKUP = 1 << 18
 
 
 class Draw(NamedTuple):
-    """One sample in a row: the source's number, the sample's number in it, and the epoch it is read in."""
+    """One sample of a row: index of the source, index of the sample in it, and the epoch in which it is read."""
 
     source: int
     sample: int
@@ -29,15 +29,15 @@ class Draw(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MixedSource:
-    """A source as a phase draws from it. At least one of its usable samples fits the budgets.
+    """A source of a phase's mixture. At least one of its usable samples fits the budgets.
 
     Attributes:
-      name: of the source.
-      usable: [u] int64: the samples that can be read.
-      lengths: [n, 4] int64: tokens, visual tokens, images, segments.
-      seed: of the order of its samples.
-      share: its weight in the mixture.
-      max_epochs: how often its samples are read at most over the run; 0: no limit.
+      name: name of the source.
+      usable: [u] int64: indices of the samples that can be read.
+      lengths: [n, 4] int64: tokens, visual tokens, images, segments of each sample.
+      seed: seed for the order of its samples.
+      share: weight in the mixture.
+      max_epochs: largest number of times that its samples are read over the run; 0: no limit.
     """
 
     name: str
@@ -49,7 +49,7 @@ class MixedSource:
 
 
 class Samples(NamedTuple):
-    """Samples of one source that fit: numbers, epochs, the source's position after each, and [k, 4] lengths."""
+    """Samples of one source that fit: indices, epochs, the source's position after each sample, and [k, 4] lengths."""
 
     samples: Numbers
     epochs: Numbers
@@ -58,16 +58,16 @@ class Samples(NamedTuple):
 
 
 class Draws:
-    """The draws of a phase from a cursor on, made as they are asked for. The mixture's shares hold over any stretch of them.
+    """The draws of a phase from a cursor on, computed on demand. Any run of consecutive draws has about the mixture's shares.
 
-    A source that was read as often as its max_epochs allow gives nothing more: from there on the others share its part by their weights.
-    What is drawn does not depend on how many draws are asked for at a time.
+    A source that has reached its max_epochs is not drawn from any more; its share is divided among the others by their weights.
+    The draws do not depend on how many are requested at a time.
 
     Args:
-      sources: by number.
-      cursor: draws made before.
-      positions: samples taken from each source of the run before.
-      budgets: [4]: samples that pass one are passed over.
+      sources: sources by their index.
+      cursor: number of draws made before.
+      positions: number of samples taken before from each source of the run.
+      budgets: [4] budgets of a row; samples that exceed one are skipped.
     """
 
     def __init__(
@@ -80,32 +80,32 @@ class Draws:
         self._numbers = np.array(list(sources), np.int64)
         self._streams = [_Stream(source, positions[number], np.asarray(budgets, np.int64)) for number, source in sources.items()]
         self._cursor = cursor
-        self._left = list(range(len(self._streams)))  # that are not used up
+        self._left = list(range(len(self._streams)))  # streams that are not used up
         self._source = np.zeros(0, np.int64)
         self._drawn = _empty(0)
 
     def lengths(self, count: int) -> Numbers:
-        """Returns the [m, 4] lengths of what is drawn: at least the first `count`, fewer where all sources are used up."""
+        """Returns the [m, 4] lengths of the draws: at least the first `count`, fewer if all sources are used up."""
         while len(self._source) < count and self._left:
             self._draw(max(_CHUNK, count - len(self._source)))
         return self._drawn.lengths
 
     def first(self, count: int) -> list[Draw]:
-        """Returns the first `count` draws, of those that `lengths` gave."""
+        """Returns the first `count` draws; `lengths` must have been called for them."""
         columns = (self._source, self._drawn.samples, self._drawn.epochs)
         return list(map(Draw, *(column[:count].tolist() for column in columns)))
 
     def positions(self, taken: int, before: Sequence[int]) -> tuple[int, ...]:
-        """Returns the sources' positions after the first `taken` draws, from those before the first."""
+        """Returns the sources' positions after the first `taken` draws, given the positions before the first draw."""
         positions = np.array(before, np.int64)
         np.maximum.at(positions, self._source[:taken], self._drawn.after[:taken])
         return tuple(positions.tolist())
 
     def _draw(self, count: int) -> None:
-        """Makes `count` more draws, or those up to where a source is used up."""
+        """Makes `count` more draws, or fewer if a source is used up before that."""
         choices = self._choose(count)
         drawn = _empty(count)
-        complete = count  # draws before the first for which a source has nothing more
+        complete = count  # number of draws before the first one whose source is used up
         for choice, stream in enumerate(self._streams):
             places = np.flatnonzero(choices == choice)
             if (ready := stream.ready(len(places))) < len(places) and places[ready] < complete:
@@ -121,7 +121,7 @@ class Draws:
         self._drawn = _join(self._drawn, Samples(*(column[:complete] for column in drawn)))
 
     def _choose(self, count: int) -> Numbers:
-        """[count] which stream each of the next draws comes from, by the shares of those that are left."""
+        """Returns [count] the stream of each of the next draws, chosen by the shares of the streams that are not used up."""
         shares = np.array([self._streams[number].share for number in self._left], np.float64)
         edges = (np.minimum(np.cumsum(shares / shares.sum())[:-1], 1 - 2.0**-53) * 2.0**64).astype(np.uint64)
         chosen: Numbers = np.array(self._left, np.int64)[np.searchsorted(edges, weyl(self._cursor, count), side="right")]
@@ -129,7 +129,7 @@ class Draws:
 
 
 class _Stream:
-    """The samples of a source that fit, from a position on, over all epochs that it may be read."""
+    """The samples of a source that fit, from a position on, over all allowed epochs."""
 
     def __init__(self, source: MixedSource, position: int, budgets: Numbers):
         self.share = source.share
@@ -138,15 +138,15 @@ class _Stream:
         self._ready = self._look_up(0)
 
     def ready(self, count: int) -> int:
-        """How many of the next `count` samples there are: fewer where the source is used up."""
+        """Looks up the next `count` samples. Returns their number, which is smaller if the source is used up."""
         lookup = max(_CHUNK, count)
         while len(self._ready.samples) < count and (self._end is None or self._position < self._end):
             self._ready = _join(self._ready, self._look_up(lookup))
-            lookup = min(2 * lookup, _MAX_LOOKUP)  # few samples of the source fit
+            lookup = min(2 * lookup, _MAX_LOOKUP)  # in case only few samples of the source fit
         return min(count, len(self._ready.samples))
 
     def take(self, count: int) -> Samples:
-        """The next `count` samples, of those that are `ready`."""
+        """Removes and returns the next `count` samples; `ready` must have been called for them."""
         taken, self._ready = (Samples(*(column[part] for column in self._ready)) for part in (slice(count), slice(count, None)))
         return taken
 

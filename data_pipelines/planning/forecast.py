@@ -1,4 +1,4 @@
-"""How often a run will read each source, estimated from lengths before the first step."""
+"""Estimates how often a run will read each source, from lengths, before the first step."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from data_pipelines.planning.too_long import Lookup, SourceLengths
 from data_pipelines.randomness import permute
 from data_pipelines.schema import PhaseSettings
 
-_LOOKED_AT = 4096  # samples of each source and phase
-_SHORT = 0.02  # share of a phase's rows that must be left empty before it is said to be short: this is an estimate
+_LOOKED_AT = 4096  # samples examined for each source and phase
+_SHORT = 0.02  # share of a phase's rows that must remain empty before the phase is reported as short, since this is an estimate
 
 
 class Forecast(NamedTuple):
-    """What a run will have read.
+    """Estimated reading of the sources over a run.
 
     Attributes:
-      epochs: for each phase, of each source of any mixture by name, how often its samples were read by the phase's end.
-      used_up: for each phase, the sources whose max_epochs are reached in it.
-      short: the first phase for which the data does not suffice, since all sources of its mixture are used up; None if it does.
+      epochs: for each phase, the number of epochs read of each source (of any mixture, by name) by the end of the phase.
+      used_up: for each phase, the sources that reach their max_epochs in it.
+      short: first phase for which the data does not suffice, since all sources of its mixture are used up; None if the data suffices.
     """
 
     epochs: tuple[Mapping[str, float], ...]
@@ -32,19 +32,19 @@ class Forecast(NamedTuple):
 
 
 class _Needs(NamedTuple):
-    """What a phase takes of a source: lengths of a draw in the mean [4], and positions that pass in its epoch for a draw."""
+    """A phase's use of a source: mean lengths of a draw [4], and mean number of positions in the epoch per draw (too long samples included)."""
 
     lengths: npt.NDArray[np.float64]
     positions: float
 
 
 def forecast(phases: Sequence[PhaseSettings], indexes: Sequence[SourceLengths], seed: int) -> Forecast:
-    """Estimates what the whole curriculum reads.
+    """Estimates how much the whole curriculum reads of each source.
 
     Args:
-      phases: in order.
-      indexes: of all sources.
-      seed: of the run.
+      phases: phases in order.
+      indexes: lengths of all sources.
+      seed: seed of the run.
     """
     by_name = {index.name: index for index in indexes}
     read = dict.fromkeys((name for phase in phases for name in phase.mixture), 0.0)
@@ -63,14 +63,14 @@ def forecast(phases: Sequence[PhaseSettings], indexes: Sequence[SourceLengths], 
 
 
 def _remaining(read: Mapping[str, float], indexes: Mapping[str, SourceLengths]) -> set[str]:
-    """The sources that are not used up."""
+    """Returns the sources that are not used up."""
     return {name for name, epochs in read.items() if not indexes[name].max_epochs or epochs < indexes[name].max_epochs - 1e-9}
 
 
 def _read(
     phase: PhaseSettings, left: Mapping[str, _Needs], read: dict[str, float], rows: float, indexes: Mapping[str, SourceLengths]
 ) -> float:
-    """Reads until the rows are full or a source is used up; adds the epochs to `read` and returns the rows that were filled."""
+    """Simulates reading until the rows are full or a source is used up. Adds the epochs to `read` and returns the number of filled rows."""
     total = sum(phase.mixture[name] for name in left)
     shares = {name: phase.mixture[name] / total for name in left}
     mean = sum(shares[name] * needs.lengths for name, needs in left.items())
@@ -86,7 +86,7 @@ def _read(
 
 
 def _needs(phase: PhaseSettings, index: SourceLengths, seed: int) -> _Needs | None:
-    """From a look at random samples; None where none of them fits."""
+    """Estimates the needs from random samples; None if none of them fits."""
     size = len(index.usable)
     chosen = permute(np.arange(min(size, _LOOKED_AT)), size, np.full(min(size, _LOOKED_AT), seed, np.uint64))
     every: Lookup = index.lengths(phase, seed)

@@ -1,6 +1,6 @@
-"""Packing of samples into rows under several budgets, from lengths alone.
+"""Packs samples into rows under several budgets, from lengths alone.
 
-A sample's lengths, and a row's budget, are lists of four: tokens, visual tokens, images, segments.
+A sample's lengths and a row's budget are lists of four numbers: tokens, visual tokens, images, segments.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from data_pipelines.planning.balance import document_pairs
 
 Numbers = npt.NDArray[np.int64]
 
-_SHORTER, _LONGER = 8, 56  # lengths around the wanted one that are tried as the longer of the last two samples of a row
-# What a row aims at: fewer samples and more pairs than its share, so that short and alike samples are left to fill the last rows.
+_SHORTER, _LONGER = 8, 56  # numbers of lengths below and above the target that are tried for the longer of a row's last two samples
+# Targets of a row: fewer samples and more pairs than its share, so that short samples of similar lengths remain for the last rows.
 _FEWER_SAMPLES, _LEAST_SAMPLES, _MORE_PAIRS = 1.5, 0.8, 1.05
-_OPEN = 64  # rows that are still looked at
-_MISSES = 8  # samples that do not fit before a row goes on with another kind
+_OPEN = 64  # rows that are considered for a sample
+_MISSES = 8  # samples that may fail to fit before a row tries another kind
 
 
 def fill_rows(lengths: Numbers, budget: Sequence[int], most: int) -> tuple[list[list[int]], int]:
-    """Fills rows one after the other from samples that are all at hand, so that rows hold alike: samples, attended pairs, visual tokens.
+    """Fills rows one after the other from a known set of samples, so that all rows have about equal samples, attended pairs and visual tokens.
 
-    A row begins with the longest sample. The next is so long that it, and samples of one length beside it, bring the row to its share
-    of the samples and pairs that are left; it has media while the row has less than its share of visual tokens. The last two are
-    chosen together, so that little is left. A row whose first sample alone has more pairs than its share still takes its share of samples.
+    A row begins with the longest sample. The length of each next sample is chosen so that, if all further samples of the row had one common
+    length, the row would get its share of the remaining samples and pairs. The sample has media while the row has less than its share of
+    visual tokens. The last two samples are chosen together, so that few tokens remain unused. A row whose first sample alone has more pairs
+    than its share still takes its share of samples.
 
     Args:
       lengths: [n, 4] int64, each within the budget.
-      budget: of a row.
-      most: rows.
+      budget: budget of a row.
+      most: largest number of rows.
 
     Returns:
-      The numbers of the samples in each row, and how many samples were placed: all, unless `most` rows do not suffice.
+      Indices of the samples in each row, and number of placed samples: all, unless `most` rows do not suffice.
     """
     filling = _Filling(lengths, budget)
     rows: list[list[int]] = []
@@ -46,7 +47,7 @@ def fill_rows(lengths: Numbers, budget: Sequence[int], most: int) -> tuple[list[
 
 
 class _Filling:
-    """What is left to place, and the rows it should take."""
+    """The samples that remain to be placed, and the number of rows for them."""
 
     def __init__(self, lengths: Numbers, budget: Sequence[int]):
         has_media = (lengths[:, 1:3] > 0).any(axis=1)
@@ -85,7 +86,7 @@ class _Filling:
         return row
 
     def _next(self, rest: list[int], pairs: float, samples: float, text: bool) -> int | None:
-        """Chooses a sample for the `rest` of a row that should still take so many pairs and samples; None when none fits."""
+        """Chooses a sample for the remaining budget `rest` of a row that should still take `pairs` and `samples`; None if none fits."""
         room, tokens = rest[0], self._all.tokens
         count = min(max(round(samples), -(-room // tokens[-1])), room // tokens[0])
         spread = (count - 1) * (2 * pairs * count - room * room)
@@ -101,7 +102,7 @@ class _Filling:
 
 
 class _Shelf:
-    """Samples by their tokens; those that another shelf gave away are skipped."""
+    """Samples ordered by their number of tokens; samples that were taken through another shelf are skipped."""
 
     def __init__(self, samples: Numbers, lengths: list[list[int]], used: list[bool]):
         self._lengths = lengths
@@ -109,7 +110,7 @@ class _Shelf:
         self._by_tokens: dict[int, list[int]] = {}
         for sample in samples[::-1].tolist():
             self._by_tokens.setdefault(lengths[sample][0], []).append(sample)
-        self.tokens = sorted(self._by_tokens)  # of samples that are left, and of some that are not
+        self.tokens = sorted(self._by_tokens)  # lengths of the remaining samples, and of some that are already used
 
     def longest(self) -> int | None:
         while self.tokens:
@@ -118,7 +119,7 @@ class _Shelf:
         return None
 
     def nearest(self, wanted: float, rest: Sequence[int]) -> int | None:
-        """The longest sample of at most so many tokens that fits, else the shortest."""
+        """Returns the longest fitting sample of at most `wanted` tokens, or the shortest if all are longer; None if none fits."""
         tokens, misses = self.tokens, 0
         at = max(0, bisect.bisect_right(tokens, min(wanted, rest[0])) - 1)
         while misses < _MISSES and at < len(tokens) and tokens[at] <= rest[0]:
@@ -133,7 +134,7 @@ class _Shelf:
         return None
 
     def last(self, wanted: float, rest: Sequence[int], count: int) -> int | None:
-        """The longer, near the wanted tokens, of the two samples that fill the rest best; where one is due (`count`), rather one alone."""
+        """Returns the longer sample, near `wanted` tokens, of the pair that best fills the rest; if `count` < 2, prefers a single sample."""
         limit, misses = rest[0], 0
         while misses < _MISSES and (at := self._choose(wanted, rest[0], count, bisect.bisect_right(self.tokens, limit))) is not None:
             tokens, sample = self.tokens[at], self._sample(at)
@@ -144,7 +145,7 @@ class _Shelf:
         return None
 
     def _choose(self, wanted: float, room: int, count: int, end: int) -> int | None:
-        """Where in `tokens[:end]` that sample's length stands; None where it is empty."""
+        """Returns the index of that sample's length in `tokens[:end]`; None if this is empty."""
         tokens = self.tokens
         if not end:
             return None
@@ -163,7 +164,7 @@ class _Shelf:
         return choice
 
     def _sample(self, at: int) -> int | None:
-        """The first sample of tokens[at]; None, and that length is dropped, where there is none."""
+        """Returns the first unused sample of length tokens[at]. If there is none, removes that length and returns None."""
         waiting, used = self._by_tokens[self.tokens[at]], self._used
         while waiting:
             if not used[waiting[-1]]:
@@ -178,13 +179,13 @@ class _Shelf:
 
 
 class OpenRows:
-    """Rows that take more samples, one by one, each where it leaves the least room. Only the roomiest rows are looked at.
+    """Rows to which samples are added one by one, each to the row where it leaves the least room. Only the rows with most room are considered.
 
     Args:
-      rows: numbers of samples in each row to begin with; these lists grow.
-      lengths: [n, 4] of those samples.
-      budget: of a row.
-      most: rows there may be.
+      rows: indices of the samples in each row at the start; these lists are extended.
+      lengths: [n, 4] lengths of those samples.
+      budget: budget of a row.
+      most: largest number of rows.
     """
 
     def __init__(self, rows: list[list[int]], lengths: Numbers, budget: Sequence[int], most: int):
@@ -198,7 +199,7 @@ class OpenRows:
         self._roomy = sorted((rest[0], row) for row, rest in enumerate(self._rest))[-_OPEN:]  # tokens left, row
 
     def place(self, sample: int, needs: Sequence[int]) -> bool:
-        """Adds a sample to the fullest row that has room for it, else to a new one. False when there may be no more rows."""
+        """Adds a sample to the fullest row that has room for it, else to a new row. Returns False if no more rows are allowed."""
         tokens, visual, images, segments = needs
         for at in range(bisect.bisect_left(self._roomy, (tokens, 0)), len(self._roomy)):
             row = self._roomy[at][1]

@@ -1,8 +1,8 @@
-"""Which samples make up row g of a phase: decided from lengths alone, before any file is opened.
+"""Decides which samples form each row of a phase, from lengths alone, before any file is opened.
 
-Rows are planned in blocks of whole steps. A block draws samples (source by the mixture's weights, then the next sample of that source
-that fits the phase), packs them together and groups the rows into steps. The draws of a block depend on the state at its start and
-on nothing else, so any process resumes anywhere without replaying what came before.
+Rows are planned in blocks of whole steps. A block draws samples (a source by the mixture's weights, then the next sample of that source
+that fits the phase), packs them together and groups the rows into steps. The draws of a block depend only on the state at its start, so
+any process can resume at any block without planning the earlier ones.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from data_pipelines.planning.too_long import NEVER_FITS, SourceLengths, TooLong,
 from data_pipelines.randomness import stable_seed
 from data_pipelines.schema import DataError, PhaseSettings
 
-ORDER_VERSION = 2  # of the order of the data: raise it when the same state may give other rows
+ORDER_VERSION = 2  # version of the order of the data; increase it if the same state may give other rows
 BLOCK_ROWS = 1024
-BUDGETS = ("context", "visual_tokens", "images", "segments")  # of a row, by their names in a phase
+BUDGETS = ("context", "visual_tokens", "images", "segments")  # budgets of a row, by their names in a phase
 
 
 @dataclasses.dataclass(frozen=True)
 class InputState:
-    """Where the input stands. Enough to go on from, on any number of processes.
+    """Position of the input pipeline. Sufficient to continue on any number of processes.
 
     Attributes:
-      phase: number of the phase; the number of phases when all rows are delivered.
+      phase: index of the phase; equal to the number of phases after all rows are delivered.
       row: next row of the phase.
-      cursor: draws made in this phase before the block that holds `row`.
-      positions: samples taken from each source, over all epochs and phases, before that block.
+      cursor: number of draws made in this phase before the block that contains `row`.
+      positions: number of samples taken from each source, over all epochs and phases, before that block.
     """
 
     phase: int
@@ -49,7 +49,7 @@ class InputState:
 
     @classmethod
     def from_json(cls, text: str) -> InputState:
-        """Raises DataError when the text is not a state."""
+        """Parses a state. Raises DataError if the text is not one."""
         try:
             fields = json.loads(text)
             state = cls(fields["phase"], fields["row"], fields["cursor"], tuple(fields["positions"]))
@@ -68,7 +68,7 @@ class _Start(NamedTuple):
 
 
 def exceeded(lengths: Sequence[int], phase: PhaseSettings) -> list[str]:
-    """The budgets that a sample of these four lengths passes, as "context 300 of 128"."""
+    """Returns the budgets that a sample of these four lengths exceeds, as "context 300 of 128"."""
     if NEVER_FITS in lengths:
         return ["the phase takes no samples of this kind"]
     each = zip(BUDGETS, lengths, budgets(phase).tolist(), strict=True)
@@ -76,7 +76,7 @@ def exceeded(lengths: Sequence[int], phase: PhaseSettings) -> list[str]:
 
 
 def budgets(phase: PhaseSettings) -> np.ndarray:
-    """Returns what a row may hold, in the columns of `Lengths.lengths`: tokens, visual tokens, images, segments."""
+    """Returns [4] the budgets of a row, in the order of the columns of `Lengths.lengths`: tokens, visual tokens, images, segments."""
     return np.array([phase.context, phase.visual_tokens, phase.images, phase.segments], np.int64)
 
 
@@ -86,7 +86,7 @@ def whole_steps(block_rows: int, phase: PhaseSettings) -> int:
 
 
 def check_mixture(phase: PhaseSettings, names: Sequence[str]) -> None:
-    """Raises DataError unless the phase draws from at least one of the sources named, each with a positive weight."""
+    """Raises DataError unless the mixture is not empty and each of its sources is in `names` and has a positive, finite weight."""
     if not phase.mixture:
         raise DataError(f"phase {phase.name!r} has an empty mixture: name at least one of {names}")
     for name, weight in phase.mixture.items():
@@ -97,20 +97,20 @@ def check_mixture(phase: PhaseSettings, names: Sequence[str]) -> None:
 
 
 class Planner:
-    """The rows of one phase.
+    """Plans the rows of one phase.
 
     Args:
-      number: the phase's number.
-      phase: its settings.
+      number: index of the phase.
+      phase: settings of the phase.
       indexes: lengths of every source, in the order of the configuration; sources outside the mixture keep their position.
-      seed: of the run: the order of samples in an epoch and of rows in a block.
-      state: a state in this phase to plan from.
-      block_rows: rows planned together, at most: the largest multiple of the phase's rows_per_step, at least one step. Part of the order of
-        the data: the same for the whole run.
+      seed: seed of the run, for the order of samples in an epoch and of rows in a block.
+      state: state in this phase to plan from.
+      block_rows: largest number of rows planned together; the largest multiple of the phase's rows_per_step up to it is used, at least one
+        step. The order of the data depends on it, so it must be the same for the whole run.
+      too_long: samples that exceed a budget, if already known; otherwise all samples are examined.
 
     Attributes:
-      too_long: for each source of the mixture, by name, the samples that pass a budget of the phase: found by a look at all samples,
-        unless it is given.
+      too_long: samples that exceed a budget of the phase, by name of the source, for each source of the mixture.
 
     Raises:
       DataError: the mixture is empty, names an unknown source, has a weight that is not positive, or a source of which
@@ -157,7 +157,7 @@ class Planner:
         return MixedSource(index.name, index.usable, lengths, order, self.phase.mixture[index.name], index.max_epochs)
 
     def lengths(self, draws: Sequence[Draw]) -> np.ndarray:
-        """Returns the [k, 4] lengths that drawn samples were planned with."""
+        """Returns the [k, 4] lengths with which drawn samples were planned."""
         sources, samples = (np.array([draw[column] for draw in draws], np.int64) for column in range(2))
         result = np.zeros((len(draws), 4), np.int64)
         for number, source in self._sources.items():
@@ -166,7 +166,7 @@ class Planner:
         return result
 
     def advice(self) -> Advice | None:
-        """Returns better budgets where those of the phase leave rows empty, by a trial with the first draws; the same from any state."""
+        """Returns better budgets if the phase's budgets leave rows partly empty, from a trial with its first draws. Independent of the state."""
         positions = (0,) * self._count
         endless = {number: dataclasses.replace(source, max_epochs=0.0) for number, source in self._sources.items()}
         return advise(lambda other: Draws(endless, 0, positions, other), budgets(self.phase).tolist())
@@ -178,12 +178,12 @@ class Planner:
             return self._block(block)[offset]
 
     def planned(self, row: int) -> tuple[list[Draw], np.ndarray]:
-        """Returns the samples of a row, in order, and the [k, 4] lengths that they were planned with."""
+        """Returns the samples of a row, in order, and the [k, 4] lengths with which they were planned."""
         draws = self.row(row)
         return draws, self.lengths(draws)
 
     def state(self, row: int) -> InputState:
-        """Returns the state from which `row` is the next; after the phase's last row, the start of the next phase."""
+        """Returns the state whose next row is `row`; after the phase's last row, the start of the next phase."""
         block = row // self.block_rows
         with self._lock:
             if row == self.phase.rows:
@@ -208,7 +208,7 @@ class Planner:
         return self._rows[block]
 
     def _plan(self, start: _Start, wanted: int) -> tuple[list[list[Draw]], _Start]:
-        """Returns a block's rows in order, and where the next block starts."""
+        """Returns a block's rows in order, and the start of the next block."""
         budget = budgets(self.phase).tolist()
         draws = Draws(self._sources, start.cursor, start.positions, budget)
         rows, taken = pack_block(draws, budget, wanted)
@@ -228,7 +228,7 @@ class Planner:
 
 
 def _row_pairs(rows: Sequence[Sequence[int]], lengths: np.ndarray, context: int) -> np.ndarray:
-    """The attended pairs [rows] of rows of samples with lengths [n, 4]; padding sees itself."""
+    """Returns the attended pairs [rows] of rows of samples with lengths [n, 4]; a padding token attends to itself only."""
     pairs = document_pairs(lengths)
     members, starts = np.concatenate(rows), np.cumsum([0, *map(len, rows)])[:-1]
     return context + np.add.reduceat(pairs[members] - lengths[members, 0], starts)

@@ -1,4 +1,4 @@
-"""Which samples of a source fit no row of a phase: counted over all, a few of them named."""
+"""Finds the samples of a source that do not fit a row of a phase: counts all of them and lists a few."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy.typing as npt
 
 from data_pipelines.schema import PhaseSettings
 
-NEVER_FITS = np.iinfo(np.int32).max  # the length of a sample that a phase does not take
-FILTERED = NEVER_FITS - 1  # the length of a sample that its source's `keep` leaves out
-NAMED = 1000  # samples of a source and phase that are named
-_BLOCK = 1 << 15  # samples looked at together: their columns stay in a core's cache
+NEVER_FITS = np.iinfo(np.int32).max  # length of a sample of a kind that a phase does not take
+FILTERED = NEVER_FITS - 1  # length of a sample that its source's `keep` excludes
+NAMED = 1000  # largest number of samples of a source and phase that are listed
+_BLOCK = 1 << 15  # samples examined together, so that their columns fit into a core's cache
 
 Numbers = npt.NDArray[np.int64]
 
 
 class Lookup(Protocol):
-    """An array, or what is computed where it is looked at, by numbers [k] or a slice."""
+    """An array, or an object that computes its entries on access; indexed by numbers [k] or a slice."""
 
     def __len__(self) -> int: ...
 
@@ -29,7 +29,7 @@ class Lookup(Protocol):
 
 
 class SourceLengths(Protocol):
-    """What the planner needs of one source: `LengthIndex` has it."""
+    """The interface of a source that the planner needs; `LengthIndex` implements it."""
 
     @property
     def name(self) -> str: ...
@@ -41,7 +41,7 @@ class SourceLengths(Protocol):
 
     @property
     def max_epochs(self) -> float:
-        """How often the samples are read at most over the run; 0: no limit."""
+        """Largest number of times that the samples are read over the run; 0: no limit."""
         ...
 
     def lengths(self, phase: PhaseSettings, seed: int) -> Lookup:
@@ -53,14 +53,14 @@ class TooLong(NamedTuple):
     """The samples of a source that fit no row of a phase.
 
     Attributes:
-      samples: [k] int64, the numbers of the first NAMED of them.
-      lengths: [k, 4] int64, what each needs of the budgets; NEVER_FITS where the phase takes no such sample.
-      total: how many there are in all.
-      passed: [4] how many pass each budget, and are of a kind that the phase takes.
-      longest: [4] the most that one of these needs of it; 0 without any.
-      not_taken: how many are of a kind that the phase does not take.
-      usable: samples of the source that can be read and are kept.
-      filtered: samples that can be read and that the source's `keep` leaves out; they are counted nowhere else.
+      samples: [k] int64, indices of the first NAMED of them.
+      lengths: [k, 4] int64, lengths of each; NEVER_FITS if the phase does not take samples of its kind.
+      total: number of all such samples.
+      passed: [4] number of samples, of kinds that the phase takes, that exceed each budget.
+      longest: [4] largest length among the samples that exceed each budget; 0 if there are none.
+      not_taken: number of samples of a kind that the phase does not take.
+      usable: number of samples of the source that can be read and are kept.
+      filtered: number of samples that can be read but that the source's `keep` excludes; no other field counts them.
     """
 
     samples: Numbers
@@ -74,12 +74,12 @@ class TooLong(NamedTuple):
 
 
 def find_too_long(lengths: Lookup, usable: Lookup, budget: Numbers) -> TooLong:
-    """Looks at all samples of a source once, on all cores, a block at a time.
+    """Examines all samples of a source once, in blocks, on all cores.
 
     Args:
-      lengths: [n, 4] of each sample.
-      usable: [u] the samples that count.
-      budget: [4] of a row.
+      lengths: [n, 4] lengths of each sample.
+      usable: [u] indices of the samples that can be read.
+      budget: [4] budget of a row.
     """
 
     def over(start: int) -> TooLong:
@@ -113,7 +113,7 @@ def find_too_long(lengths: Lookup, usable: Lookup, budget: Numbers) -> TooLong:
 
 
 def _mapped(function: Any, starts: range) -> Iterator[TooLong]:
-    """The results in order, computed by as many threads as there are cores, a few ahead."""
+    """Yields the results in order. One thread per core computes them; a limited number is computed ahead."""
     threads = os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         ahead = 16 * threads

@@ -1,4 +1,4 @@
-"""A small procedural corpus with exact truth, in the format that users have."""
+"""A small procedurally generated corpus with exact answers, in the file formats of users' data."""
 
 from data_pipelines.scenes.writing import FAMILIES, MAKERS, ScenesSettings, texts, write_scenes
 

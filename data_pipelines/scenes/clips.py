@@ -1,7 +1,7 @@
-"""Examples of a video: direction of motion, order of events, the second at which something appears.
+"""Generates examples with a video: direction of motion, order of events, second at which something appears.
 
-Frames are sampled at one a second or more, at evenly spaced inner points of a clip. Between two sampled frames lies less than a second,
-so every stage of more than a second is seen, and the first frame that shows a thing carries the whole second at which it appeared.
+Frames are sampled at one a second or more, at evenly spaced inner points of a clip. Two sampled frames are less than a second apart. So every
+stage of more than a second is sampled, and the time of the first frame that shows a thing, in whole seconds, is the second of its appearance.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from data_pipelines.scenes.images import distinct_things
 from data_pipelines.scenes.layout import COLOURS, SHAPES, Example, Question, Scene, Thing, make_scene, scene_layout, thing_at
 
 RATE = 4  # frames a second
-SECONDS = 4  # of every clip
-CROSSING = 6  # frames that a thing takes from one side to the other: some are sampled on its way
+SECONDS = 4  # duration of every clip
+CROSSING = 6  # frames that a thing takes from one side to the other; some of them are sampled
 STILL_SHARE = 0.2
 STEPS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 
@@ -26,12 +26,12 @@ def _example(kind: str, frames: list[Scene], questions: list[Question]) -> Examp
 
 
 def _frames(scene: Scene, moments: list[list[Thing]]) -> list[Scene]:
-    """The scene's background with the things of each moment."""
+    """Returns the frames: the scene's background with the things of each moment."""
     return [dataclasses.replace(scene, things=tuple(things)) for things in moments]
 
 
 def motion(random: Random) -> Example:
-    """One thing rests at one side, crosses the picture and rests at the other; a few clips hold a second thing that stands still."""
+    """One thing rests at one side, crosses the picture and rests at the other; some clips contain a second thing that does not move."""
     side = random.choice((2, 2, 3))
     direction = random.choice(tuple(STEPS))
     down, right = STEPS[direction]
@@ -43,7 +43,7 @@ def motion(random: Random) -> Example:
     other_lane = random.choice([other for other in range(side) if other != lane])
     place = (random.randrange(side), other_lane) if down else (other_lane, random.randrange(side))
     rest = [thing_at(random, shapes[1], colours[1], place)] if random.random() < STILL_SHARE else []
-    crossing = random.randint(RATE, SECONDS * RATE - RATE - CROSSING)  # seen at rest before and after, at one frame a second too
+    crossing = random.randint(RATE, SECONDS * RATE - RATE - CROSSING)  # sampled at rest before and after, even at 1 frame/s
     moments = []
     for frame in range(SECONDS * RATE):
         share = min(1.0, max(0.0, (frame - crossing) / CROSSING))
@@ -73,7 +73,7 @@ def order(random: Random) -> Example:
 
 
 def time(random: Random) -> Example:
-    """One or two things appear, each at a whole second or the beginning, and stay."""
+    """One or two things appear, each at a whole second (0 is the start of the clip), and remain."""
     side = 2
     count = random.choice((1, 1, 2))
     things = distinct_things(random, (side, side), count)

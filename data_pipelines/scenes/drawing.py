@@ -1,4 +1,4 @@
-"""Scenes to pixels: anti-aliased masks blended onto a tinted, noisy background."""
+"""Renders scenes to pixels: anti-aliased masks are blended onto a tinted, noisy background."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from data_pipelines.scenes.layout import COLOURS, LETTERS, Scene, Thing
 WALL = (120, 120, 126)
 OVERSAMPLING = 4
 NOISE_SIDE = 512
-MOST_SIDE = 200  # pixels: no scene is larger
-NOISE_AMPLITUDE = 3  # standard deviation, in steps of 255
+MOST_SIDE = 200  # largest height and width of a scene in pixels
+NOISE_AMPLITUDE = 3  # standard deviation, on the scale 0 to 255
 
 
 @functools.cache
@@ -25,7 +25,7 @@ def _noise() -> np.ndarray:
 
 @functools.cache
 def _mask(shape: str, size: int) -> np.ndarray:
-    """Coverage of a shape or letter in a square of `size` pixels: [size, size, 3] float32, 0 to 1."""
+    """Returns the coverage of a shape or letter in a square of `size` pixels: [size, size, 3] float32, 0 to 1."""
     side = size * OVERSAMPLING
     image = Image.new("L", (side, side))
     canvas = ImageDraw.Draw(image)
@@ -64,7 +64,7 @@ def _place(pixels: np.ndarray, scene: Scene, thing: Thing, colour: np.ndarray) -
 
 @functools.lru_cache(maxsize=1)
 def _background(empty: Scene) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Pixels of a scene without its things, [height, width, 3] int16, and the scene's shade of each colour."""
+    """Returns the pixels of a scene without its things, [height, width, 3] int16, and the scene's shade of each colour."""
     random = Random(empty.noise)
     top, left = random.randrange(NOISE_SIDE - MOST_SIDE), random.randrange(NOISE_SIDE - MOST_SIDE)
     shades = {
@@ -80,9 +80,9 @@ def _background(empty: Scene) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return pixels, shades
 
 
-@functools.lru_cache(maxsize=1)  # a clip shows the same scene for many frames
+@functools.lru_cache(maxsize=1)  # consecutive frames of a clip often show the same scene
 def render(scene: Scene) -> np.ndarray:
-    """Pixels of a scene, [height, width, 3] uint8, not to be written to: a pure function of the scene."""
+    """Returns the pixels of a scene, [height, width, 3] uint8: a pure function of the scene. Callers must not modify the array, which is cached."""
     background, shades = _background(dataclasses.replace(scene, things=()))
     pixels = background.copy()
     for thing in scene.things:

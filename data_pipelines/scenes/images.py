@@ -1,4 +1,4 @@
-"""Examples of one image: count, colour, shape, reading, left_right, nearer, distance."""
+"""Generates examples with one image, of the families count, colour, shape, reading, left_right, nearer and distance."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ TRACK_COLUMNS = 5
 
 
 def join(names: list[str]) -> str:
-    """A list in words: "A red circle, a blue square and a green cross"."""
+    """Writes names as a list in words: "A red circle, a blue square and a green cross"."""
     phrases = [f"{'a' if place else 'A'} {name}" for place, name in enumerate(names)]
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
 def captions(random: Random, things: tuple[Thing, ...], kind: str = "shape") -> tuple[tuple[str, str], ...]:
-    """Prompts with everything that is shown: in reading order, and by shape and by colour in any order where no two are alike in it.
+    """Returns (prompt, answer) pairs that describe all things: in reading order, and in random order by shape or colour if all differ in it.
 
-    Read in no fixed order, each name is a question that the words before it ask: many answers for one picture.
+    In random order, each shape or colour in the answer acts as a question about the next word, so one picture gives many answers.
     """
     prompts = [("Describe the image.", f"{join([thing.name for thing in things])}.")]
     shuffled = random.sample(things, len(things))
@@ -47,14 +47,14 @@ def captions(random: Random, things: tuple[Thing, ...], kind: str = "shape") -> 
 
 
 def distinct_things(random: Random, grid: tuple[int, int], count: int) -> list[Thing]:
-    """Things with different shapes and different colours in different cells."""
+    """Returns things with different shapes and different colours in different cells."""
     places = random.sample(cells(random, grid, count), count)
     kinds = zip(random.sample(SHAPES, count), random.sample(tuple(COLOURS), count), places, strict=True)
     return [thing_at(random, shape, colour, place) for shape, colour, place in kinds]
 
 
 def count_questions(random: Random, things: tuple[Thing, ...]) -> list[Question]:
-    """Questions on how many of a kind there are, likely answers not more frequent than others."""
+    """Returns questions about the number of things of a kind, one for each count, so that common counts are not asked more often."""
     shapes, colours = Counter(thing.shape for thing in things), Counter(thing.colour for thing in things)
     kinds = [(PLURALS[shape], shapes[shape]) for shape in SHAPES] + [(f"{colour} objects", colours[colour]) for colour in COLOURS]
     by_count: dict[int, list[str]] = {}
@@ -68,7 +68,7 @@ def count_questions(random: Random, things: tuple[Thing, ...]) -> list[Question]
 
 
 def name_questions(random: Random, things: tuple[Thing, ...]) -> list[Question]:
-    """Questions on the colour of the only thing of its shape, and on the shape of the only thing of its colour."""
+    """Returns questions about the colour of a thing whose shape is unique, and about the shape of a thing whose colour is unique."""
     shapes, colours = Counter(thing.shape for thing in things), Counter(thing.colour for thing in things)
     questions = []
     for place, thing in enumerate(things):
@@ -82,7 +82,7 @@ def name_questions(random: Random, things: tuple[Thing, ...]) -> list[Question]:
 
 
 def side_questions(random: Random, things: tuple[Thing, ...]) -> list[Question]:
-    """Questions on what is furthest left or right, and on which side of another a thing is. Things must differ in shape and colour."""
+    """Returns questions about the thing furthest left or right, and about the relative side of two things. Things must differ in shape and colour."""
     questions = []
     ordered = sorted(things, key=lambda thing: thing.column)
     for side, extreme, next_one in (("left", ordered[0], ordered[1]), ("right", ordered[-1], ordered[-2])):
@@ -104,7 +104,7 @@ def image_example(scene: Scene, questions: list[Question], prompts: tuple[tuple[
 
 
 def crowd(random: Random, grids: tuple[tuple[int, int], ...]) -> Example:
-    """Several things of one kind among others: made for counting, every count from none to MOST_COUNTED as likely."""
+    """Several things of one kind among others, for counting. Each count from 0 to MOST_COUNTED is equally likely."""
     grid = random.choice(grids)
     alike = random.randint(0, MOST_COUNTED)
     others = random.randint(0 if alike else 1, min(2, grid[0] * grid[1] - alike))
@@ -124,7 +124,7 @@ def crowd(random: Random, grids: tuple[tuple[int, int], ...]) -> Example:
 
 
 def distinct(random: Random, grids: tuple[tuple[int, int], ...], counts: tuple[int, ...] = (2, 3, 3, 4)) -> Example:
-    """Things of which no two are alike: made for colour and shape."""
+    """Things that all differ in colour and shape, for questions about colour and shape."""
     grid = random.choice(grids)
     scene = make_scene(random, grid, distinct_things(random, grid, random.choice(counts)))
     return image_example(scene, name_questions(random, scene.things), captions(random, scene.things))
@@ -141,7 +141,7 @@ def sides(random: Random, grids: tuple[tuple[int, int], ...]) -> Example:
 
 
 def reading(random: Random, grids: tuple[tuple[int, int], ...]) -> Example:
-    """One to three printed letters in a row, each with its colour."""
+    """One or two printed letters in a row, each with its own colour."""
     count = random.choice((1, 2, 2))
     grid = random.choice([grid for grid in grids if grid[1] >= count])
     row, start = random.randrange(grid[0]), random.randint(0, grid[1] - count)
@@ -157,7 +157,7 @@ def reading(random: Random, grids: tuple[tuple[int, int], ...]) -> Example:
 
 
 def ground(random: Random, grids: tuple[tuple[int, int], ...]) -> Example:
-    """A plane seen from above: what is nearer stands lower and is larger."""
+    """A plane seen from above: nearer things are lower in the picture and larger."""
     grid = random.choice([grid for grid in grids if grid[0] > 1])
     count = random.randint(2, min(3, grid[0]))
     rows = sorted(random.sample(range(grid[0]), count))
@@ -175,7 +175,7 @@ def ground(random: Random, grids: tuple[tuple[int, int], ...]) -> Example:
 
 
 def track(random: Random, grids: tuple[tuple[int, int], ...]) -> Example:
-    """A wall at the left end of a strip and things at whole steps from it."""
+    """A wall at the left end of a strip, and things at whole numbers of steps from it."""
     grid = (random.choice((1, 2)) if grids is SMALL_GRIDS else 3, TRACK_COLUMNS)
     count = random.choice((1, 1, 2)) if grid[0] == 1 else random.randint(1, 2)
     steps = random.sample(range(1, min(grid[1], 5)), count)
@@ -192,7 +192,7 @@ def track(random: Random, grids: tuple[tuple[int, int], ...]) -> Example:
 
 
 def caption_image(random: Random) -> Example:
-    """One thing, which is recognised without being looked for, as often as several."""
+    """A single thing, which can be named without being located, as often as several things."""
     return distinct(random, SMALL_GRIDS, (1, 1, 2, 3))
 
 

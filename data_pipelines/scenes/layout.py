@@ -1,7 +1,7 @@
-"""What a scene holds, before any pixel is drawn: objects on a grid of cells, each about 32 pixels a side.
+"""Describes the content of a scene before it is drawn: objects on a grid of cells, each about 32 pixels a side.
 
-A layout names a scene up to jitter, tint and noise. The held-out split is decided by a hash of the layout, so that no layout that is
-asked about was ever trained on.
+A layout is a text that identifies a scene except for jitter, tint and noise. A hash of the layout determines whether a scene is held out, so
+no held-out layout is ever trained on.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ LETTERS = ("A", "E", "H", "L", "T", "X")
 PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses"}
 SMALL_GRIDS = ((2, 2), (2, 3), (3, 2), (1, 4), (4, 1))
 LARGE_GRIDS = ((3, 3), (3, 4), (4, 3), (4, 4), (3, 5), (5, 3))
-OFF_CENTRE = 0.35  # of the free space around a thing: a visual token sees most of it
-HELD_OUT_SHARE = 8  # one layout of so many belongs to the held-out split
+OFF_CENTRE = 0.35  # largest offset as a share of the free space around a thing, so that one visual token covers most of it
+HELD_OUT_SHARE = 8  # one layout in this number belongs to the held-out split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Scene:
 
     Attributes:
       height, width: pixels; not necessarily multiples of CELL.
-      ground: whether it is a view over a plane with a horizon, where lower and larger means nearer.
+      ground: whether it is a view over a plane with a horizon, in which lower and larger means nearer.
       tint: background colour, 0 to 255 per channel.
       noise: seed of the background's noise.
     """
@@ -68,7 +68,7 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A question with its one right answer. Two questions with the same `fact` would give each other away."""
+    """A question with its only correct answer. If two questions have the same `fact`, each reveals the answer of the other."""
 
     family: str
     text: str
@@ -78,15 +78,15 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One scene of the corpus and everything that may be asked about it.
+    """One scene of the corpus and all questions about it.
 
     Attributes:
-      layout: what is where, without jitter: two examples with the same layout show the same scene.
-      questions: all of the same media.
+      layout: things and their positions without jitter, as text: examples with the same layout show the same scene.
+      questions: questions, all about the same media.
       images: the pictures, for image examples.
       frames: the pictures of a clip, for video examples.
-      captions: prompts with the truth about everything that is shown.
-      preamble: text in front of the first question (for scenes told in words), or "".
+      captions: (prompt, answer) pairs that describe everything shown.
+      preamble: text before the first question (for scenes described in words), or "".
     """
 
     layout: str
@@ -112,12 +112,12 @@ def thing_at(random: Random, shape: str, colour: str, cell: tuple[float, float],
 
 
 def cells(random: Random, grid: tuple[int, int], count: int) -> list[tuple[int, int]]:
-    """`count` different cells of the grid, in reading order."""
+    """Returns `count` different cells of the grid, in reading order."""
     return sorted(random.sample([(row, column) for row in range(grid[0]) for column in range(grid[1])], count))
 
 
 def make_scene(random: Random, grid: tuple[int, int], things: list[Thing], ground: bool = False, exact: bool = False) -> Scene:
-    """A scene of the things with a random size and background. `exact` keeps the sides multiples of CELL (as codecs want them)."""
+    """Returns a scene of the things with a random size and background. `exact` keeps the sides multiples of CELL (as codecs need)."""
     spread = 0 if exact else 6
     height, width = (CELL * cells + random.randint(-spread, spread) for cells in grid)
     base = random.randint(206, 240)

@@ -1,4 +1,4 @@
-"""Examples of several images: what differs between them."""
+"""Generates examples with several images and questions about their differences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _example(scenes: list[Scene], questions: list[Question]) -> Example:
 
 
 def where(random: Random) -> Example:
-    """Three images of different single things: which one shows what."""
+    """Three images, each of one thing, all different, with questions about which image shows which thing."""
     grid = random.choice(GRIDS)
     scenes = []
     for shape, colour in zip(random.sample(SHAPES, 3), random.sample(tuple(COLOURS), 3), strict=True):
@@ -34,7 +34,7 @@ def where(random: Random) -> Example:
 
 
 def change(random: Random) -> Example:
-    """The same scene twice, one thing with another colour."""
+    """Two images of the same scene in which one thing changes its colour."""
     grid = random.choice(GRIDS)
     things = distinct_things(random, grid, random.randint(1, min(2, grid[0] * grid[1])))
     place = random.randrange(len(things))

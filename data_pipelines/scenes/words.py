@@ -1,5 +1,5 @@
-"""Scenes told in words, with the questions that pictures are asked about: from these a language model learns the vocabulary, the forms of
-question and answer, counting and comparing before it sees a pixel."""
+"""Generates examples of scenes described in words, with the same questions as for pictures. From these a language model learns the vocabulary,
+the forms of question and answer, counting and comparing before it is trained on images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _names(random: Random, count: int) -> list[tuple[str, str]]:
 
 
 def _clip_text(frames: list[tuple[float, str]]) -> str:
-    """Frames in words, with the sentence and the time marks that a video's frames carry."""
+    """Describes frames in words, with the same opening sentence and time marks as for a video's frames."""
     opening = (
         f"The time range of this video is [00:00-00:{SECONDS:02d}], and the following is a series of {len(frames)} frames"
         f" sampled at {len(frames) / SECONDS:.1f} FPS.\n"

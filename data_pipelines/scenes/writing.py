@@ -1,6 +1,6 @@
-"""The corpus on disk: LLaVA-style JSONL with JPEG and MP4 files, written in a temporary folder and renamed once when complete.
+"""Writes the corpus as LLaVA-style JSONL with JPEG and MP4 files, in a temporary folder that is renamed when complete.
 
-FOLDER/scenes.json                     settings, their hash, counts: present only in a complete corpus
+FOLDER/scenes.json                     settings, their hash, counts; present only in a complete corpus
 FOLDER/train/{text,caption,image,large,multi,video}.jsonl
 FOLDER/heldout/FAMILY.jsonl            one question a row
 FOLDER/media/...                       paths in the rows are relative to FOLDER
@@ -32,14 +32,14 @@ from data_pipelines.scenes.drawing import render
 from data_pipelines.scenes.layout import LARGE_GRIDS, SMALL_GRIDS, Example, Question, Scene, is_held_out
 from data_pipelines.schema import DataError
 
-VERSION = 9  # raise when the same settings would write other bytes
+VERSION = 9  # increase it if the same settings would write other bytes
 JPEG_QUALITY = 92
-CHUNK = 1000  # rows one task writes
-CAPTION_SHARE = 0.15  # of the scenes that have a caption: a row asks for it alone, since it would give answers away
-ROWS = 3  # of a training scene: as many conversations about the same files
-SECOND_TURN = 0.15  # of the questions about one picture are followed by another one
-SECOND_TURN_SEVERAL = 0.6  # the same about several pictures or a clip, which take many tokens
-# Training sources and what makes their scenes.
+CHUNK = 1000  # training scenes that one task writes
+CAPTION_SHARE = 0.15  # share of scenes with captions that get a caption row; it has no other turns, since it would reveal answers
+ROWS = 3  # largest number of conversations about a training scene, each a row with the same files
+SECOND_TURN = 0.15  # share of the questions about one picture that are followed by a second one
+SECOND_TURN_SEVERAL = 0.6  # the same share for several pictures or a clip, which take many tokens
+# Training sources and the functions that generate their scenes.
 MAKERS: dict[str, Callable[[Random], Example]] = {
     "text": words.text,
     "caption": images.caption_image,
@@ -54,7 +54,7 @@ def _small_or_large(maker: Callable[[Random, tuple[tuple[int, int], ...]], Examp
     return lambda random: maker(random, LARGE_GRIDS if random.random() < 0.2 else SMALL_GRIDS)
 
 
-# Held-out families and what makes their scenes.
+# Held-out families and the functions that generate their scenes.
 FAMILIES: dict[str, Callable[[Random], Example]] = {
     "text": words.text,
     "count": _small_or_large(images.crowd),
@@ -69,18 +69,18 @@ FAMILIES: dict[str, Callable[[Random], Example]] = {
     "order": clips.order,
     "time": clips.time,
 }
-MOST_TRIES = 2000  # scenes drawn for each held-out question before its family is given up
-MAJORITY_LIMIT = 0.3  # no answer of a held-out family is the truth more often than this
+MOST_TRIES = 2000  # mean number of scenes drawn per held-out question above which a family fails with an error
+MAJORITY_LIMIT = 0.3  # largest share of a held-out family's questions with the same correct answer
 
 
 @dataclasses.dataclass(frozen=True)
 class ScenesSettings:
-    """What decides every byte of the corpus.
+    """Settings that determine every byte of the corpus.
 
     Attributes:
-      seed: of everything random.
-      text, caption, image, large, multi, video: training scenes of each source; each gives up to ROWS conversations.
-      held_out: questions of each held-out family.
+      seed: seed of all random choices.
+      text, caption, image, large, multi, video: number of training scenes of each source; each gives up to ROWS conversations.
+      held_out: number of questions of each held-out family.
     """
 
     seed: int = 0
@@ -111,7 +111,7 @@ def _mp4(frames: tuple[Scene, ...], path: pathlib.Path) -> None:
 
 
 def _media(example: Example, root: pathlib.Path, stem: str) -> dict[str, str | list[str]]:
-    """Writes the example's files; returns the row's media key."""
+    """Writes the example's media files and returns the row's media key with their names; empty if there are none."""
     if example.frames:
         _mp4(example.frames, root / f"{stem}.mp4")
         return {"video": f"{stem}.mp4"}
@@ -136,7 +136,7 @@ def _row(identity: str, family: str, example: Example, turns: list[tuple[str, st
 
 
 def _conversations(random: Random, example: Example) -> list[list[tuple[str, str]]]:
-    """Up to ROWS conversations about a scene: its caption, or a question or two; no question of a scene gives another away."""
+    """Returns up to ROWS conversations about a scene: its caption, or one or two questions. No question reveals the answer of another."""
     asked: dict[str, Question] = {}
     for question in random.sample(example.questions, len(example.questions)):
         asked.setdefault(question.fact, question)
@@ -153,7 +153,7 @@ def _conversations(random: Random, example: Example) -> list[list[tuple[str, str
 
 
 def _train_chunk(root: pathlib.Path, seed: int, source: str, first: int, last: int) -> tuple[list[str], list[str]]:
-    """Writes the media of rows first to last of a training source; returns rows and layouts."""
+    """Writes the media of scenes [first, last) of a training source; returns the rows and layouts."""
     folder = f"media/{source}/{first // CHUNK:03d}"
     if source != "text":
         (root / folder).mkdir(parents=True)
@@ -171,7 +171,7 @@ def _train_chunk(root: pathlib.Path, seed: int, source: str, first: int, last: i
 
 
 def _held_out_family(root: pathlib.Path, seed: int, family: str, count: int) -> tuple[list[str], list[str]]:
-    """Writes the media of a held-out family; returns rows and layouts. Every layout is asked about once."""
+    """Writes the media of a held-out family; returns the rows and layouts. Every layout has one question."""
     folder = f"media/heldout/{family}"
     if family != "text":
         (root / folder).mkdir(parents=True)
@@ -202,7 +202,7 @@ def _held_out_family(root: pathlib.Path, seed: int, family: str, count: int) -> 
 
 
 def _start_worker(lock: pathlib.Path) -> None:
-    """Ties this worker to the process that started it: it ends with it, and shares the lock of `lock` for as long as it lives."""
+    """Makes this worker exit when its parent process ends, and hold a shared lock on the file `lock` until then."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     descriptor = os.open(lock, os.O_CREAT | os.O_RDWR)  # never closed
@@ -261,7 +261,7 @@ def _is_complete(folder: pathlib.Path, settings: ScenesSettings) -> bool:
 
 
 def _remove_left_overs(folder: pathlib.Path, workers_lock: pathlib.Path) -> None:
-    """Removes the folders of killed calls, once their workers, which may be writing still, have ended."""
+    """Removes the temporary folders of killed calls, after waiting for their workers, which may still be writing."""
     with open(workers_lock, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for left_over in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):
@@ -269,21 +269,20 @@ def _remove_left_overs(folder: pathlib.Path, workers_lock: pathlib.Path) -> None
 
 
 def write_scenes(folder: str | os.PathLike[str], settings: ScenesSettings, workers: int = 2) -> pathlib.Path:
-    """Writes the corpus into `folder`, or returns at once where it already is.
+    """Writes the corpus into `folder`, or returns at once if it already exists.
 
-    A second process that wants the same folder waits. Killed at any moment, nothing but a temporary folder is left, which the next
-    call removes.
+    A second process with the same folder waits. If the process is killed, only a temporary folder remains, which the next call removes.
 
     Args:
-      folder: the corpus's folder; must not exist, or hold the complete corpus of the same settings.
-      settings: what to write.
-      workers: processes that draw; the bytes do not depend on it.
+      folder: path of the corpus; must not exist, or contain the complete corpus of the same settings.
+      settings: settings of the corpus.
+      workers: number of processes that draw; it does not change the bytes.
 
     Returns:
-      the folder.
+      The folder's absolute path.
 
     Raises:
-      DataError: the folder holds something else.
+      DataError: the folder contains something else.
     """
     folder = pathlib.Path(folder).resolve()
     if _is_complete(folder, settings):
@@ -303,7 +302,7 @@ def write_scenes(folder: str | os.PathLike[str], settings: ScenesSettings, worke
 
 
 def texts(folder: str | os.PathLike[str]) -> Iterator[str]:
-    """Every turn's text of the training split, without media marks: what a tokenizer is trained on."""
+    """Yields the text of every turn of the training split, without media marks, for training a tokenizer."""
     for path in sorted(pathlib.Path(folder).glob("train/*.jsonl")):
         with open(path, encoding="utf-8") as file:
             for line in file:

@@ -1,8 +1,8 @@
-"""Conversations to token ids and labels, in the reference's format.
+"""Converts conversations to token ids and labels, in the reference's format.
 
 Every turn is `<|im_start|>ROLE\\nTEXT<|im_end|>\\n`; an `<image>` mark in TEXT becomes `<img>`, n times `<IMG_CONTEXT>`, `</img>`.
-A text that is no conversation (role DOCUMENT) is `TEXT<|endoftext|>`, as Qwen3 separates its texts; `<|im_end|>` where a tokenizer has no
-such token.
+A text that is not a conversation (role DOCUMENT) is `TEXT<|endoftext|>`, as Qwen3 separates its texts; if the tokenizer lacks that token,
+`<|im_end|>` is used.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from data_pipelines.text.tokenizers import Tokenizer
 def encode(
     turns: Sequence[Turn], tokens_per_image: Sequence[int], tokenizer: Tokenizer
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """A whole conversation.
+    """Encodes a whole conversation.
 
     Args:
       turns: the conversation; `<video>` marks are already expanded.
-      tokens_per_image: visual tokens of each image, in the order of the `<image>` marks.
-      tokenizer: gives ids to the text between marks.
+      tokens_per_image: number of visual tokens of each image, in the order of the `<image>` marks.
+      tokenizer: tokenizer that encodes the text between marks.
 
     Returns:
-      tokens [L], labels [L] (not shifted): the token where an assistant writes it (its `<|im_end|>` and newline included) or a document
-      has it, else NO_LABEL. Turns with `is_input` and image tokens carry none.
+      tokens [L], labels [L] (not shifted). A label is the token itself in an assistant's turn (including its `<|im_end|>` and newline) or in
+      a document, else NO_LABEL. Turns with `is_input` and image tokens have no labels.
 
     Raises:
-      SampleError: "image_marks" when marks and images differ in number, "unknown_role", "empty" when there is no turn.
+      SampleError: "image_marks" if marks and images differ in number, "unknown_role", "empty" if there is no turn.
     """
     _check(turns, tokens_per_image)
     remaining = iter(tokens_per_image)
@@ -58,9 +58,9 @@ def encode(
 
 
 def encode_prompt(turns: Sequence[Turn], tokens_per_image: Sequence[int], tokenizer: Tokenizer) -> npt.NDArray[np.int32]:
-    """[L] tokens of a conversation that waits for an answer: its turns, then `<|im_start|>assistant\\n`.
+    """Returns [L] the tokens of a prompt: the turns of a conversation, then `<|im_start|>assistant\\n`.
 
-    Raises SampleError as `encode`, and "no_question" when the last turn is the assistant's.
+    Raises SampleError as `encode`, and "no_question" if the last turn is the assistant's.
     """
     if turns and turns[-1].role == "assistant":
         raise SampleError("no_question", "a prompt ends with a user's turn, not with the assistant's: leave the answer out")
@@ -69,10 +69,10 @@ def encode_prompt(turns: Sequence[Turn], tokens_per_image: Sequence[int], tokeni
 
 
 def expand_clips(turns: Sequence[Turn], clips: Sequence[tuple[video.VideoInfo, video.Indices]]) -> tuple[Turn, ...]:
-    """The turns with each `<video>` mark, and a newline that follows it, replaced by its clip's frames as `<image>` marks.
+    """Replaces each `<video>` mark, and a newline that follows it, by the text of its clip's frames with `<image>` marks.
 
     Args:
-      clips: what is known of each clip, and the frames of it that are shown, in the order of the marks.
+      clips: header of each clip and indices of its shown frames, in the order of the marks.
 
     Raises SampleError "video_marks" unless there is one mark for each clip.
     """
@@ -84,12 +84,12 @@ def expand_clips(turns: Sequence[Turn], clips: Sequence[tuple[video.VideoInfo, v
 
 
 def around_clips(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], list[str]]:
-    """A conversation taken apart at its clips, whose frames are not chosen yet.
+    """Splits a conversation at its clips, whose frames are not chosen yet, to count its text tokens.
 
     Returns:
-      the turns with one `<image>` mark in place of each clip and what stands behind its last frame; and for each clip the text of the piece
-      that leads to its first frame, without the clip's own prefix. `encode` counts the tokens of the former with those of the latter by
-      themselves; they are to be replaced by the tokens of the latter and the prefix together.
+      Two values. The first is the turns with each clip replaced by one `<image>` mark and the newline after its last frame. The second is, for
+      each clip, the text before its first frame, back to the previous mark or the start of the turn, without the clip's own prefix sentence.
+      `encode` of the first counts the tokens of each such text alone; replace that count by the number of tokens of text and prefix together.
     """
     without, before = [], []
     for turn in turns:
@@ -103,7 +103,7 @@ def around_clips(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], list[str]]:
 
 
 def end_of_text(tokenizer: Tokenizer) -> int:
-    """The token that ends a document."""
+    """Returns the id of the token that ends a document."""
     return tokenizer.special.get("<|endoftext|>", tokenizer.special["<|im_end|>"])
 
 

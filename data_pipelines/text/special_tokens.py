@@ -1,4 +1,4 @@
-"""A tokenizer's file with NEO's special tokens in it, for a tokenizer that lacks some."""
+"""Writes a tokenizer file with NEO's special tokens, for a tokenizer that lacks some."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pathlib
 
 import sentencepiece
 import tokenizers
-from sentencepiece import sentencepiece_model_pb2 as protocol  # its classes are made when it is imported
+from sentencepiece import sentencepiece_model_pb2 as protocol  # its classes are generated at import
 
 from data_pipelines.schema import DataError
 from data_pipelines.storage import write_whole
@@ -14,17 +14,17 @@ from data_pipelines.text.tokenizers import SPECIAL_TOKENS, load_tokenizer
 
 
 def write_with_special_tokens(path: str | pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-    """Writes a tokenizer with the special tokens that it lacks, with the ids that load_tokenizer(path, True) gives them.
+    """Writes a tokenizer with its missing special tokens added, with the same ids as load_tokenizer(path, True).
 
     Args:
-      path: a tokenizer.json, a folder with one, or a SentencePiece *.model. It is not changed.
-      folder: where the new file is written, as tokenizer.json or tokenizer.model; an existing folder.
+      path: path of a tokenizer.json, of a folder with one, or of a SentencePiece *.model. The file is not changed.
+      folder: existing folder for the new file, which is tokenizer.json or tokenizer.model.
 
     Returns:
-      The new file, or the old one where it lacks none.
+      Path of the new file, or of the old one if it lacks no special token.
 
     Raises:
-      DataError: as load_tokenizer; or the file's own ids do not allow it.
+      DataError: as load_tokenizer; or the ids of the file have gaps, so that the new tokens would get other ids.
     """
     file = pathlib.Path(path)
     file = file / "tokenizer.json" if file.is_dir() else file

@@ -16,7 +16,7 @@ import tokenizers
 from data_pipelines.schema import DataError, SampleError
 from data_pipelines.storage import write_whole
 
-# The reference's order: ids of missing ones are given out in it.
+# In the reference's order, in which missing tokens get their ids.
 SPECIAL_TOKENS = (
     "<IMG_CONTEXT>",
     "<img>",
@@ -34,17 +34,17 @@ SPECIAL_TOKENS = (
     "<|plugin|>",
     "<|interpreter|>",
 )
-_SHORT, _SHORT_TEXTS = 64, 4096  # characters of a text whose ids are remembered, and how many are
-SPACE_SYMBOL = "\u2581"  # SentencePiece writes a space as this character, so the character itself needs care
+_SHORT, _SHORT_TEXTS = 64, 4096  # largest number of characters of a text whose ids are cached, and number of cached texts
+SPACE_SYMBOL = "\u2581"  # SentencePiece represents a space by this character, so the character itself needs special handling
 
 
 class Tokenizer:
-    """Text to ids and back. Safe to share between threads.
+    """Converts text to ids and back. Can be shared between threads.
 
     Attributes:
-      special: id of every special token, SPECIAL_TOKENS among them.
-      vocabulary: number of ids, special tokens included: the fewest rows an embedding table may have.
-      fingerprint: changes whenever an id may change.
+      special: id of every special token, including SPECIAL_TOKENS.
+      vocabulary: number of ids, including special tokens: the smallest number of rows of an embedding table.
+      fingerprint: hash that changes whenever an id may change.
     """
 
     def __init__(self, model: _HuggingFace | _SentencePiece, special: dict[str, int], vocabulary: int, fingerprint: str):
@@ -53,16 +53,16 @@ class Tokenizer:
         self.fingerprint = fingerprint
         self._model = model
         self._special_text = {token: text for text, token in special.items()}
-        # "assistant\n", a line's end, a question that a thousand rows ask: encoded once.
+        # Texts that repeat in many rows ("assistant\n", a line's end, a common question) are encoded once.
         self._short = functools.lru_cache(_SHORT_TEXTS)(lambda text: tuple(self._encode(text)))
         self._inside_special = re.compile("|".join(f"(?<={re.escape(text[:1])})(?={re.escape(text[1:])})" for text in sorted(special)))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; none of them is a special token, whatever the text says.
+        """Returns the ids of plain text; none of them is a special token, even if the text contains the name of one.
 
-        The text is cut inside every occurrence of a special token's name, and the parts are encoded by themselves.
-        Raises SampleError "bad_text" for text that is not Unicode (half a surrogate pair), or that a tokenizer's own normalisation
-        turns into a special token.
+        The text is split inside every occurrence of a special token's name, and the parts are encoded separately.
+        Raises SampleError "bad_text" for text that is not valid Unicode (half a surrogate pair), or that the tokenizer's own normalisation
+        converts to a special token.
         """
         return list(self._short(text)) if len(text) <= _SHORT else self._encode(text)
 
@@ -77,7 +77,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; special tokens stand as their names."""
+        """Returns the text of ids; special tokens are written as their names."""
         parts = []
         for is_special, run in itertools.groupby(map(int, ids), key=self._special_text.__contains__):
             same_kind = list(run)
@@ -89,9 +89,9 @@ def load_tokenizer(path: str | pathlib.Path, add_special_tokens: bool) -> Tokeni
     """Opens a tokenizer.json, a folder with one, or a SentencePiece *.model.
 
     Args:
-      path: the file or folder.
-      add_special_tokens: give those of SPECIAL_TOKENS that the tokenizer lacks the ids after its vocabulary, in order. Without it
-        a missing one is an error: the embedding table of a released model has rows for exactly the ids its tokenizer knows.
+      path: path of the file or folder.
+      add_special_tokens: True to give missing SPECIAL_TOKENS the ids after the tokenizer's vocabulary, in order. If False, a missing token
+        is an error, since the embedding table of a released model has rows for exactly the ids of its tokenizer.
 
     Raises:
       DataError: no such file, not a tokenizer, or special tokens missing.
@@ -123,10 +123,10 @@ def train_sentencepiece(texts: Iterable[str], path: str | pathlib.Path, vocabula
     Deterministic: the same texts in the same order give the same file.
 
     Args:
-      texts: what it learns from.
-      path: the file to write, atomically.
-      vocabulary: most pieces; fewer when the texts give no more. At least 257 (one for each byte, one for unknown) plus the
-        number of different characters.
+      texts: training texts.
+      path: path of the file, which is written atomically.
+      vocabulary: largest number of pieces; there are fewer if the texts do not yield that many. At least 257 (one for each byte, one for
+        unknown) plus the number of different characters.
     """
     file = pathlib.Path(path)
     if file.suffix != ".model":
@@ -182,7 +182,7 @@ class _SentencePiece:
         self._space_symbol = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_SYMBOL.encode()]
 
     def encode(self, text: str) -> list[int]:
-        # Without the detour the character that stands for a space would come back as a space.
+        # Encoded as bytes, since SentencePiece would decode SPACE_SYMBOL as a space.
         parts = [self._model.encode(part) if part else [] for part in text.split(SPACE_SYMBOL)]
         return [token for index, part in enumerate(parts) for token in (self._space_symbol if index else []) + part]
 
