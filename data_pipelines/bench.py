@@ -1,10 +1,10 @@
-"""What the input of a configuration gives on this machine: rows are planned, decoded and packed as in training, and thrown away.
+"""Measures the input of a configuration on this machine: plans, decodes and packs rows as in training, and discards them.
 
     python -m data_pipelines.bench --config configs/mine.py
     python -m data_pipelines.bench --config configs/mine.py --phase sft --steps 20 --threads 8 --json
 
-For each phase: time to the first row from a ready index, then samples, images, frames and tokens a second, how full rows are, memory; and in one
-thread, where the processor's time goes. Length indexes that are missing are built first.
+Prints for each phase the time to the first row with a built index, then samples, images, frames and tokens a second, the fill of the rows and the
+memory used; and, measured in one thread, where processor time is spent. Missing length indexes are built first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Samples of any source to shards of another container, without TensorFlow.
+"""Converts a source to shards of another container, without TensorFlow.
 
     python -m data_pipelines.convert --input captions.jsonl --media-root images --output datasets --name captions
 

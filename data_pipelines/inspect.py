@@ -1,10 +1,10 @@
-"""What a configuration feeds to training, as one HTML page for each phase.
+"""Writes one HTML page for each phase of a configuration about what it feeds to training.
 
     python -m data_pipelines.inspect --config configs/mine.py --output pages
 
-Packed rows as strips (documents, images, labels, padding) with their mask, what the model sees of them (pictures and text, what is learned marked),
-histograms of lengths, sizes, frames and fill, the sources' shares and epochs, what is left out and why, and what training and held-out
-sources share. Length indexes that are missing are built.
+A page shows packed rows as strips (documents, images, labels, padding) with their mask; the images and texts that the model reads, with labels
+marked; histograms of lengths, sizes, frames and fill; shares and epochs of the sources; what is left out and why; and what training and held-out
+sources share. Missing length indexes are built.
 """
 
 from __future__ import annotations
