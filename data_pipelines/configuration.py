@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from data_pipelines.failures import FailurePolicy
-from data_pipelines.schema import FRAME_CHOICES, IMAGE_BUDGETS, DataError, PhaseSettings, SourceSettings
+from data_pipelines.schema import FRAME_CHOICES, IMAGE_BUDGETS, LOSS_WEIGHTINGS, RESIZES, DataError, PhaseSettings, SourceSettings
 
 # Defaults of optional keys of a phase (neo_jax.config.Phase has the same; a test compares them).
 PHASE_DEFAULTS: Mapping[str, Any] = {
@@ -27,6 +27,7 @@ PHASE_DEFAULTS: Mapping[str, Any] = {
     "image_budget": "neo",
     "jpeg_quality": (0, 0),
 }
+WORDS = {"frame_choice": FRAME_CHOICES, "image_budget": IMAGE_BUDGETS, "loss_weighting": LOSS_WEIGHTINGS, "resize": RESIZES}
 
 
 class Configuration(NamedTuple):
@@ -115,6 +116,12 @@ class _Section:
             self.refuse(key, f"is {value!r}, must be {wanted}")
         return kind(value)
 
+    def pair(self, key: str, kind: type, values: tuple[Any, ...]) -> tuple[Any, Any]:
+        """Returns (low, high) of numbers of a kind that are not negative. Whole numbers are numbers too."""
+        if len(values) != 2 or not all(type(value) in (int, kind) and value >= 0 for value in values):
+            self.refuse(key, f"is {values!r}, must be (low, high), two {'whole ' if kind is int else ''}numbers that are not negative")
+        return kind(values[0]), kind(values[1])
+
     def refuse(self, key: str, sentence: str) -> NoReturn:
         """Raises DataError with a sentence about a key."""
         raise DataError(f"--config={self._file}: {self._name(key)} {sentence}")
@@ -130,15 +137,20 @@ class _Section:
 
 
 def _phase(section: _Section, name: str) -> PhaseSettings:
-    texts = ("loss_weighting", "resize", "frame_choice", "image_budget")
-    kinds = {"mixture": dict, "frames_per_second": tuple, "jpeg_quality": tuple} | dict.fromkeys(texts, str)
+    kinds = {"mixture": dict, "frames_per_second": tuple, "jpeg_quality": tuple} | dict.fromkeys(WORDS, str)
     names = [field.name for field in dataclasses.fields(PhaseSettings) if field.name not in ("name", "rows", "mixture")]
     fields = {key: section.value(key, kinds.get(key, int), PHASE_DEFAULTS.get(key)) for key in names}
-    for key, words in (("frame_choice", FRAME_CHOICES), ("image_budget", IMAGE_BUDGETS)):
+    for key, words in WORDS.items():
         if fields[key] not in words:
             section.refuse(key, f"is {fields[key]!r}, must be one of {', '.join(words)}")
+    for key, kind in (("frames_per_second", float), ("jpeg_quality", int)):
+        fields[key] = section.pair(key, kind, fields[key])
     mixture = {source: weight for source, weight in section.section("mixture").values.items() if weight}
-    return PhaseSettings(name=name, rows=section.value("steps", int) * section.value("rows_per_step", int), mixture=mixture, **fields)
+    rows = section.value("steps", int) * section.value("rows_per_step", int)
+    settings = PhaseSettings(name=name, rows=rows, mixture=mixture, **fields)
+    for key, sentence in settings.problems():
+        section.refuse(key, sentence)
+    return settings
 
 
 def _path(section: _Section) -> str | tuple[str, ...]:

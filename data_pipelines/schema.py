@@ -17,6 +17,7 @@ from data_pipelines.conditions import read_condition
 from data_pipelines.storage.interface import Stored
 
 VISUAL_TOKEN_SIDE = 32  # pixels: 2 x 2 patches of 16 x 16
+TOKEN_PIXELS = VISUAL_TOKEN_SIDE * VISUAL_TOKEN_SIDE
 VISUAL_TOKEN_BYTES = VISUAL_TOKEN_SIDE * VISUAL_TOKEN_SIDE * 3
 NO_LABEL = -100
 ROLES = ("system", "user", "assistant")
@@ -24,6 +25,8 @@ DOCUMENT = "document"  # role of a text that is not a conversation; all its toke
 PICTURES = ("faithful", "reference")
 FRAME_CHOICES = ("neo", "qwen_vl", "internvl", "llava_video")
 IMAGE_BUDGETS = ("neo", "u1")
+LOSS_WEIGHTINGS = ("square", "token", "sample")
+RESIZES = ("exact", "fast")
 U1_TEXT_TOKENS = 3072  # tokens of its context that SenseNova-U1 reserves for text
 COLUMNS = (  # keys of rows that a source's `columns` may rename
     "conversations", "messages", "system", "tools", "question", "answer", "caption", "text", "texts",
@@ -273,3 +276,52 @@ class PhaseSettings:
     clip_pixels: int = 0
     image_budget: str = "neo"
     jpeg_quality: tuple[int, int] = (0, 0)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields (key, sentence) for each setting that cannot be used."""
+        low, high = self.jpeg_quality
+        if (low or high) and not 1 <= low <= high <= 100:
+            yield "jpeg_quality", f"is {self.jpeg_quality}, must be (low, high) between 1 and 100, or (0, 0) for none"
+        if self.visual_tokens:
+            yield from self._visual_problems()
+        else:
+            for key in ("images", "frames"):
+                if getattr(self, key):
+                    yield key, f"is {getattr(self, key)}, but visual_tokens is 0: set it to 0, or give the phase visual tokens"
+
+    def _visual_problems(self) -> Iterator[tuple[str, str]]:
+        budget = self.visual_tokens * TOKEN_PIXELS
+        if self.visual_tokens > self.context:
+            yield "visual_tokens", f"{self.visual_tokens} visual tokens do not fit a context of {self.context} tokens: lower it"
+        if not 1 <= self.images <= self.visual_tokens:
+            yield "images", f"is {self.images}, must be at least 1 and at most visual_tokens, {self.visual_tokens}"
+        if self.min_pixels < TOKEN_PIXELS:
+            yield "min_pixels", f"is {self.min_pixels}, must be at least {TOKEN_PIXELS}: one visual token"
+        if self.max_pixels < self.min_pixels:
+            yield "max_pixels", f"is {self.max_pixels}, below min_pixels {self.min_pixels}: raise it"
+        if self.max_pixels > budget:
+            yield "max_pixels", f"is {self.max_pixels}, but {self.visual_tokens} visual tokens hold {budget} pixels: lower it"
+        elif self.max_pixels // TOKEN_PIXELS + 2 > self.context:
+            yield "max_pixels", f"is {self.max_pixels}: with its two marks such an image fills more than {self.context} tokens: lower it"
+        if self.image_budget == "u1" and self.context <= U1_TEXT_TOKENS:
+            yield "image_budget", f'is "u1", which keeps {U1_TEXT_TOKENS} tokens for text, of a context of {self.context}: use "neo"'
+        if self.frames:
+            yield from self._video_problems(budget)
+
+    def _video_problems(self, budget: int) -> Iterator[tuple[str, str]]:
+        low, high = self.frames_per_second
+        if low > high:
+            yield "frames_per_second", f"is {self.frames_per_second}, must be (low, high)"
+        if self.frames > self.images:
+            yield "frames", f"is {self.frames}, but a row holds {self.images} images, and a frame is one: raise images or lower it"
+        if self.frame_pixels < self.min_pixels:
+            yield "frame_pixels", f"is {self.frame_pixels}, below min_pixels {self.min_pixels}: raise it"
+        if self.frame_pixels > self.max_pixels:
+            yield "frame_pixels", f"is {self.frame_pixels}, above max_pixels {self.max_pixels}: lower it"
+        if 0 < self.clip_pixels < self.frames * self.min_pixels:
+            yield (
+                "clip_pixels",
+                f"is {self.clip_pixels}, but {self.frames} frames of min_pixels have {self.frames * self.min_pixels}: raise it",
+            )
+        if self.frames * self.min_pixels > budget:
+            yield "frames", f"{self.frames} frames of min_pixels do not fit {self.visual_tokens} visual tokens: lower it"

@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Annotated
 
-from data_pipelines.schema import FRAME_CHOICES, IMAGE_BUDGETS, U1_TEXT_TOKENS, VISUAL_TOKEN_SIDE, PhaseSettings
+from data_pipelines.schema import FRAME_CHOICES, IMAGE_BUDGETS, LOSS_WEIGHTINGS, RESIZES, PhaseSettings
 from neo_jax.config.fields import AboveZero, AtLeastZero, OneOf, Positive, Ratio, Whole, near_divisors, near_multiples
 
 ARCHITECTURES = ("qwen3", "neo")
 REMAT_POLICIES = ("none", "full", "attention", "dots")
 DTYPES = ("float32", "bfloat16")
 ATTENTION = ("auto", "chunked", "tpu", "hopper")
-TOKEN_PIXELS = VISUAL_TOKEN_SIDE * VISUAL_TOKEN_SIDE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,13 +76,13 @@ class Phase:
     learning_rate: AboveZero
     minimum_ratio: Ratio
     warmup_ratio: Ratio
-    loss_weighting: Annotated[str, OneOf(("square", "token", "sample"))] = "square"
+    loss_weighting: Annotated[str, OneOf(LOSS_WEIGHTINGS)] = "square"
     carry_optimizer: bool = True
     remat: Annotated[str, OneOf(REMAT_POLICIES)] = "none"
     attention: Annotated[str, OneOf(ATTENTION)] = "auto"
     compute_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     mesh: Mesh = Mesh()
-    resize: Annotated[str, OneOf(("exact", "fast"))] = "exact"
+    resize: Annotated[str, OneOf(RESIZES)] = "exact"
     frame_choice: Annotated[str, OneOf(FRAME_CHOICES)] = "neo"
     clip_pixels: Whole = 0
     image_budget: Annotated[str, OneOf(IMAGE_BUDGETS)] = "neo"
@@ -109,52 +108,7 @@ class Phase:
             yield "trains", 'is "new", but the architecture qwen3 has no new parameters: train "all"'
         if self.architecture == "qwen3" and self.visual_tokens:
             yield "visual_tokens", f'is {self.visual_tokens}, but the architecture qwen3 reads text only: set it to 0 or use "neo"'
-        if self.visual_tokens:
-            yield from self._visual_problems()
-        else:
-            for key in ("images", "frames"):
-                if getattr(self, key):
-                    yield key, f"is {getattr(self, key)}, but visual_tokens is 0: set it to 0, or give the phase visual tokens"
-
-    def _visual_problems(self) -> Iterator[tuple[str, str]]:
-        budget = self.visual_tokens * TOKEN_PIXELS
-        if self.visual_tokens > self.context:
-            yield "visual_tokens", f"{self.visual_tokens} visual tokens do not fit a context of {self.context} tokens: lower it"
-        if not 1 <= self.images <= self.visual_tokens:
-            yield "images", f"is {self.images}, must be at least 1 and at most visual_tokens, {self.visual_tokens}"
-        if self.min_pixels < TOKEN_PIXELS:
-            yield "min_pixels", f"is {self.min_pixels}, must be at least {TOKEN_PIXELS}: one visual token"
-        if self.max_pixels < self.min_pixels:
-            yield "max_pixels", f"is {self.max_pixels}, below min_pixels {self.min_pixels}: raise it"
-        if self.max_pixels > budget:
-            yield "max_pixels", f"is {self.max_pixels}, but {self.visual_tokens} visual tokens hold {budget} pixels: lower it"
-        elif self.max_pixels // TOKEN_PIXELS + 2 > self.context:
-            yield "max_pixels", f"is {self.max_pixels}: with its two marks such an image fills more than {self.context} tokens: lower it"
-        low, high = self.jpeg_quality
-        if (low or high) and not 1 <= low <= high <= 100:
-            yield "jpeg_quality", f"is {self.jpeg_quality}, must be (low, high) between 1 and 100, or (0, 0) for none"
-        if self.image_budget == "u1" and self.context <= U1_TEXT_TOKENS:
-            yield "image_budget", f'is "u1", which keeps {U1_TEXT_TOKENS} tokens for text, of a context of {self.context}: use "neo"'
-        if self.frames:
-            yield from self._video_problems(budget)
-
-    def _video_problems(self, budget: int) -> Iterator[tuple[str, str]]:
-        low, high = self.frames_per_second
-        if low > high:
-            yield "frames_per_second", f"is {self.frames_per_second}, must be (low, high)"
-        if self.frames > self.images:
-            yield "frames", f"is {self.frames}, but a row holds {self.images} images, and a frame is one: raise images or lower it"
-        if self.frame_pixels < self.min_pixels:
-            yield "frame_pixels", f"is {self.frame_pixels}, below min_pixels {self.min_pixels}: raise it"
-        if self.frame_pixels > self.max_pixels:
-            yield "frame_pixels", f"is {self.frame_pixels}, above max_pixels {self.max_pixels}: lower it"
-        if 0 < self.clip_pixels < self.frames * self.min_pixels:
-            yield (
-                "clip_pixels",
-                f"is {self.clip_pixels}, but {self.frames} frames of min_pixels have {self.frames * self.min_pixels}: raise it",
-            )
-        if self.frames * self.min_pixels > budget:
-            yield "frames", f"{self.frames} frames of min_pixels do not fit {self.visual_tokens} visual tokens: lower it"
+        yield from self.input().problems()
 
     def input(self) -> PhaseSettings:
         """Returns the settings of this phase that data_pipelines needs."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from configs import demo, neo_ov_2b, neo_ov_9b
-from neo_jax.config.phase import TOKEN_PIXELS
+from data_pipelines.schema import TOKEN_PIXELS
 from neo_jax.drafting.phases import Limits
 
 

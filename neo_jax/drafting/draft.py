@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.failures import failure_line
-from data_pipelines.schema import ROLES, DataError
+from data_pipelines.schema import ROLES, TOKEN_PIXELS, DataError
 from data_pipelines.sources import Source
 from data_pipelines.survey import LeftOut, Row, Survey, choose_heldout, read_rows, texts, write_rows
 from data_pipelines.text.special_tokens import write_with_special_tokens
 from data_pipelines.text.tokenizers import load_tokenizer, train_sentencepiece
 from neo_jax.config import Evaluation, Model, Optimizer, Run, Tokenizer
 from neo_jax.config.fields import field_types
-from neo_jax.config.phase import TOKEN_PIXELS, Phase
+from neo_jax.config.phase import Phase
 from neo_jax.drafting import file
 from neo_jax.drafting.bases import BASES, Base
 from neo_jax.drafting.phases import Drafted, Stage, draft_phase

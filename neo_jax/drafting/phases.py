@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.schema import DataError, PhaseSettings
+from data_pipelines.schema import TOKEN_PIXELS, DataError, PhaseSettings
 from data_pipelines.survey import NEVER_FITS
-from neo_jax.config.phase import TOKEN_PIXELS
 
 Lengths = npt.NDArray[np.int64]  # [n, 3] tokens, visual tokens, images of each document
 CONTEXT_MULTIPLE = 64  # a context is a multiple of this

@@ -19,9 +19,9 @@ from jax.extend import core
 
 from data_pipelines.batch import Intervals, attended_pairs, document_intervals, map_arrays, row_intervals
 from data_pipelines.loading.shards import piece_order
+from data_pipelines.schema import TOKEN_PIXELS
 from neo_jax import config
 from neo_jax.attention.api import Kernel
-from neo_jax.config.phase import TOKEN_PIXELS
 
 STILL_PIXELS = 1024 * 1024  # largest size of an assumed image; less if the phase has a lower limit
 QUERY_TILE = 1024  # queries of an attention tile; every tile reads keys and values again

@@ -46,6 +46,17 @@ def test_a_source_may_have_several_paths(tmp_path):
         ({"phases": {}}, "phases.p is missing: set it"),
         ({"phases": {"p": PHASE | {"context": "128"}}}, "phases.p.context is '128', must be a whole number"),
         ({"phases": {"p": PHASE | {"frame_choice": "first"}}}, "phases.p.frame_choice is 'first', must be one of neo, qwen_vl"),
+        ({"phases": {"p": PHASE | {"resize": "fats"}}}, "phases.p.resize is 'fats', must be one of exact, fast"),
+        ({"phases": {"p": PHASE | {"jpeg_quality": (75,)}}}, "phases.p.jpeg_quality is (75,), must be (low, high), two whole numbers"),
+        (
+            {"phases": {"p": PHASE | {"jpeg_quality": (75, 101)}}},
+            "phases.p.jpeg_quality is (75, 101), must be (low, high) between 1 and 100",
+        ),
+        (
+            {"phases": {"p": PHASE | {"frames_per_second": (1, "4")}}},
+            "phases.p.frames_per_second is (1, '4'), must be (low, high), two numbers",
+        ),
+        ({"phases": {"p": PHASE | {"images": 3}}}, "phases.p.images is 3, but visual_tokens is 0"),
         ({"phases": {"p": PHASE | {"images": True}}}, "phases.p.images is True, must be a whole number"),
         ({"phases": {"p": {key: PHASE[key] for key in PHASE if key != "steps"}}}, "phases.p.steps is missing"),
         ({"phases": 3}, "phases is 3, must be a section"),
