@@ -45,7 +45,7 @@ TOKENIZER = "tests/golden/tokenizer.json"
 MEGAPIXEL = 1024 * 1024
 PICTURES = ((1024, 1536), (1536, 2304), (2304, 3456))  # heights and widths: 1.5, 3.4 and 7.6 megapixels
 PLAIN = PhaseSettings("bench", 8, 36_864, 36_864, 512, 512, 65_536, MEGAPIXEL, 128, (1.0, 4.0), 512 * 512, {})
-ROWS = 20_000  # of text that are indexed
+ROWS = 20_000  # that are indexed
 H200_FLOPS, MFU = 989e12, 0.4  # dense bfloat16 (data sheet), and the share of it that a step is taken to use
 HOST_CORES, CONTEXT = 16, 36_864
 BITS = 10  # of a frame's bar code
@@ -139,15 +139,23 @@ def clips() -> list[dict[str, Any]]:
     return rows
 
 
-def indexing(tokenizer: Tokenizer, folder: pathlib.Path) -> float:
-    """Rows of text that are measured in a second of one core."""
-    turns = [
-        {"from": "human", "value": "What is the sum of these two numbers?"},
-        {"from": "gpt", "value": "It is twelve, since five and seven"},
-    ]
-    row = json.dumps({"conversations": turns})
-    (folder / "rows.jsonl").write_text(f"{row}\n" * ROWS)
-    source = open_source(SourceSettings("rows", "jsonl", str(folder / "rows.jsonl")), folder / "tables")
+def indexing(tokenizer: Tokenizer, folder: pathlib.Path, picture: str) -> float:
+    """Rows a second of one core that an index measures: of text, or of a picture whose size the row gives, so that its file is not opened.
+
+    Args:
+      folder: an empty folder.
+      picture: name of the picture, "" for text.
+    """
+    question, answer = "What is the sum of these two numbers?", "It is twelve, since five and seven"
+    row: dict[str, Any] = {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]}
+    given: dict[str, Any] = {}
+    if picture:
+        Image.new("RGB", (640, 480)).save(folder / picture)
+        row |= {"image": picture, "width": 640, "height": 480}
+        row["conversations"][0]["value"] = f"<image>\n{question}"
+        given = {"media_root": str(folder), "given_sizes": True}
+    (folder / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * ROWS)
+    source = open_source(SourceSettings("rows", "jsonl", str(folder / "rows.jsonl"), **given), folder / "tables")
     began = time.process_time()
     LengthIndex.open(source, tokenizer, folder / "index", threads=1)
     return ROWS / (time.process_time() - began)
@@ -211,8 +219,11 @@ def main() -> None:
     load = os.getloadavg()[0]
     tokenizer = load_tokenizer(TOKENIZER, add_special_tokens=True)
     images = pictures(tokenizer)
-    with tempfile.TemporaryDirectory() as folder:
-        rows_per_second = indexing(tokenizer, pathlib.Path(folder))
+    rows_per_second = {}
+    for kind, picture in (("text", ""), ("picture with a given size", "a.jpg")):
+        with tempfile.TemporaryDirectory() as folder:
+            rows_per_second[kind] = round(indexing(tokenizer, pathlib.Path(folder), picture))
+        print(kind, rows_per_second[kind], "rows/s", flush=True)
     result = {
         "command": "python -m benchmarks.input",
         "formula": "processor seconds of this process (time.process_time) throughout: rates are of one core",
@@ -221,7 +232,7 @@ def main() -> None:
         | {name: version(name) for name in ("numpy", "pillow", "simplejpeg", "opencv-python-headless", "av", "tokenizers")},
         "pictures": images,
         "clips": clips(),
-        "text_rows_indexed_per_second": round(rows_per_second),
+        "rows_indexed_per_second": rows_per_second,
         "planning": planning(),
         "waiting": waiting(images),
     }
