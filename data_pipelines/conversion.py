@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -60,11 +61,16 @@ class Written(NamedTuple):
 def read(source: Source, number: int) -> Complete:
     """Reads a sample with the bytes of its media, and checks the media's headers. Raises SampleError if the sample cannot be used."""
     sample = source[number]
-    for image in sample.images:
+    in_memory = dataclasses.replace(
+        sample,
+        images=tuple(map(images.loaded, sample.images)),
+        clips=tuple(dataclasses.replace(clip, files=tuple(map(images.loaded, clip.files))) for clip in sample.clips),
+    )
+    for image in in_memory.images:
         images.image_size(image)
-    for clip in sample.clips:
+    for clip in in_memory.clips:
         video.probe(clip)
-    return Complete(sample, [images.read_bytes(file) for file in sample.files])
+    return Complete(sample, [images.read_bytes(file) for file in in_memory.files])
 
 
 def ranges(shards: Iterable[Shard], most: int) -> list[range]:

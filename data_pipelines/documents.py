@@ -135,10 +135,7 @@ def prompt_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, 
 
 def _loaded(sample: Sample) -> Sample:
     """Returns the sample with the bytes of its images in archives and object stores, so that header and pixels need only one read."""
-    images_read = [
-        dataclasses.replace(media, data=images.read_bytes(media), stored=None) if media.stored else media for media in sample.images
-    ]
-    return dataclasses.replace(sample, images=tuple(images_read))
+    return dataclasses.replace(sample, images=tuple(images.loaded(media) if media.stored else media for media in sample.images))
 
 
 def _plan(

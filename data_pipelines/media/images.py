@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 from collections.abc import Iterator
@@ -77,6 +78,11 @@ def read_bytes(media: Media) -> bytes:
             return file.read()
         except OSError as error:
             raise SampleError("unreadable_file", f"{media.name}: the file cannot be read ({error})") from error
+
+
+def loaded(media: Media) -> Media:
+    """Returns the medium with its encoded bytes in memory, so that what follows opens no file. Raises SampleError as `open_media`."""
+    return dataclasses.replace(media, data=read_bytes(media), path=None, stored=None)
 
 
 class Header(NamedTuple):

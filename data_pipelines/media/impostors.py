@@ -6,22 +6,25 @@ import json
 import re
 
 HEAD_BYTES = 1024
-LFS_POINTER = b"version https://git-lfs"
+WRAPPED = {  # by their first bytes: what files are that hold or stand for others, and what to do
+    b"version https://git-lfs": ("a Git LFS pointer and not the file itself", "fetch the file (git lfs pull)"),
+    b"PK\x03\x04": ("a zip archive", "unpack it and name the file in it"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it and name the file in it"),
+    b"\x1f\x8b": ("compressed with gzip", "unpack it (gunzip)"),
+    b"BZh": ("compressed with bzip2", "unpack it (bunzip2)"),
+    b"\xfd7zXZ\0": ("compressed with xz", "unpack it (unxz)"),
+    b"\x28\xb5\x2f\xfd": ("compressed with Zstandard", "unpack it (unzstd)"),
+}
 
 _SVG = re.compile(rb"(?:<\?xml[^>]*>|<!--.*?-->|<!DOCTYPE svg[^>]*>|\s)*<svg[\s/>]", re.DOTALL)
-_MAGIC = (
-    (LFS_POINTER, "a Git LFS pointer and not the file itself: fetch the file (git lfs pull)"),
-    (b"PK\x03\x04", "a zip archive: unpack it and name the file in it"),
-    (b"\x1f\x8b", "compressed with gzip: unpack it (gunzip)"),
-    (b"%PDF", "a PDF document: convert its pages to PNG or JPEG"),
-)
+_MAGIC = WRAPPED | {b"%PDF": ("a PDF document", "convert its pages to PNG or JPEG")}
 
 
 def describe(head: bytes) -> str | None:
     """Returns the kind of a file and a remedy, from its first HEAD_BYTES bytes; None if it is not recognised."""
-    for magic, description in _MAGIC:
+    for magic, (what, advice) in _MAGIC.items():
         if head.startswith(magic):
-            return description
+            return f"{what}: {advice}"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if _SVG.match(text):
         return "an SVG drawing: convert it to PNG"

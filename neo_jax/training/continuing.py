@@ -1,6 +1,6 @@
-"""Whether a run may go on from a checkpoint with the configuration and data of now, and where its rows go on.
+"""Checks that a run may continue from a checkpoint with the current configuration and data, and places its rows.
 
-Called by all processes; process 0 alone holds the run directory.
+All processes call these functions; only process 0 reads the run directory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from neo_jax.training.inputs import RunData
 
 
 def check_changes(directory: RunDirectory, record: CheckpointRecord) -> None:
-    """Raises RunDirectoryError for changes of phases that the checkpoint's run has begun."""
+    """Raises RunDirectoryError if phases that the run had begun at the checkpoint have other settings now."""
     problem = None
     if exchange.is_first():
         try:
@@ -28,7 +28,7 @@ def check_changes(directory: RunDirectory, record: CheckpointRecord) -> None:
 
 
 def check_data(directory: RunDirectory, record: CheckpointRecord, data: RunData) -> None:
-    """Raises RunDirectoryError if the tokenizer or a source that the checkpoint knows has other content now."""
+    """Raises RunDirectoryError if the tokenizer or a source that the checkpoint recorded has other content now."""
     now = data.identity
     if changed := [name for name, digest in record.data.items() if now.get(name) != digest]:
         raise RunDirectoryError(
@@ -38,9 +38,9 @@ def check_data(directory: RunDirectory, record: CheckpointRecord, data: RunData)
 
 
 def continued(directory: RunDirectory, record: CheckpointRecord, data: RunData, phases: tuple[config.Phase, ...]) -> tuple[Position, str]:
-    """Returns the checkpoint's position among the sources of now, and a sentence if rows are still planned by settings of before, else "".
+    """Returns the checkpoint's position with one entry for each current source, and a message if rows are still planned by earlier settings, else "".
 
-    Has the loader of `data` finish a block of rows that was begun as it was planned.
+    The loader of `data` is set to finish the current block of rows as it was planned.
     """
     state = record.position.input
     read = dict(zip(record.sources, state.positions, strict=True))

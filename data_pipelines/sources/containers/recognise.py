@@ -7,7 +7,7 @@ import os
 import re
 from typing import NamedTuple
 
-from data_pipelines.media.impostors import LFS_POINTER
+from data_pipelines.media.impostors import WRAPPED
 from data_pipelines.schema import DataError
 from data_pipelines.storage.files import open_file
 from data_pipelines.storage.interface import StorageError
@@ -22,7 +22,6 @@ WANTED = {  # by format: name of the expected file in messages
 }
 _LINES = 20  # number of first lines that are checked: if none begins as an object, the file is not JSON lines
 _EXPORT = "write one JSON object a line (with pandas: frame.to_json(PATH, orient='records', lines=True))"
-_UNPACK = "unpack it and name the file in it"
 _UTF8 = "write it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
 _ARRAY_RECORD = bytes.fromhex("83af70d10d884a3f")  # Riegeli's signature, at the end of the first 24 bytes
 
@@ -42,18 +41,12 @@ _MAGIC: tuple[tuple[bytes, Found], ...] = (
     (b"ORC", Found("an ORC file", _EXPORT)),
     (b"SQLite format 3\0", Found("an SQLite database", _EXPORT)),
     (b"\x89HDF", Found("an HDF5 file", _EXPORT)),
-    (b"PK\x03\x04", Found("a zip archive", _UNPACK)),
-    (b"\x1f\x8b", Found("compressed with gzip", "unpack it (gunzip)")),
-    (b"BZh", Found("compressed with bzip2", "unpack it (bunzip2)")),
-    (b"\xfd7zXZ\0", Found("compressed with xz", "unpack it (unxz)")),
-    (b"\x28\xb5\x2f\xfd", Found("compressed with Zstandard", "unpack it (unzstd)")),
-    (b"7z\xbc\xaf\x27\x1c", Found("a 7z archive", _UNPACK)),
+    *((magic, Found(*wrapped)) for magic, wrapped in WRAPPED.items()),
     (b"%PDF", Found("a PDF document", _EXPORT)),
     (b"\xff\xfe\0\0", Found("text in UTF-32", _UTF8.replace("UTF-16", "UTF-32"))),
     (b"\0\0\xfe\xff", Found("text in UTF-32", _UTF8.replace("UTF-16", "UTF-32"))),
     (b"\xff\xfe", Found("text in UTF-16", _UTF8)),
     (b"\xfe\xff", Found("text in UTF-16", _UTF8)),
-    (LFS_POINTER, Found("a Git LFS pointer and not the file itself", "fetch the file (git lfs pull)")),
 )
 
 

@@ -1,7 +1,6 @@
 """neo_jax.init: from somebody's files to a configuration that trains; what it prints, and what it refuses."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw
 from data_pipelines.text.tokenizers import SPECIAL_TOKENS, load_tokenizer
 from neo_jax import init
 from neo_jax.config import parse_command_line
+from tests.neo_jax.training.running import environment_of_runs
 
 ROOT = pathlib.Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "tokenizer.json"
@@ -180,10 +180,11 @@ def test_data_refused(arguments: list[str], sentence: str, place: pathlib.Path, 
 @pytest.mark.xdist_group("init")
 def test_what_is_written_trains(place: pathlib.Path) -> None:
     (place / "all.json").write_text(json.dumps(lines(place / "dots.jsonl") + sums()))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
     def command(*arguments: str) -> str:
-        result = subprocess.run([sys.executable, "-m", *arguments], cwd=place, env=environment, capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            [sys.executable, "-m", *arguments], cwd=place, env=environment_of_runs(), capture_output=True, text=True, check=False
+        )
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
