@@ -222,7 +222,7 @@ def _not_an_image(file: BinaryIO, error: Exception) -> str:
             return f"{format} cannot be read here: convert it to PNG, JPEG or WebP"
     if found := impostors.describe(first):
         return f"not an image but {found}"
-    return f"not an image in one of the formats {', '.join(FORMATS)} ({error})"
+    return f"not an image in one of the formats {', '.join(FORMATS)}, or cut short ({error})"
 
 
 def _refuse_much_text(error: Exception, name: str) -> None:
