@@ -33,6 +33,7 @@ from neo_jax.training.step import make_train_step
 PHASES = ("mid_512", "sft")  # of configs/demo.py: 4 rows of 512 tokens and 2 of 1,024
 STEPS = 10  # different batches, and steps whose losses are compared
 SCENES = ScenesSettings(text=400, caption=60, image=200, large=60, multi=100, video=100, held_out=4)
+CPU_DEVICES = 2  # virtual ones, as `make demo` uses
 FOLDER = pathlib.Path(".cache/benchmark_step")
 DEMO_FOLDER = "runs/demo"  # what configs/demo.py writes into
 
@@ -102,6 +103,7 @@ def make_steps(folder: pathlib.Path = FOLDER) -> list[Step]:
 
 
 def main(arguments: list[str]) -> None:
+    jax.config.update("jax_num_cpu_devices", CPU_DEVICES)
     steps = make_steps()
     if arguments == ["--serve"]:
         for step in steps:

@@ -285,7 +285,7 @@ def test_defaults_need_not_be_written() -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("phases.sft.mesh.data", -1),
+        ("phases.sft.mesh.data", 2),
         ("phases.sft.mesh.fsdp", 2),
         ("phases.sft.remat", "full"),
         ("phases.sft.attention", "chunked"),
