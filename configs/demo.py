@@ -80,9 +80,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "pretrain": _phase(context=256, rows=8, steps=50, learning_rate=2e-3, mixture={"caption": 1.0, "text": 0.2}, trains="new", grid=9),
         # In these steps the model learns to look up what is asked about among several things: no family but the simplest is learned before.
         "captions": _phase(context=256, rows=8, steps=200, learning_rate=2e-3, mixture={"caption": 1.0, "text": 0.2}, grid=9),
-        "mid_256": _phase(context=256, rows=8, steps=350, learning_rate=2e-3, mixture=names, grid=9),
-        "mid_512": _phase(context=512, rows=4, steps=580, learning_rate=2e-3, mixture=everything, grid=16, frames=4),
-        "sft": _phase(context=1024, rows=2, steps=430, learning_rate=1.2e-3, mixture=everything, grid=36, frames=8, minimum_ratio=0.02),
+        "mid_256": _phase(context=256, rows=8, steps=400, learning_rate=2e-3, mixture=names, grid=9),
+        "mid_512": _phase(context=512, rows=4, steps=800, learning_rate=2e-3, mixture=everything, grid=16, frames=4),
+        "sft": _phase(context=1024, rows=2, steps=520, learning_rate=1.2e-3, mixture=everything, grid=36, frames=8, minimum_ratio=0.02),
     }
     config.curriculum = ("text", "pretrain", "captions", "mid_256", "mid_512", "sft")
     if arg == "smoke":
