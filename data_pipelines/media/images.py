@@ -163,12 +163,15 @@ def resize(image: npt.NDArray[np.uint8], height: int, width: int, mode: str) -> 
     """Resizes [H, W, 3] uint8 to [height, width, 3].
 
     Mode "exact" is Pillow's bicubic and gives the reference's pixels. "fast" is OpenCV, about nine times faster: cubic, or the mean of
-    areas if both sides shrink to half or less (OpenCV's cubic filter reads only 4 x 4 pixels, so it would alias).
+    areas if both sides shrink to half or less (OpenCV's cubic filter reads only 4 x 4 pixels, so it would alias). An image that already has
+    the size is returned itself, as both libraries would copy it.
     """
+    if mode not in ("exact", "fast"):
+        raise ValueError(f'resize mode {mode!r} is unknown: use "exact" or "fast"')
+    if image.shape[:2] == (height, width):
+        return image
     if mode == "exact":
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
-    if mode != "fast":
-        raise ValueError(f'resize mode {mode!r} is unknown: use "exact" or "fast"')
     shrinks_much = min(image.shape[0] / height, image.shape[1] / width) >= 2
     method = cv2.INTER_AREA if shrinks_much else cv2.INTER_CUBIC
     return cv2.resize(image, (width, height), interpolation=method).astype(np.uint8, copy=False)

@@ -75,16 +75,25 @@ def smart_resize(hw: npt.ArrayLike, min_pixels: npt.ArrayLike, max_pixels: npt.A
     side = VISUAL_TOKEN_SIDE
     size = np.asarray(hw).reshape(-1, 2)
     height, width = size[:, 0].astype(np.float64), size[:, 1].astype(np.float64)  # integers below 2^53: exact
-    pixels = height * width
-    fewest, most = (np.broadcast_to(np.asarray(limit, np.float64), pixels.shape) for limit in (min_pixels, max_pixels))
-    result = np.stack([np.maximum(side, np.rint(each / side) * side) for each in (height, width)], axis=1)
-    rounded_pixels = result[:, 0] * result[:, 1]
+    new_height, new_width = (np.maximum(side, np.rint(each / side) * side) for each in (height, width))
+    rounded_pixels = new_height * new_width
     # Only the sizes outside the limits are computed again.
-    over = np.flatnonzero(rounded_pixels > most)
-    shrink = np.sqrt(pixels[over] / most[over])
-    under = np.flatnonzero((rounded_pixels < fewest) & (rounded_pixels <= most))
-    grow = np.sqrt(fewest[under] / pixels[under])
-    for column, each in enumerate((height, width)):
-        result[over, column] = np.maximum(side, np.floor(each[over] / shrink / side) * side)
-        result[under, column] = np.ceil(each[under] * grow / side) * side
-    return result.astype(np.int64)
+    over = np.flatnonzero(rounded_pixels > max_pixels)
+    if len(over):
+        shrink = np.sqrt(height[over] * width[over] / _of_those(max_pixels, over))
+        new_height[over] = np.maximum(side, np.floor(height[over] / shrink / side) * side)
+        new_width[over] = np.maximum(side, np.floor(width[over] / shrink / side) * side)
+    under = np.flatnonzero((rounded_pixels < min_pixels) & (rounded_pixels <= max_pixels))
+    if len(under):
+        grow = np.sqrt(_of_those(min_pixels, under) / (height[under] * width[under]))
+        new_height[under] = np.ceil(height[under] * grow / side) * side
+        new_width[under] = np.ceil(width[under] * grow / side) * side
+    result = np.empty((len(size), 2), np.int64)
+    result[:, 0], result[:, 1] = new_height, new_width
+    return result
+
+
+def _of_those(limits: npt.ArrayLike, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Returns the limit, or those of the chosen images if each has its own."""
+    limit = np.asarray(limits, np.float64)
+    return limit[chosen] if limit.size > 1 else limit

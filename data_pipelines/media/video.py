@@ -20,6 +20,8 @@ from data_pipelines.schema import Clip, Media, PhaseSettings, SampleError
 from data_pipelines.storage.interface import StorageError
 
 CLOCK_JUMP = Fraction(1, 2)  # seconds by which decoding times may decrease: in files with inexact times they decrease by a few frames
+# Threads within FFmpeg: rows are decoded in parallel already, and starting threads costs more than a small clip's decoding.
+THREADS = 1
 SEEK_SECONDS = 8.0  # if the next frame is further ahead, the reader seeks instead of decoding the frames between
 _STILL = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
@@ -174,11 +176,11 @@ class _Shape(NamedTuple):
         """Converts a stored frame to RGB [H, W, 3]."""
         height, width = self._square(frame.height, frame.width)
         if (height, width) != (frame.height, frame.width):
-            frame = frame.reformat(width, height, interpolation="BICUBIC")
+            frame = frame.reformat(width, height, interpolation="BICUBIC", threads=THREADS)
         if self.over_white:
-            pixels = faithful.over_white(frame.to_ndarray(format="rgba").astype(np.uint8, copy=False))
+            pixels = faithful.over_white(frame.to_ndarray(format="rgba", threads=THREADS).astype(np.uint8, copy=False))
         else:
-            pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+            pixels = frame.to_ndarray(format="rgb24", threads=THREADS).astype(np.uint8, copy=False)
         return self.orientation.turn(pixels)
 
     def _square(self, height: int, width: int) -> tuple[int, int]:
@@ -230,12 +232,13 @@ def _shown_at(container: Any, stream: Any, info: VideoInfo, times: Sequence[floa
 
 def _decode(container: Any, stream: Any, info: VideoInfo, name: str) -> Iterator[tuple[float, float, av.VideoFrame]]:
     """Yields (start, end, frame); start and end of its display are in seconds from the clip's start."""
+    tick, ticks_a_second = stream.time_base.numerator, stream.time_base.denominator  # quotients of integers: a Fraction costs a microsecond
     decoded = _decode_in_order(container, stream) if _lacks_presentation_times(container) else _decode_by_time(container, stream)
     for frame, ticks in decoded:
         if frame.is_corrupt or ticks is None:
             raise SampleError("broken_video", f"{name}: a frame is damaged or has no time")
-        appears = ticks * stream.time_base
-        yield float(appears), float(appears) + (float(frame.duration * stream.time_base) or 1 / info.rate), frame
+        appears = ticks * tick / ticks_a_second
+        yield appears, appears + (frame.duration * tick / ticks_a_second or 1 / info.rate), frame
 
 
 def _decode_by_time(container: Any, stream: Any) -> Iterator[tuple[av.VideoFrame, int | None]]:
@@ -281,6 +284,7 @@ def _opened(media: Media) -> Iterator[tuple[Any, Any]]:
                 clips = [stream for stream in container.streams.video if not stream.disposition & _STILL]
                 if not clips:
                     raise SampleError("broken_video", f"{media.name}: the file has no video stream (a cover picture is none)")
+                clips[0].codec_context.thread_count = THREADS
                 yield container, clips[0]
         except StorageError as error:
             raise SampleError(error.reason, f"{media.name}: {error}") from error
