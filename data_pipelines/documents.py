@@ -67,9 +67,8 @@ def measure(
     plan = _plan(turns, image_sizes, clips, phase, seed)
     per_image = plan.grids.prod(axis=1)
     visual_tokens = int(per_image.sum())
-    # Image tokens are spliced in between pieces of text, so their number does not change the text's tokens.
-    text, _ = chat.encode(plan.turns, [0] * len(per_image), tokenizer)
-    return Lengths(len(text) + visual_tokens, visual_tokens, len(per_image))
+    text, _ = chat.count(plan.turns, len(per_image), tokenizer)
+    return Lengths(text + visual_tokens, visual_tokens, len(per_image))
 
 
 def count_labels(
@@ -82,7 +81,7 @@ def count_labels(
 ) -> int:
     """Returns the number of tokens of the document that carry a label. Arguments and errors as `measure`."""
     plan = _plan(turns, image_sizes, clips, phase, seed)
-    return int(np.count_nonzero(chat.encode(plan.turns, [0] * len(plan.grids), tokenizer)[1] != NO_LABEL))
+    return chat.count(plan.turns, len(plan.grids), tokenizer)[1]
 
 
 def check_fits(lengths: Lengths, phase: PhaseSettings) -> None:

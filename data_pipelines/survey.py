@@ -22,7 +22,7 @@ from data_pipelines.media import images, video
 from data_pipelines.media.sizes import image_grids
 from data_pipelines.planning.planner import NEVER_FITS
 from data_pipelines.progress import progress
-from data_pipelines.schema import NO_LABEL, DataError, Media, PhaseSettings, Sample, SampleError
+from data_pipelines.schema import DataError, Media, PhaseSettings, Sample, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.sources.containers.lines import raw_rows
 from data_pipelines.text import chat
@@ -151,12 +151,12 @@ class Survey:
 
 
 def _count(row: Row, tokenizer: Tokenizer) -> tuple[int, int]:
-    """Returns (number of tokens of the text, number of tokens of the last answer). Raises SampleError "no_answer", or as chat.encode."""
-    tokens, labels = chat.encode(row.sample.turns, [0] * len(row.sizes), tokenizer)
-    if not (labels != NO_LABEL).any():
+    """Returns (number of tokens of the text, number of tokens of the last answer). Raises SampleError "no_answer", or as chat.count."""
+    tokens, labels = chat.count(row.sample.turns, len(row.sizes), tokenizer)
+    if not labels:
         raise SampleError("no_answer", f"{row.sample.key}: no assistant turn to learn from; give it one that is not is_input")
     last = next((turn.text for turn in reversed(row.sample.turns) if turn.role == "assistant"), "")
-    return len(tokens), len(tokenizer.encode(words(last))) + 1
+    return tokens, len(tokenizer.encode(words(last))) + 1
 
 
 def texts(rows: Sequence[Row]) -> Iterator[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+import os
 
 from data_pipelines.index.columns import Entry, Failure, Measured
 from data_pipelines.media import images, video
 from data_pipelines.media.sizes import check_size
-from data_pipelines.schema import NO_LABEL, Media, Sample, SampleError
+from data_pipelines.schema import Media, Sample, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.sources.samples import FILTERED
 from data_pipelines.text import chat
@@ -53,21 +53,17 @@ def _header(image: Media, exists: bool) -> images.Header:
 
 
 def count_text(sample: Sample, tokenizer: Tokenizer) -> tuple[int, list[str]]:
-    """Returns `text` and `before` of Measured. Raises SampleError "video_marks", "no_answer", and those of chat.encode."""
+    """Returns `text` and `before` of Measured. Raises SampleError "video_marks", "no_answer", and those of chat.count."""
     if (marks := marks_of(sample.turns).count(VIDEO_MARK)) != len(sample.clips):
         raise SampleError(
             "video_marks",
             f"{sample.key}: the conversation has {marks} {VIDEO_MARK} marks for {len(sample.clips)} clips; write one for each",
         )
     turns, before = chat.around_clips(sample.turns) if sample.clips else (sample.turns, [])
-    tokens, labels = chat.encode(turns, [0] * (len(sample.images) + len(before)), tokenizer)
-    _check_answer(labels, sample.key)
-    return len(tokens) - sum(2 + len(tokenizer.encode(each)) for each in before), before
-
-
-def _check_answer(labels: np.ndarray, key: str) -> None:
-    if labels.max(initial=NO_LABEL) == NO_LABEL:
-        raise SampleError("no_answer", f"{key}: no assistant turn to learn from; give it one that is not is_input")
+    tokens, labels = chat.count(turns, len(sample.images) + len(before), tokenizer)
+    if not labels:
+        raise SampleError("no_answer", f"{sample.key}: no assistant turn to learn from; give it one that is not is_input")
+    return tokens - sum(2 + len(tokenizer.encode(each)) for each in before), before
 
 
 def file_states(sample: Sample) -> list[tuple[int, int]]:
@@ -81,7 +77,7 @@ def file_states(sample: Sample) -> list[tuple[int, int]]:
 def _file_state(media: Media) -> tuple[int, int]:
     assert media.path is not None
     try:
-        status = media.path.stat()
+        status = os.stat(media.path)
     except OSError:  # reading the file reports the error
         return MISSING
     return status.st_size, status.st_mtime_ns

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import io
 import os
-import pathlib
 from collections.abc import Iterator, Mapping
 
 from data_pipelines.media.images import open_media, read_bytes
@@ -45,18 +44,18 @@ def find_leaks(training: Opened, held_out: Opened) -> list[str]:
         f"held-out source {name} reads the file of training source {other}: its samples are trained on" for name, other in sorted(same_file)
     ]
     by_name: dict[str, list[_Shown]] = {}
-    by_path: dict[pathlib.Path, list[_Shown]] = {}
+    by_path: dict[str, list[_Shown]] = {}
     for name, source in held_out.items():
         for key, media in _media(source, _stride(f"held-out source {name}", source, sentences)):
             shown = _Shown(name, key, dataclasses.replace(media, data=None, stored=None), _digest(media) if media.path is None else "")
             by_name.setdefault(media.name, []).append(shown)
             if media.path is not None:
-                by_path.setdefault(media.path.resolve(), []).append(shown)
-    file_names = {path.name for path in by_path}
+                by_path.setdefault(os.path.realpath(media.path), []).append(shown)
+    file_names = set(map(os.path.basename, by_path))
     for name, source in training.items() if by_name else ():
         leaked: dict[str, dict[str, str]] = {}  # held-out source -> key -> name of the media file
         for _, media in _media(source, _stride(f"training source {name}", source, sentences)):
-            same = by_path.get(media.path.resolve(), []) if media.path is not None and media.path.name in file_names else []
+            same = by_path.get(os.path.realpath(media.path), []) if media.path and os.path.basename(media.path) in file_names else []
             for shown in (*same, *(shown for shown in by_name.get(media.name, ()) if _equal_bytes(media, shown))):
                 leaked.setdefault(shown.source, {})[shown.key] = media.name
         for other, keys in leaked.items():

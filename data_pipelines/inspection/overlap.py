@@ -65,7 +65,7 @@ def _samples(source: Source, stride: int) -> Iterator[Sample]:
 
 def _identity(media: Media) -> object:
     if media.path is not None:
-        return str(media.path)
+        return media.path
     try:
         return hashlib.sha256(read_bytes(media)).hexdigest()
     except SampleError:  # a store that does not answer

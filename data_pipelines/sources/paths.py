@@ -58,7 +58,7 @@ class MediaRoot:
         # A folder is resolved once, not for each of its files: resolving takes a system call for each part of the path.
         self._resolved_folder = functools.lru_cache(_FOLDERS)(self._resolve_folder)
 
-    def find(self, name: str, key: str) -> pathlib.Path | Whole:
+    def find(self, name: str, key: str) -> str | Whole:
         """Returns the file or object that a row names, by a path relative to the root or an absolute path within it; it need not exist.
 
         A file is also found if its name differs only in Unicode composition, as in archives made on macOS.
@@ -87,16 +87,16 @@ class MediaRoot:
         resolved = pathlib.Path(folder).resolve()
         return str(resolved) if any(map(resolved.is_relative_to, self._allowed)) else ""
 
-    def _resolve(self, path: str, name: str, key: str) -> pathlib.Path:
+    def _resolve(self, path: str, name: str, key: str) -> str:
         try:
             folder, file = os.path.split(path)
             if file != ".." and (inside := self._resolved_folder(folder)) and not os.path.islink(place := f"{inside}/{file}"):
-                return pathlib.Path(place)
+                return place
             resolved = pathlib.Path(path).resolve()
         except (OSError, RuntimeError) as error:  # for example a cycle of links
             raise SampleError("unreadable_file", f"{key}: the file {name!r} cannot be found ({error})") from error
         if any(map(resolved.is_relative_to, self._allowed)):
-            return resolved
+            return str(resolved)
         if pathlib.Path(os.path.normpath(path)).is_relative_to(self._allowed[0]):
             raise SampleError(
                 "path_escapes_root",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -57,12 +56,11 @@ class SampleReader:
                     raise SampleError(
                         FILTERED, f"{key}: left out by `keep`: {condition} does not hold for {record.get(condition.column)!r:.80}"
                     )
-        row = read_row(record, key, self._keys, self._settings)
+        turns, images, clips, family = read_row(record, key, self._keys, self._settings)
         files = held or {}
-        count = len(row.images)
-        sizes = _given_sizes(record, count, key) if self._settings.given_sizes and count else [None] * count
-        images = tuple(self._media(file, key, files, size) for file, size in zip(row.images, sizes, strict=True))
-        return Sample(key, row.turns, images, tuple(self._clip(clip, key, files) for clip in row.clips), row.family)
+        sizes = _given_sizes(record, len(images), key) if self._settings.given_sizes and images else [None] * len(images)
+        media = [self._media(file, key, files, size) for file, size in zip(images, sizes, strict=True)]
+        return Sample(key, turns, tuple(media), tuple([self._clip(clip, key, files) for clip in clips]), family)
 
     def _media(self, file: MediaFile, key: str, held: Mapping[str, Stored], size: tuple[int, int] | None = None) -> Media:
         pictures = self._settings.pictures
@@ -70,14 +68,14 @@ class SampleReader:
             return Media(file.name, data=file.data, pictures=pictures, size=size)
         found = held.get(file.name) or self._root.find(file.name, key)
         if isinstance(found, Whole) and not is_remote(found.address):
-            found = pathlib.Path(found.address)
-        if isinstance(found, pathlib.Path):
+            found = found.address
+        if isinstance(found, str):
             return Media(file.name, path=found, pictures=pictures, size=size)
         return Media(file.name, stored=found, pictures=pictures, size=size)
 
     def _clip(self, clip: RowClip, key: str, held: Mapping[str, Stored]) -> Clip:
         media = tuple(self._media(file, key, held) for file in clip.files)
-        if len(media) == 1 and media[0].path is not None and media[0].path.is_dir():
+        if len(media) == 1 and media[0].path is not None and os.path.isdir(media[0].path):
             media = self._frames(media[0], media[0].path, key)
         elif not is_still(clip.files[0].name):
             if clip.rate or clip.times:
@@ -90,7 +88,7 @@ class SampleReader:
         timed = with_rate(clip._replace(files=tuple(MediaFile(each.name) for each in media)), self._settings.frame_rate, key)
         return Clip(media, timed.times)
 
-    def _frames(self, folder: Media, path: pathlib.Path, key: str) -> tuple[Media, ...]:
+    def _frames(self, folder: Media, path: str, key: str) -> tuple[Media, ...]:
         """Returns the pictures in a folder of frames, ordered by the numbers in their names."""
         names = sorted((name for name in os.listdir(path) if is_still(name)), key=_numbered)
         if not names:

@@ -36,25 +36,27 @@ def encode(
     Raises:
       SampleError: "image_marks" if marks and images differ in number, "unknown_role", "empty" if there is no turn.
     """
-    _check(turns, tokens_per_image)
-    remaining = iter(tokens_per_image)
     tokens: list[int] = []
     labels: list[int] = []
-    image_tokens = {tokenizer.special[name] for name in ("<img>", "<IMG_CONTEXT>", "</img>")}
-    for turn in turns:
-        learned = turn.role in ("assistant", DOCUMENT) and not turn.is_input
-        # Only an assistant turn is encoded in two parts: elsewhere a token may span the newline after the role.
-        if turn.role == DOCUMENT:
-            opening, written = [], [*_text(turn.text, remaining, tokenizer), end_of_text(tokenizer)]
-        elif turn.role == "assistant":
-            opening, written = _opening(tokenizer), [*_text(turn.text, remaining, tokenizer), *_ending(tokenizer)]
-        else:
-            opening = [tokenizer.special["<|im_start|>"]]
-            written = [*_text(f"{turn.role}\n{turn.text}", remaining, tokenizer), *_ending(tokenizer)]
+    image_tokens = _image_tokens(tokenizer)
+    for opening, written, learned in _encoded(turns, tokens_per_image, tokenizer):
         tokens += opening + written
         labels += [NO_LABEL] * len(opening)
         labels += [token if learned and token not in image_tokens else NO_LABEL for token in written]
     return np.asarray(tokens, np.int32), np.asarray(labels, np.int32)
+
+
+def count(turns: Sequence[Turn], images: int, tokenizer: Tokenizer) -> tuple[int, int]:
+    """Returns the number of tokens of a conversation without those of its images, and how many of them have a label.
+
+    Visual tokens are spliced in between pieces of text, so their number does not change the text's tokens. Arguments and errors as `encode`.
+    """
+    tokens = labels = 0
+    for opening, written, learned in _encoded(turns, [0] * images, tokenizer):
+        tokens += len(opening) + len(written)
+        if learned:
+            labels += len(written) - (sum(map(_image_tokens(tokenizer).__contains__, written)) if images else 0)
+    return tokens, labels
 
 
 def encode_prompt(turns: Sequence[Turn], tokens_per_image: Sequence[int], tokenizer: Tokenizer) -> npt.NDArray[np.int32]:
@@ -114,6 +116,26 @@ def _with_frames(text: str, clips: Iterator[tuple[video.VideoInfo, video.Indices
         frames = video_text.prefix(info, indices) + "".join(map(video_text.mark, video.timestamps(info, indices)))
         first += frames + part.removeprefix("\n")
     return first
+
+
+def _encoded(turns: Sequence[Turn], tokens_per_image: Sequence[int], tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int], bool]]:
+    """Yields the tokens of each turn in two parts: the opening, which has no labels, and what is written; and whether the latter is learned."""
+    _check(turns, tokens_per_image)
+    remaining = iter(tokens_per_image)
+    start = tokenizer.special["<|im_start|>"]
+    for turn in turns:
+        learned = turn.role in ("assistant", DOCUMENT) and not turn.is_input
+        # Only an assistant turn is encoded in two parts: elsewhere a token may span the newline after the role.
+        if turn.role == DOCUMENT:
+            yield [], [*_text(turn.text, remaining, tokenizer), end_of_text(tokenizer)], learned
+        elif turn.role == "assistant":
+            yield _opening(tokenizer), [*_text(turn.text, remaining, tokenizer), *_ending(tokenizer)], learned
+        else:
+            yield [start], [*_text(f"{turn.role}\n{turn.text}", remaining, tokenizer), *_ending(tokenizer)], learned
+
+
+def _image_tokens(tokenizer: Tokenizer) -> frozenset[int]:
+    return frozenset(tokenizer.special[name] for name in ("<img>", "<IMG_CONTEXT>", "</img>"))
 
 
 def _check(turns: Sequence[Turn], tokens_per_image: Sequence[int]) -> None:

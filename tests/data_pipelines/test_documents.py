@@ -63,7 +63,7 @@ def reason(function, *arguments) -> str:
 def test_one_image_has_the_reference_pixels(tokenizer):
     path = GOLDEN / "preprocess" / "image_3.png"
     phase = dataclasses.replace(PHASE, min_pixels=3136, max_pixels=65536)
-    document = documents.build_document(sample("<image>\nHow many?", (Media("image_3.png", path),)), phase, tokenizer, 0)
+    document = documents.build_document(sample("<image>\nHow many?", (Media("image_3.png", str(path)),)), phase, tokenizer, 0)
     golden = np.load(path.with_suffix(".npz"))["resized"]
     np.testing.assert_array_equal(document.visual, images.to_visual_tokens(golden))
     assert document.grids.tolist() == [[6, 9]] and document.grids.dtype == np.int32
@@ -246,7 +246,7 @@ def test_reasons_of_unusable_samples(tokenizer, movie, tmp_path):
         (sample("none", (good,)), "image_marks"),
         (sample("none", clips=(movie,)), "video_marks"),
         (sample("<video> <image>", clips=(movie,)), "image_marks"),
-        (sample("<image>", (Media("gone.png", tmp_path / "gone.png"),)), "missing_file"),
+        (sample("<image>", (Media("gone.png", str(tmp_path / "gone.png")),)), "missing_file"),
         (sample("<image>", (Media("cut.png", data=good.data[:-3000]),)), "truncated"),
         (sample("<image>", (Media("long.png", data=picture(1, 201).data),)), "aspect_ratio"),
         (sample("<video>", clips=(Clip((Media("clip.mp4", data=b"no clip"),)),)), "broken_video"),

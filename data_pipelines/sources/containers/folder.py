@@ -139,7 +139,7 @@ class _Beside:
         for number in range(int(self._records[index]), int(self._records[index + 1])):
             name = self._name(number)
             found = self._root.find(name, key)  # refuses links that lead out of the folder
-            stored = found if isinstance(found, Whole) else Whole(str(found))
+            stored = found if isinstance(found, Whole) else Whole(found)
             members[posixpath.splitext(name)[1].removeprefix(".")] = Held(name, "", stored, int(self._sizes[number]))
         try:
             return record_of(members, key)

@@ -97,7 +97,8 @@ class Shards:
     def record(self, index: int) -> RawRecord:
         shard, row = self._find(index)
         try:
-            return self._reader(shard).record(row, self.key(index))
+            reader = self._reader(shard)
+            return reader.record(row, self._names[shard] + reader.label(row))
         except StorageError as error:
             raise SampleError(error.reason, f"{self.key(index)}: {error}") from error
 

@@ -171,14 +171,14 @@ def _says_nothing(turn: Mapping[str, Any]) -> bool:
 
 def _either(turn: Mapping[str, Any], key: str, other: str, where: str) -> tuple[Any, str]:
     """Returns the value of a key that has two spellings, and the spelling in the turn. Raises SampleError "bad_record" unless it has one."""
-    given = [spelling for spelling in (key, other) if turn.get(spelling) is not None]
-    if len(given) != 1:
-        says = "both" if given else "neither of them"
+    value, other_value = turn.get(key), turn.get(other)
+    if (value is None) == (other_value is None):
+        says = "neither of them" if value is None else "both"
         raise SampleError(
             "bad_record",
             f'{where}: a turn is an object with the strings "from" and "value", or "role" and "content": of "{key}" and "{other}" it has {says}',
         )
-    return turn[given[0]], given[0]
+    return (other_value, other) if value is None else (value, key)
 
 
 def _role(name: str, name_key: str, where: str) -> str:

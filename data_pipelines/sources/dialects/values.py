@@ -20,6 +20,8 @@ def read_text(value: object, what: str, where: str) -> str:
     """
     if not isinstance(value, str):
         raise SampleError("bad_record", f"{where}: {what} must be a string, not {kind_of(value)}")
+    if value.isascii():
+        return value
     if _HALF_A_PAIR.search(value):
         raise SampleError(
             "bad_text", f"{where}: {what} holds half of a surrogate pair (a string cut in the middle of an emoji): repair the text"
@@ -43,12 +45,12 @@ def kind_of(value: object) -> str:
 
 def is_empty(value: Any) -> bool:
     """Returns True if a value has no content. Such values are common, since exports write every column in every row."""
-    if isinstance(value, str | bytes):
+    if isinstance(value, (str, bytes)):  # tuples: a union would be built anew in each of a row's many calls
         return not value
     if isinstance(value, float):
         return math.isnan(value)
     if isinstance(value, dict):
         return all(map(is_empty, value.values()))
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return all(map(is_empty, value))
     return value is None

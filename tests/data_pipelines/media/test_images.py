@@ -139,7 +139,7 @@ def test_resize_refuses_an_unknown_mode():
 def test_formats_from_path_and_from_bytes(format, tmp_path):
     data = encoded(Image.fromarray(noise(40, 50)), format)
     (tmp_path / "picture").write_bytes(data)
-    size, from_path = size_and_pixels(Media("picture", tmp_path / "picture"))
+    size, from_path = size_and_pixels(Media("picture", str(tmp_path / "picture")))
     assert size == (40, 50)
     _, from_bytes = size_and_pixels(Media("picture", data=data))
     np.testing.assert_array_equal(from_path, from_bytes)
@@ -166,7 +166,7 @@ def test_truncated_file(format):
 @pytest.mark.parametrize("use", [images.image_size, lambda media: images.decode(images.read_bytes(media), media.name)])
 def test_files_that_are_no_images(content, reason, use, tmp_path):
     (tmp_path / "a.jpg").write_bytes(content)
-    for media in (Media("a.jpg", tmp_path / "a.jpg"), Media("a.jpg", data=content)):
+    for media in (Media("a.jpg", str(tmp_path / "a.jpg")), Media("a.jpg", data=content)):
         with pytest.raises(SampleError, match=r"a\.jpg") as caught:
             use(media)
         assert caught.value.reason == reason
@@ -176,7 +176,7 @@ def test_missing_file_and_folder(tmp_path):
     for path, reason in ((tmp_path / "none.png", "missing_file"), (tmp_path, "unreadable_file")):
         for use in (images.image_size, images.read_bytes):
             with pytest.raises(SampleError, match="written-name") as caught:
-                use(Media("written-name", path))
+                use(Media("written-name", str(path)))
             assert caught.value.reason == reason
 
 
@@ -237,7 +237,7 @@ def test_avif_is_refused_by_name_where_pillow_cannot_read_it(monkeypatch):
     monkeypatch.setattr(images, "FORMATS", tuple(name for name in images.FORMATS if name != "AVIF"))
     path = pathlib.Path(__file__).parents[1] / "cases/avif_picture/media/a.avif"
     with pytest.raises(SampleError, match=r"a\.avif: AVIF cannot be read here: convert it to PNG, JPEG or WebP"):
-        images.image_size(Media("a.avif", path))
+        images.image_size(Media("a.avif", str(path)))
 
 
 def test_aspect_ratio_above_200_is_refused_and_200_is_not():

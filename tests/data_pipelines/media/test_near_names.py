@@ -13,8 +13,8 @@ def test_a_name_in_another_case_is_told(tmp_path):
         ("photo_2.jpg", "no such file"),
     ):
         with pytest.raises(SampleError, match="no such file") as caught:
-            image_size(Media(name, tmp_path / name))
+            image_size(Media(name, str(tmp_path / name)))
         assert caught.value.reason == "missing_file" and told in str(caught.value)
         assert ("differ in case" in str(caught.value)) == (name == "photo_1.jpg")
     with pytest.raises(SampleError, match="no such file"):
-        image_size(Media("a.png", tmp_path / "none" / "a.png"))
+        image_size(Media("a.png", str(tmp_path / "none" / "a.png")))

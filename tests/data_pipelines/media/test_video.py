@@ -159,7 +159,7 @@ def test_variable_rate_is_read_by_time():
 def test_path_and_bytes_are_the_same(tmp_path):
     data = write_clip(12, 8)
     (tmp_path / "clip.mp4").write_bytes(data)
-    media = Clip((Media("clip.mp4", tmp_path / "clip.mp4"),))
+    media = Clip((Media("clip.mp4", str(tmp_path / "clip.mp4")),))
     assert video.probe(media) == video.probe(clip(data))
     assert shown(media, [0, 5, 11]) == [0, 5, 11]
 
@@ -175,12 +175,12 @@ def test_a_playlist_does_not_open_other_files(tmp_path):
     (tmp_path / "secret.ts").write_bytes(write_clip(20, 10, "mpegts"))
     (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{tmp_path}/secret.ts\n#EXT-X-ENDLIST\n")
     with pytest.raises(SampleError) as caught:
-        video.probe(Clip((Media("list.m3u8", tmp_path / "list.m3u8"),)))
+        video.probe(Clip((Media("list.m3u8", str(tmp_path / "list.m3u8")),)))
     assert caught.value.reason == "broken_video"
 
 
 def test_missing_and_empty_clips(tmp_path):
-    for media, reason in ((Media("a", tmp_path / "a.mp4"), "missing_file"), (Media("a", data=b""), "empty_file")):
+    for media, reason in ((Media("a", str(tmp_path / "a.mp4")), "missing_file"), (Media("a", data=b""), "empty_file")):
         with pytest.raises(SampleError) as caught:
             video.probe(Clip((media,)))
         assert caught.value.reason == reason

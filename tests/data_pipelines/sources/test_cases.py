@@ -231,7 +231,7 @@ def test_the_home_folder_sign(tmp_path, monkeypatch):
     small_corpus.write_image(tmp_path / "media/a.png", 32, 32)
     small_corpus.write_jsonl(tmp_path / "a.jsonl", [{"image": "a.png", "conversations": small_corpus.turns("<image>?")}])
     sample = open_source(SourceSettings("a", "jsonl", "~/a.jsonl", "~/media"))[0]
-    assert sample.images[0].path == tmp_path / "media/a.png"
+    assert sample.images[0].path == str(tmp_path / "media/a.png")
     with pytest.raises(DataError, match="write the folder out"):
         open_source(SourceSettings("a", "jsonl", "~nobody-of-this-name/a.jsonl"))
 

@@ -36,7 +36,7 @@ def test_media_and_texts_of_one_name(folder, tmp_path):
     assert [source[index].turns[-1].text for index in range(4)] == ["zero", "One.", "moves", "dots"]
     assert [image_size(source[index].images[0]) for index in (0, 1, 3)] == [(32, 40), (33, 40), (34, 40)]
     assert inspect(source[2], small_corpus.tokenizer()).clips[0].frames == 20
-    assert source[0].images[0].path == (folder / "0.jpg").resolve()  # a file of its own, looked at when it changes
+    assert source[0].images[0].path == str((folder / "0.jpg").resolve())  # a file of its own, looked at when it changes
 
 
 def test_a_copy_is_the_same_data_and_texts_are_part_of_it(folder, tmp_path):
