@@ -23,8 +23,9 @@ from data_pipelines.planning.too_long import NEVER_FITS, SourceLengths, TooLong,
 from data_pipelines.randomness import stable_seed
 from data_pipelines.schema import DataError, PhaseSettings
 
-ORDER_VERSION = 2  # version of the order of the data; increase it if the same state may give other rows
+ORDER_VERSION = 3  # version of the order of the data; increase it if the same state may give other rows
 BLOCK_ROWS = 1024
+BLOCK_TOKENS = 1 << 26  # of the rows planned together: enough for full rows, and of short samples alone a few seconds' work
 BUDGETS = ("context", "visual_tokens", "images", "segments")  # budgets of a row, by their names in a phase
 
 
@@ -81,8 +82,10 @@ def budgets(phase: PhaseSettings) -> np.ndarray:
 
 
 def whole_steps(block_rows: int, phase: PhaseSettings) -> int:
-    """Returns the largest multiple of the phase's rows_per_step up to `block_rows`, at least one step."""
-    return max(1, block_rows // phase.rows_per_step) * phase.rows_per_step
+    """Returns the number of rows planned together: the largest multiple of the phase's rows_per_step of at most `block_rows` rows and
+    BLOCK_TOKENS tokens, at least one step."""
+    most = min(block_rows, BLOCK_TOKENS // phase.context)
+    return max(1, most // phase.rows_per_step) * phase.rows_per_step
 
 
 def check_mixture(phase: PhaseSettings, names: Sequence[str]) -> None:
@@ -105,8 +108,8 @@ class Planner:
       indexes: lengths of every source, in the order of the configuration; sources outside the mixture keep their position.
       seed: seed of the run, for the order of samples in an epoch and of rows in a block.
       state: state in this phase to plan from.
-      block_rows: largest number of rows planned together; the largest multiple of the phase's rows_per_step up to it is used, at least one
-        step. The order of the data depends on it, so it must be the same for the whole run.
+      block_rows: largest number of rows planned together (see whole_steps). The order of the data depends on it, so it must be the same for
+        the whole run.
       too_long: samples that exceed a budget, if already known; otherwise all samples are examined.
 
     Attributes:

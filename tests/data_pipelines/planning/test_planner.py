@@ -5,7 +5,7 @@ import pytest
 from made_lengths import Index, phase
 
 from data_pipelines.planning import draws as draws_module
-from data_pipelines.planning.planner import InputState, Planner, budgets
+from data_pipelines.planning.planner import BLOCK_ROWS, InputState, Planner, budgets, whole_steps
 from data_pipelines.randomness import permute, stable_seed, weyl
 from data_pipelines.schema import DataError
 
@@ -169,6 +169,11 @@ def test_a_state_resumes_at_every_step_whatever_the_lengths(seed):
     assert set(collections.Counter(draw for row in rows for draw in row).values()) == {1}
     totals = np.array([sum(indexes[draw.source].lengths(settings, 0)[draw.sample] for draw in row) for row in rows])
     assert (totals <= budgets(settings)).all()
+
+
+@pytest.mark.parametrize(("context", "rows"), [(8192, 1024), (1 << 16, 1024), (1 << 20, 64), (1 << 30, 8)])
+def test_blocks_of_long_rows_have_fewer_rows(context, rows):
+    assert whole_steps(BLOCK_ROWS, phase(context=context, rows_per_step=8, rows=1024)) == rows
 
 
 def test_resuming_at_row_100_million_plans_one_block_and_is_small(monkeypatch):
