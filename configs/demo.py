@@ -77,7 +77,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     everything = {"caption": 0.3, "image": 2.2, "large": 0.6, "multi": 2.0, "video": 2.8, "text": 0.8}
     config.phases = {
         "text": _phase(context=256, rows=8, steps=160, learning_rate=2e-3, mixture={"text": 1.0}, architecture="qwen3"),
-        "pretrain": _phase(context=256, rows=8, steps=50, learning_rate=1.2e-3, mixture={"caption": 1.0, "text": 0.2}, trains="new", grid=9),
+        "pretrain": _phase(
+            context=256, rows=8, steps=50, learning_rate=1.2e-3, mixture={"caption": 1.0, "text": 0.2}, trains="new", grid=9
+        ),
         # In these steps the model learns to look up what is asked about among several things: no family but the simplest is learned before.
         "captions": _phase(context=256, rows=8, steps=200, learning_rate=1.2e-3, mixture={"caption": 1.0, "text": 0.2}, grid=9),
         "mid_256": _phase(context=256, rows=8, steps=380, learning_rate=1.2e-3, mixture=names, grid=9),

@@ -1,6 +1,7 @@
 """Pipelines on Beam's DirectRunner make what one machine makes."""
 
 import gzip
+import json
 import os
 import pathlib
 import shutil
@@ -26,9 +27,10 @@ import ml_collections
 def get_config(folder):
     source = {{"format": "jsonl", "path": {paths!r}, "media_root": {media!r}, "prompts": ("Look.", "See here.")}}
     copies = {{"format": "jsonl", "path": {copies!r}, "media_root": {media!r}}}
+    listed = {{"format": "meta", "path": {meta!r}}}
     return ml_collections.ConfigDict({{
         "curriculum": (),
-        "data": {{"index_folder": folder, "sources": {{"mixed": source, "copies": copies}}, "heldout": {{"held": copies}}}},
+        "data": {{"index_folder": folder, "sources": {{"mixed": source, "copies": copies, "listed": listed}}, "heldout": {{"held": copies}}}},
         "tokenizer": {{"path": {tokenizer!r}}},
     }})
 """
@@ -36,7 +38,8 @@ def get_config(folder):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Files of one name in two folders, an empty one, a compressed one, copies under another name, captions with prompts, broken rows."""
+    """Files of one name in two folders, an empty one, a compressed one, copies under another name, captions with prompts, broken rows, a meta file
+    that repeats one dataset and takes half of another."""
     root = tmp_path_factory.mktemp("corpus")
     lines = small_corpus.write_corpus(root).read_text().splitlines(keepends=True)
     caption, broken = '{"image": "pictures/0.png", "caption": "A square."}\n', "{broken\n"
@@ -51,9 +54,17 @@ def root(tmp_path_factory):
         (root / name).write_text("".join(rows))
     (root / "c.jsonl.gz").write_bytes(gzip.compress("".join(lines[:2]).encode(), mtime=0))
     shutil.copy(root / "t.jsonl", root / "u.jsonl")
-    values = {"paths": tuple(str(root / name) for name in [*files, "c.jsonl.gz"]), "copies": (str(root / "u.jsonl"), str(root / "t.jsonl"))}
+    media = str(root / "media")
+    twice = {"root": media, "annotation": str(root / "a/s.jsonl"), "repeat_time": 2}
+    half = {"root": media, "annotation": [str(root / "t.jsonl"), str(root / "b/s.jsonl")], "repeat_time": 0.5}
+    (root / "meta.json").write_text(json.dumps({"twice": twice, "half": half}))
+    values = {
+        "paths": tuple(str(root / name) for name in [*files, "c.jsonl.gz"]),
+        "copies": (str(root / "u.jsonl"), str(root / "t.jsonl")),
+        "meta": str(root / "meta.json"),
+    }
     tokenizer = str(small_corpus.GOLDEN / "tokenizer.json")
-    (root / "config.py").write_text(CONFIG.format(**values, media=str(root / "media"), tokenizer=tokenizer))
+    (root / "config.py").write_text(CONFIG.format(**values, media=media, tokenizer=tokenizer))
     return root
 
 
