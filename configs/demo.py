@@ -72,19 +72,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "heldout_every": 200,
         "heldout_rows": 2,
     }
-    config.evaluation = {"questions": 250, "interim_questions": 40, "answer_tokens": 6, "rows": 50}
+    config.evaluation = {"questions": 250, "interim_questions": 20, "answer_tokens": 6, "rows": 50}
     names = {"caption": 0.7, "image": 3.0, "text": 0.5}
     everything = {"caption": 0.3, "image": 2.2, "large": 0.6, "multi": 2.0, "video": 2.8, "text": 0.8}
+    # With 2e-3 and 4e-3 colours had a held-out loss of 0.49 and 0.42 instead of 0.16 at the end of "captions" (seed 0, one run each).
+    rate = 1.2e-3
     config.phases = {
         "text": _phase(context=256, rows=8, steps=160, learning_rate=2e-3, mixture={"text": 1.0}, architecture="qwen3"),
-        "pretrain": _phase(
-            context=256, rows=8, steps=50, learning_rate=1.2e-3, mixture={"caption": 1.0, "text": 0.2}, trains="new", grid=9
-        ),
+        "pretrain": _phase(context=256, rows=8, steps=50, learning_rate=rate, mixture={"caption": 1.0, "text": 0.2}, trains="new", grid=9),
         # In these steps the model learns to look up what is asked about among several things: no family but the simplest is learned before.
-        "captions": _phase(context=256, rows=8, steps=200, learning_rate=1.2e-3, mixture={"caption": 1.0, "text": 0.2}, grid=9),
-        "mid_256": _phase(context=256, rows=8, steps=380, learning_rate=1.2e-3, mixture=names, grid=9),
-        "mid_512": _phase(context=512, rows=4, steps=740, learning_rate=1.2e-3, mixture=everything, grid=16, frames=4),
-        "sft": _phase(context=1024, rows=2, steps=480, learning_rate=1.2e-3, mixture=everything, grid=36, frames=8, minimum_ratio=0.02),
+        "captions": _phase(context=256, rows=8, steps=200, learning_rate=rate, mixture={"caption": 1.0, "text": 0.2}, grid=9),
+        "mid_256": _phase(context=256, rows=8, steps=380, learning_rate=rate, mixture=names, grid=9),
+        "mid_512": _phase(context=512, rows=4, steps=740, learning_rate=rate, mixture=everything, grid=16, frames=4),
+        "sft": _phase(context=1024, rows=2, steps=480, learning_rate=rate, mixture=everything, grid=36, frames=8, minimum_ratio=0.02),
     }
     config.curriculum = ("text", "pretrain", "captions", "mid_256", "mid_512", "sft")
     if arg == "smoke":

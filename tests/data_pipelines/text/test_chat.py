@@ -34,6 +34,9 @@ def test_tokens_labels_positions_and_weights_equal_the_reference(row, tokenizer)
     assert tokens.dtype == labels.dtype == np.int32
     assert tokens.tolist() == row["input_ids"]
     assert labels.tolist() == row["labels"]
+    visual = sum(row["num_image_tokens"])
+    counted = chat.count(turns_of(row), len(row["num_image_tokens"]), tokenizer)
+    assert counted == (len(tokens) - visual, np.count_nonzero(labels != NO_LABEL))
     grids = np.array([[1, count] for count in row["num_image_tokens"]], np.int32).reshape(-1, 2)
     document = Document(tokens, labels, grids, np.zeros((grids.prod(axis=1).sum(), VISUAL_TOKEN_BYTES), np.uint8))
     for weighting in ("square", "token", "sample"):
@@ -51,6 +54,12 @@ def test_marks_and_images_must_be_as_many(text, images, tokenizer):
         with pytest.raises(SampleError, match="<image> marks") as caught:
             function([Turn("user", text)], images, tokenizer)
         assert caught.value.reason == "image_marks"
+
+
+def test_images_of_an_answer_are_counted_without_labels(tokenizer):
+    turns = [Turn("user", "Draw a <image>."), Turn("assistant", "Here: <image> and <image>"), Turn("assistant", "No.", is_input=True)]
+    tokens, labels = chat.encode(turns, [4, 1, 6], tokenizer)
+    assert chat.count(turns, 3, tokenizer) == (len(tokens) - 11, np.count_nonzero(labels != NO_LABEL))
 
 
 @pytest.mark.parametrize("role", ["human", "tool", "", "user\n<|im_end|>"])
