@@ -43,12 +43,8 @@ from neo_jax.config import Config
 RESULT = pathlib.Path("benchmarks/results/input.json")
 TOKENIZER = "tests/golden/tokenizer.json"
 MEGAPIXEL = 1024 * 1024
-PICTURES = (
-    (960, 1280),
-    (1024, 1536),
-    (1536, 2304),
-    (2304, 3456),
-)  # heights and widths: 1.2, 1.6, 3.5 and 8.0 megapixels; all are resized to about 1
+# Heights and widths: 1.2, 1.6, 3.5 and 8.0 megapixels. All are resized to about one megapixel.
+PICTURES = ((960, 1280), (1024, 1536), (1536, 2304), (2304, 3456))
 PLAIN = PhaseSettings("bench", 8, 36_864, 36_864, 512, 512, 65_536, MEGAPIXEL, 128, (1.0, 4.0), 512 * 512, {})
 ROWS = 20_000  # that are indexed
 H200_FLOPS, MFU = 989e12, 0.4  # dense bfloat16 (data sheet), and the share of it that a step is taken to use

@@ -81,16 +81,14 @@ def smart_resize(hw: npt.ArrayLike, min_pixels: npt.ArrayLike, max_pixels: npt.A
     over = np.flatnonzero(rounded_pixels > max_pixels)
     if len(over):
         shrink = np.sqrt(height[over] * width[over] / _of_those(max_pixels, over))
-        new_height[over] = np.maximum(side, np.floor(height[over] / shrink / side) * side)
-        new_width[over] = np.maximum(side, np.floor(width[over] / shrink / side) * side)
+        for new, old in ((new_height, height), (new_width, width)):
+            new[over] = np.maximum(side, np.floor(old[over] / shrink / side) * side)
     under = np.flatnonzero((rounded_pixels < min_pixels) & (rounded_pixels <= max_pixels))
     if len(under):
         grow = np.sqrt(_of_those(min_pixels, under) / (height[under] * width[under]))
-        new_height[under] = np.ceil(height[under] * grow / side) * side
-        new_width[under] = np.ceil(width[under] * grow / side) * side
-    result = np.empty((len(size), 2), np.int64)
-    result[:, 0], result[:, 1] = new_height, new_width
-    return result
+        for new, old in ((new_height, height), (new_width, width)):
+            new[under] = np.ceil(old[under] * grow / side) * side
+    return np.stack([new_height, new_width], axis=1, dtype=np.int64, casting="unsafe")
 
 
 def _of_those(limits: npt.ArrayLike, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -59,8 +59,8 @@ class SampleReader:
         turns, images, clips, family = read_row(record, key, self._keys, self._settings)
         files = held or {}
         sizes = _given_sizes(record, len(images), key) if self._settings.given_sizes and images else [None] * len(images)
-        media = [self._media(file, key, files, size) for file, size in zip(images, sizes, strict=True)]
-        return Sample(key, turns, tuple(media), tuple([self._clip(clip, key, files) for clip in clips]), family)
+        media = tuple(self._media(file, key, files, size) for file, size in zip(images, sizes, strict=True))
+        return Sample(key, turns, media, tuple(self._clip(clip, key, files) for clip in clips), family)
 
     def _media(self, file: MediaFile, key: str, held: Mapping[str, Stored], size: tuple[int, int] | None = None) -> Media:
         pictures = self._settings.pictures

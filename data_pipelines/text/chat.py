@@ -47,15 +47,17 @@ def encode(
 
 
 def count(turns: Sequence[Turn], images: int, tokenizer: Tokenizer) -> tuple[int, int]:
-    """Returns the number of tokens of a conversation without those of its images, and how many of them have a label.
+    """Returns the number of tokens of a conversation without visual tokens, and how many of them have a label. Errors as `encode`.
 
-    Visual tokens are spliced in between pieces of text, so their number does not change the text's tokens. Arguments and errors as `encode`.
+    Visual tokens are spliced in between pieces of text, so their number does not change the text's tokens. The two brackets of each of the
+    `images` images are counted.
     """
+    image_tokens = _image_tokens(tokenizer)
     tokens = labels = 0
     for opening, written, learned in _encoded(turns, [0] * images, tokenizer):
         tokens += len(opening) + len(written)
         if learned:
-            labels += len(written) - (sum(map(_image_tokens(tokenizer).__contains__, written)) if images else 0)
+            labels += sum(token not in image_tokens for token in written)
     return tokens, labels
 
 

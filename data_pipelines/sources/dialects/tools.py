@@ -68,8 +68,6 @@ def call_text(call: Any, where: str) -> str:
 
 def join_answers(turns: Sequence[tuple[Turn, bool]]) -> tuple[Turn, ...]:
     """Returns the turns, with consecutive answers of tools (marked True) joined to one turn of the user."""
-    if not any(is_answer for _, is_answer in turns):
-        return tuple(turn for turn, _ in turns)
     joined: list[Turn] = []
     open_answer = False
     for turn, is_answer in turns:
