@@ -33,7 +33,8 @@ def check_data(directory: RunDirectory, record: CheckpointRecord, data: RunData)
     if changed := [name for name, digest in record.data.items() if now.get(name) != digest]:
         raise RunDirectoryError(
             f"{directory.path} holds a run over other data: {', '.join(changed)} changed since step {record.position.step}, and with it the "
-            "order of the samples; put back what the run began with, or set run.directory to a new one"
+            "order of the samples; put back what the run began with (of the order of rows: the version of neo_jax), or set run.directory to a "
+            "new one"
         )
 
 
