@@ -136,6 +136,7 @@ def _phase(
         "loss_weighting": "square",
         "carry_optimizer": True,
         "remat": "none",
+        "unroll": 3,
         "compute_dtype": "float32",
         "mesh": {"data": -1, "fsdp": 1, "context": 1, "tensor": 1},
         "resize": "exact",

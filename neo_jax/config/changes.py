@@ -10,6 +10,7 @@ MAY_CHANGE = (  # at any start: nothing here changes which rows are trained on, 
     "phases.*.accumulate",
     "phases.*.mesh.*",
     "phases.*.remat",
+    "phases.*.unroll",
     "phases.*.attention",
     "optimizer.offload",
     "data.sources.*.path",  # of what is known by its content: another is noticed by the index's digest

@@ -51,6 +51,8 @@ class Phase:
       carry_optimizer: True: parameters that the previous phase trained too keep their moments; False: all moments start at zero.
       remat: what the backward pass recomputes. "none": nothing; "full": whole layers, from their inputs; "attention": layers except for attention;
         "dots": layers except for attention and projections.
+      unroll: how many layers an iteration of the loop over layers computes. With 1 the time to compile does not grow with depth; with more, a small
+        model trains faster.
       attention: attention implementation; "auto" chooses it by devices, shapes and type.
       minimum_ratio: learning rate at the end of the phase, as a share of the peak.
       warmup_ratio: share of the steps in which the learning rate rises to its peak.
@@ -79,6 +81,7 @@ class Phase:
     loss_weighting: Annotated[str, OneOf(LOSS_WEIGHTINGS)] = "square"
     carry_optimizer: bool = True
     remat: Annotated[str, OneOf(REMAT_POLICIES)] = "none"
+    unroll: Positive = 1
     attention: Annotated[str, OneOf(ATTENTION)] = "auto"
     compute_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     mesh: Mesh = Mesh()

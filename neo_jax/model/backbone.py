@@ -2,8 +2,8 @@
 
 Shape legend: B rows, L tokens, D hidden, V visual tokens of a row.
 
-The pre-buffer and the base are two stacks of the same layer. Each runs in one scan, so compile time does not grow with depth, and the base can be
-frozen while the pre-buffer trains. Architecture "qwen3" is the base alone: no height and width parts, no pixels.
+The pre-buffer and the base are two stacks of the same layer. Each runs in one scan, so compile time does not grow with depth (a phase may ask for
+several layers an iteration), and the base can be frozen while the pre-buffer trains. Architecture "qwen3" is the base alone: no height and width parts, no pixels.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Backbone(nnx.Module):
         if computation.remat != "none":
             body = jax.checkpoint(body, policy=REMATERIALISATION[computation.remat])
         for stack in self.stacks().values():
-            x_BLD, _ = jax.lax.scan(body, x_BLD, stack)
+            x_BLD, _ = jax.lax.scan(body, x_BLD, stack, unroll=computation.unroll)
         return x_BLD
 
     def layer_states(self, inputs: ModelInputs, computation: Computation) -> jax.Array:

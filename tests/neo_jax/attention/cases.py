@@ -8,6 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from data_pipelines.batch import Intervals
 from neo_jax.attention.api import Kernel, attention_with_lse
@@ -56,6 +57,13 @@ CASES = (
     Case("few queries", (IMAGES, MIXED), 384, part=(383, 384)),
 )
 NAMED = {case.name: case for case in CASES}
+
+
+def cases(*daily: str):
+    """All cases as parameters of a test; those not named here run in `make test-nightly` alone."""
+    return pytest.mark.parametrize(
+        "case", [pytest.param(case, marks=() if case.name in daily else pytest.mark.nightly, id=case.name) for case in CASES]
+    )
 
 
 def intervals(documents: tuple[tuple[int | tuple[int], ...], ...], length: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
 from neo_jax.attention import hopper
 from neo_jax.attention.hopper.common import BLOCKS
-from tests.neo_jax.attention.cases import CASES, SCALE, arrays, assert_equal, expected, random_intervals, with_intervals
+from tests.neo_jax.attention.cases import SCALE, arrays, assert_equal, cases, expected, random_intervals, with_intervals
 
 INTERPRET = InterpretGPUParams(detect_races=True, uninitialized_memory="nan")
 TOLERANCE = 0.01  # seen: 0.0034 for values, 0.0053 for gradients, of the largest element
@@ -44,12 +44,12 @@ def check(q, k, v, intervals, d_out, d_lse, **options):
     np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=1e-4, err_msg="log-sum-exp")
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@cases("rows of every kind", "no multiple of a tile", "two key heads in groups of 2", "a part of the queries", "few queries")
 def test_equals_the_dense_reference(case):
     check(*arrays(case))
 
 
-@settings(max_examples=4, deadline=None, phases=[Phase.generate])  # a smaller seed is no simpler case
+@settings(max_examples=2, deadline=None, phases=[Phase.generate])  # a smaller seed is no simpler case
 @given(st.integers(0, 2**31))
 def test_random_packings(seed):
     rng = np.random.default_rng(seed)

@@ -30,21 +30,21 @@ def one_device():
 
 
 @functools.cache
-def loss_and_gradients(settings, remat):
+def loss_and_gradients(settings, remat, unroll=1):
     def loss(parameters, rows):
-        sums = weighted_losses(settings, Computation(remat=remat), 3, parameters, rows)
+        sums = weighted_losses(settings, Computation(remat=remat, unroll=unroll), 3, parameters, rows)
         return sums.loss / sums.weight
 
     return jax.jit(jax.value_and_grad(loss))
 
 
 @functools.cache
-def results(remat="none", **axes) -> tuple[float, dict[str, np.ndarray]]:
+def results(remat="none", unroll=1, **axes) -> tuple[float, dict[str, np.ndarray]]:
     """Loss and gradients of eight packed rows on a mesh of these axes; of one device without any."""
     mesh = make_mesh(**axes) if axes else make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
         placed = on_mesh(BASE_ALONE, "neo", parameters(BASE_ALONE, "neo", seed=1))
-        loss, gradients = loss_and_gradients(BASE_ALONE, remat)(placed, to_devices(arranged(batch(8))))
+        loss, gradients = loss_and_gradients(BASE_ALONE, remat, unroll)(placed, to_devices(arranged(batch(8))))
         assert {name: value.sharding for name, value in gradients.items()} == {name: value.sharding for name, value in placed.items()}
         return float(loss), jax.tree.map(np.asarray, gradients)
 
@@ -134,7 +134,19 @@ def test_shards_cut_images(shards):
 )
 def test_same_numbers_on_every_mesh_with_every_policy(axes, policy):
     """Against one device without rematerialisation."""
-    loss, gradients = results(policy, **axes)
+    agrees_with_one_device(*results(policy, **axes))
+
+
+@pytest.mark.parametrize(
+    ("axes", "policy"),
+    [({}, "dots"), pytest.param({"fsdp": 2, "context": 2, "tensor": 2}, "full", marks=pytest.mark.nightly)],
+    ids=["one-device", "mesh"],
+)
+def test_same_numbers_with_two_layers_an_iteration(axes, policy):
+    agrees_with_one_device(*results(policy, unroll=2, **axes))
+
+
+def agrees_with_one_device(loss, gradients):
     expected_loss, expected = results()
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     for name, value in expected.items():

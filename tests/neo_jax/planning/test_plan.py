@@ -41,11 +41,6 @@ def made(settings):
     return result, lines
 
 
-@pytest.fixture(scope="module")
-def searched(settings):
-    return plan.make_plan(settings, plan.Flags("h200:1x8", phases=("frozen",), search=2), lambda text: None)
-
-
 def test_every_phase_is_described(made, settings):
     result, lines = made
     assert [phase.phase for phase in result.phases] == ["frozen", "long"]
@@ -65,12 +60,10 @@ def test_every_phase_is_described(made, settings):
     assert frozen.edge == 0 and long.edge >= long.memory.parameters + long.memory.optimizer
 
 
-def test_a_plan_comes_back_as_it_was_written(made, searched, tmp_path):
+def test_a_plan_comes_back_as_it_was_written(made, tmp_path):
     result, _ = made
     write_plan(tmp_path / "plan.json", result)
     assert read_plan(tmp_path / "plan.json") == result
-    write_plan(tmp_path / "plan.json", searched)
-    assert read_plan(tmp_path / "plan.json") == searched and searched.phases[0].candidates
 
 
 @pytest.mark.parametrize("path", sorted(PLANS.glob("*.json")), ids=lambda path: path.stem)
@@ -119,7 +112,11 @@ def test_too_little_memory_is_a_result(settings, monkeypatch):
     assert [phase.fits for phase in result.phases] == [False]
 
 
-def test_search_ranks_what_it_compiled(searched):
+@pytest.mark.nightly
+def test_search_ranks_what_it_compiled(settings, tmp_path):
+    searched = plan.make_plan(settings, plan.Flags("h200:1x8", phases=("frozen",), search=2), lambda text: None)
+    write_plan(tmp_path / "plan.json", searched)
+    assert read_plan(tmp_path / "plan.json") == searched
     (phase,) = searched.phases
     assert len(phase.candidates) == 2
     speeds = [candidate.tokens_per_day for candidate in phase.candidates]

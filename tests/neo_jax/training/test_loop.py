@@ -17,7 +17,7 @@ from neo_jax.training.stopping import Preempted
 from tests.neo_jax.training.running import ROOT, TIMEOUT, environment_of_runs, write_config
 from tests.neo_jax.training.tiny_run import STEPS, tiny_config_dict
 
-pytestmark = pytest.mark.xdist_group("loop")  # one worker: the watched run is made once
+pytestmark = pytest.mark.xdist_group("trainer")  # one worker: the watched run is made once, and its programs are those of test_trainer.py
 
 # Beside the results of its steps: the table of rates and the held-out losses at its end.
 ONCE_A_PHASE = {"optimizer.py:learning_rates", "heldout.py:measure"}

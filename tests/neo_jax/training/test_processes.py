@@ -209,7 +209,10 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.parametrize(
     ("doing", "sentence"),
-    [("indexing", "before the first step: indexing was stopped"), ("answering", "stopped while answering held-out questions")],
+    [
+        ("indexing", "before the first step: indexing was stopped"),
+        pytest.param("answering", "stopped while answering held-out questions", marks=pytest.mark.nightly),
+    ],
 )
 def test_a_sigterm_of_any_process_ends_all_outside_of_steps_too(corpus, tmp_path, doing, sentence):
     """While process 0 indexes and the others wait for it, and while all answer questions; process 1 alone gets the signal."""
