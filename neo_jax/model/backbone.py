@@ -3,7 +3,8 @@
 Shape legend: B rows, L tokens, D hidden, V visual tokens of a row.
 
 The pre-buffer and the base are two stacks of the same layer. Each runs in one scan, so compile time does not grow with depth (a phase may ask for
-several layers an iteration), and the base can be frozen while the pre-buffer trains. Architecture "qwen3" is the base alone: no height and width parts, no pixels.
+several layers an iteration), and the base can be frozen while the pre-buffer trains. Architecture "qwen3" is the base alone: no height and width
+parts, no pixels.
 """
 
 from __future__ import annotations
