@@ -32,8 +32,9 @@ from neo_jax.config.phase import ATTENTION
 from neo_jax.inference.generate import greedy
 from neo_jax.interop.config_fields import neo_model, read_config
 from neo_jax.interop.errors import WeightsError
-from neo_jax.interop.names import neo_parameters
-from neo_jax.interop.tensors import read_tensors
+from neo_jax.interop.load import load, to_ours
+from neo_jax.interop.names import neo_table
+from neo_jax.interop.tensors import open_file
 from neo_jax.model.backbone import Parameters, build
 from neo_jax.model.computation import Computation
 from neo_jax.model.patch_embedding import normalise
@@ -74,18 +75,18 @@ def compare(folder: pathlib.Path, attention: str = "auto") -> list[Comparison]:
     """
     values = read_config(folder / "config.json")
     model = neo_model(values, folder / "config.json")
-    tensors = read_tensors(folder / "model.safetensors")
+    tensors = open_file(folder / "model.safetensors")
     recorded = _load(folder / "batch.npz")
     if missing := [name for name in RECORDED if name not in recorded]:
         raise WeightsError(f"{folder / 'batch.npz'} has no array {missing[0]!r}: it holds {', '.join(RECORDED)}")
     batch, layout_errors = _batch(recorded, values["img_context_token_id"])
     mesh = make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
-        parameters = {name: jnp.asarray(value) for name, value in neo_parameters(model, tensors).items()}
+        parameters = load(model, "neo", tensors)
         row = to_devices(batch)
         forward = functools.partial(_forward, model, attention)
         if (folder / "grads.npz").exists():
-            expected = neo_parameters(model, _load(folder / "grads.npz"))  # gradients have their parameters' names and shapes
+            expected = to_ours(neo_table(model), _load(folder / "grads.npz"))  # gradients have their parameters' names and shapes
             (loss, outputs), gradients = jax.jit(jax.value_and_grad(forward, has_aux=True))(parameters, row)
             results = layout_errors + _activations(loss, outputs, recorded) + _gradients(gradients, expected)
         else:

@@ -23,8 +23,8 @@ from neo_jax.interop.errors import WeightsError
 from neo_jax.processes import exchange, lifetime
 from neo_jax.processes.flags import Flags
 from neo_jax.processes.rendezvous import GroupError, MissingError
-from neo_jax.runs.checkpoints import CheckpointError
 from neo_jax.runs.directory import RunDirectoryError
+from neo_jax.runs.reading import CheckpointError
 from neo_jax.training.stopping import Preempted
 from neo_jax.training.trainer import NonFiniteError, Trainer
 

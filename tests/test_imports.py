@@ -7,7 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-COMMANDS = {"neo_jax.train", "neo_jax.plan", "neo_jax.parity", "neo_jax.demo", "neo_jax.init"}
+COMMANDS = {"neo_jax.train", "neo_jax.plan", "neo_jax.parity", "neo_jax.demo", "neo_jax.init", "neo_jax.export"}
 COMMANDS |= {
     "data_pipelines.bench",
     "data_pipelines.check",
@@ -31,6 +31,8 @@ NEO_JAX = {
     "neo_jax.model": LOW | {"neo_jax.attention"},
     "neo_jax.runs": LOW | {"neo_jax.processes"},
     "neo_jax.interop": LOW | {"neo_jax.model"},
+    "neo_jax.places": LOW | {"neo_jax.model", "neo_jax.runs", "neo_jax.interop"},
+    "neo_jax.publishing": LOW | {"neo_jax.runs", "neo_jax.interop", "neo_jax.places"},
     "neo_jax.inference": LOW | {"neo_jax.attention", "neo_jax.model"},
     "neo_jax.evaluation": LOW | {"neo_jax.model", "neo_jax.inference", "neo_jax.processes", "neo_jax.runs"},
     "neo_jax.training": LOW
@@ -40,7 +42,7 @@ NEO_JAX = {
 # What of data_pipelines a room of neo_jax may import: schema and batches alone, but where inputs are opened, questions read or rows planned.
 SCHEMA = {"data_pipelines.schema", "data_pipelines.batch", "data_pipelines.storage", "data_pipelines.failures"}
 REGISTRY = ("neo_jax.config.sections", "data_pipelines.sources")  # the table of formats: its module imports no media library
-OPENS_DATA = {"neo_jax.training", "neo_jax.evaluation", "neo_jax.runs", "neo_jax.planning", "neo_jax.drafting"}
+OPENS_DATA = {"neo_jax.publishing", "neo_jax.training", "neo_jax.evaluation", "neo_jax.runs", "neo_jax.planning", "neo_jax.drafting"}
 BASE = {
     "data_pipelines.conditions",
     "data_pipelines.schema",

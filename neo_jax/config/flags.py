@@ -35,25 +35,25 @@ class Command:
       purpose: what the command does, in a sentence or two.
       example: arguments of a typical call.
       codes: exit codes; a mapping gives their meanings, a tuple takes them from exit_codes.MEANINGS.
-      operands: arguments that are not flags, such as "FILE..."; "" for a command that takes a configuration instead.
+      operands: arguments that are not flags, such as "FILE..."; "" for a command that takes a configuration instead; None: neither.
     """
 
     name: str
     purpose: str
     example: str
     codes: tuple[int, ...] | Mapping[int, str]
-    operands: str = ""
+    operands: str | None = ""
 
     def help(self, flags: type) -> str:
         """Returns the text of --help. `flags` is the dataclass of the command's flags."""
         descriptions = field_descriptions(flags)
-        lines = {} if self.operands else dict(CONFIGURATION_FLAGS)
+        lines = dict(CONFIGURATION_FLAGS) if self.operands == "" else {}
         for field in dataclasses.fields(flags):
             lines[_written(field.name, field_types(flags)[field.name])] = descriptions[field.name] + _default(field)
         meanings = self.codes if isinstance(self.codes, Mapping) else {code: exit_codes.MEANINGS[code] for code in self.codes}
         lines["--help"] = "prints this text and exits."
         parts = [
-            f"usage: python -m {self.name} {self.operands or '--config=FILE[:ARG]'} [flags]",
+            f"usage: python -m {self.name} {'--config=FILE[:ARG] ' if self.operands == '' else f'{self.operands} ' if self.operands else ''}[flags]",
             textwrap.fill(self.purpose, WIDTH),
             "flags:\n" + _table(lines),
             "exit codes:\n" + _table({str(code): meaning for code, meaning in meanings.items()}),
@@ -104,7 +104,7 @@ def read_flags[T](kind: type[T], arguments: Sequence[str], command: Command) -> 
       ConfigError: all problems of the command line.
     """
     types_ = {name.replace("_", "-"): hint for name, hint in field_types(kind).items()}
-    known = [*types_, "help", *([] if command.operands else ["config"])]
+    known = [*types_, "help", *(["config"] if command.operands == "" else [])]
     values: dict[str, Any] = {}
     problems: list[str] = []
     rest: list[str] = []
@@ -112,7 +112,7 @@ def read_flags[T](kind: type[T], arguments: Sequence[str], command: Command) -> 
         if name in ("help", "h"):
             print(command.help(kind))
             raise SystemExit(exit_codes.DONE)
-        if not command.operands and _is_config(name) and text is not None:
+        if command.operands == "" and _is_config(name) and text is not None:
             rest.append(f"--{name}={text}")
         elif command.operands and not name:
             rest.append(written)

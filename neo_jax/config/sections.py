@@ -184,7 +184,7 @@ class Run:
       seed: seed of random parameters, data order, choice of frames and stochastic rounding.
       log_every: steps between log lines.
       checkpoint_every: steps between checkpoints.
-      keep_checkpoints: number of newest checkpoints that are kept.
+      keep_checkpoints: number of newest checkpoints that are kept, beside the last one of every phase.
       heldout_every: steps between measurements of the held-out losses; 0: only at the end of each phase.
       heldout_rows: number of packed rows of each held-out source that are measured.
       debug: checks the attention intervals on the devices in each step, and stops at an invalid one, naming row and token; slower.

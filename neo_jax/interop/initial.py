@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
-
-import jax
-import numpy as np
-from jax.sharding import NamedSharding
 
 from neo_jax import config
 from neo_jax.interop.config_fields import neo_model, qwen3_model, read_config
 from neo_jax.interop.errors import WeightsError
-from neo_jax.interop.names import neo_parameters, qwen3_parameters
-from neo_jax.interop.tensors import read_folder
-from neo_jax.model.backbone import Parameters, abstract
+from neo_jax.interop.load import load
+from neo_jax.interop.tensors import open_folder
+from neo_jax.model.backbone import Parameters
 from neo_jax.model.initialise import neo_from_qwen3
 
 # Fields that are not compared: those of the parts that a Qwen3 lacks, and the scale of random parameters.
@@ -24,7 +19,7 @@ RANDOM_ONLY = ("initializer_range",)
 
 
 def initial_parameters(settings: config.Config) -> Parameters:
-    """Returns parameters of the first phase's architecture, read from the folder `run.initial`, on the current mesh.
+    """Returns parameters of the first phase's architecture, read from the folder `run.initial`, on the current mesh, as they are stored.
 
     Raises:
       WeightsError: the folder is not a Qwen3 or NEO checkpoint, or its model differs from the configuration's.
@@ -36,22 +31,20 @@ def initial_parameters(settings: config.Config) -> Parameters:
     if kind == "qwen3":
         found = qwen3_model(values, path, model.pre_buffer_layers, model.patch_channels)
         _check_model(path, model, found, NEO_ONLY + RANDOM_ONLY)
-        parameters = _put(model, "qwen3", _read(folder, qwen3_parameters, model))
+        parameters = _load(settings, folder, "qwen3")
         return parameters if architecture == "qwen3" else neo_from_qwen3(model, parameters, settings.run.seed)
     if kind == "neo_chat" and architecture == "neo":
         _check_model(path, model, neo_model(values, path), RANDOM_ONLY)
-        return _put(model, "neo", _read(folder, neo_parameters, model))
+        return _load(settings, folder, "neo")
     raise WeightsError(
         f"{path} has model_type {kind!r}; a first phase of architecture {architecture!r} starts from a qwen3, or neo from a neo_chat"
     )
 
 
-def _read(
-    folder: pathlib.Path, parameters: Callable[[config.Model, Mapping[str, np.ndarray]], dict[str, np.ndarray]], model: config.Model
-) -> dict[str, np.ndarray]:
-    tensors = read_folder(folder)
+def _load(settings: config.Config, folder: pathlib.Path, architecture: str) -> Parameters:
+    tensors = open_folder(folder)
     try:
-        return parameters(model, tensors)
+        return load(settings.model, architecture, tensors, settings.optimizer.parameter_dtype)
     except WeightsError as error:
         raise WeightsError(f"{folder}: {error}") from None
 
@@ -65,16 +58,3 @@ def _check_model(path: pathlib.Path, wanted: config.Model, found: config.Model, 
     ]
     if differing:
         raise WeightsError(f"{path} does not fit the configuration: {'; '.join(differing)}; set these to the checkpoint's")
-
-
-def _put(model: config.Model, architecture: str, arrays: dict[str, np.ndarray]) -> Parameters:
-    """Copies arrays to the current mesh in float32, each with its sharding. Empties `arrays`."""
-    mesh = jax.sharding.get_mesh()
-    return {
-        name: _place(arrays.pop(name), NamedSharding(mesh, shape.sharding.spec)) for name, shape in abstract(model, architecture).items()
-    }
-
-
-def _place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    # Not device_put: with several processes it would exchange the whole array to check that all have the same values.
-    return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part].astype(np.float32))

@@ -1,172 +1,131 @@
-"""Conversion of official checkpoint tensors to the parameters of this project.
+"""The official tensors of a Qwen3 or NEO checkpoint, and how each converts to a parameter of this project and back.
 
-A table gives, for each parameter, name and shape of the official tensor (output dimension first, as in torch) and the conversion of its layout.
+One table serves both directions: an entry gives name and shape of an official tensor (output dimension first, as in torch), the parameter that it
+becomes, its layer where layers are stacked, and the two conversions of its layout.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
 from neo_jax import config
 from neo_jax.interop.config_fields import PATCH_SIDE
-from neo_jax.interop.errors import WeightsError
 
 MERGED_SIDE = 2  # patches along a side of a visual token
+NEO_PREFIX = "language_model."  # of the language model's tensors in a NEO
+
+Convert = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
-    """How a parameter is converted from an official tensor.
+class Layout:
+    """The conversion of an official array to ours, and its inverse. Both return views where they can."""
+
+    ours: Convert
+    official: Convert
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One official tensor.
 
     Attributes:
-      name: official name, with {layer} for stacked parameters.
+      name: official name.
       shape: shape of the official tensor.
-      convert: converts the official array to our layout.
+      layout: how it converts to `parameter`, or to a layer of it.
+      parameter: name of our parameter.
+      layer: index along the first axis of a parameter of stacked layers; None: the tensor is the whole parameter.
     """
 
     name: str
     shape: tuple[int, ...]
-    convert: Callable[[np.ndarray], np.ndarray]
+    layout: Layout
+    parameter: str
+    layer: int | None = None
 
 
-Rules = dict[str, Rule]  # by parameter name in this project
+Table = tuple[Entry, ...]
+
+SAME = Layout(lambda x: x, lambda x: x)
+TRANSPOSED = Layout(lambda x: x.T, lambda x: x.T)  # [out, in] <-> [in, out]
+CONVOLUTION = Layout(
+    lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)
+)  # [out, in, rows, columns] <-> [rows, columns, in, out]
 
 
-def _same(x: np.ndarray) -> np.ndarray:
-    return x
+def qwen3_table(model: config.Model) -> Table:
+    """Returns the tensors of a Qwen3 with this model's base layers (architecture "qwen3"), in their official order."""
+    return _language(model, "", spatial=False, pre_buffer_layers=0)
 
 
-def _transposed(x: np.ndarray) -> np.ndarray:
-    """[out, in] -> [in, out]."""
-    return x.T
+def neo_table(model: config.Model) -> Table:
+    """Returns the tensors of a NEO, in their official order: patch embedding, then the language model, pre-buffer first."""
+    return _vision(model) + _language(model, NEO_PREFIX, spatial=True, pre_buffer_layers=model.pre_buffer_layers)
 
 
-def _convolution(x: np.ndarray) -> np.ndarray:
-    """[out, in, rows, columns] -> [rows, columns, in, out]."""
-    return x.transpose(2, 3, 1, 0)
+def table_of(model: config.Model, architecture: str) -> Table:
+    return neo_table(model) if architecture == "neo" else qwen3_table(model)
 
 
-def _layer_rules(model: config.Model, spatial: bool) -> Rules:
-    """Returns the rules for the parameters of a layer. Official names lack the language model's prefix."""
+def copy_of_tied(model: config.Model, architecture: str) -> tuple[str, str] | None:
+    """Returns the name of the output matrix that a tied checkpoint may hold as well, and that of the embedding which it must equal."""
+    prefix = NEO_PREFIX if architecture == "neo" else ""
+    return (f"{prefix}lm_head.weight", f"{prefix}model.embed_tokens.weight") if model.tied else None
+
+
+def _language(model: config.Model, prefix: str, spatial: bool, pre_buffer_layers: int) -> Table:
+    words = (model.vocabulary, model.hidden)
+    entries = [Entry(f"{prefix}model.embed_tokens.weight", words, SAME, "embedding")]
+    for number in range(pre_buffer_layers + model.base_layers):
+        in_base = number >= pre_buffer_layers
+        stack, layer = ("base", number - pre_buffer_layers) if in_base else ("pre_buffer", number)
+        for name, shape, layout, parameter in _layer(model, spatial):
+            entries.append(Entry(f"{prefix}model.layers.{number}.{name}.weight", shape, layout, f"{stack}.{parameter}", layer))
+    entries.append(Entry(f"{prefix}model.norm.weight", (model.hidden,), SAME, "final_norm"))
+    if not model.tied:
+        entries.append(Entry(f"{prefix}lm_head.weight", words, SAME, "output"))
+    return tuple(entries)
+
+
+def _layer(model: config.Model, spatial: bool) -> list[tuple[str, tuple[int, ...], Layout, str]]:
+    """Returns name within the layer, shape, layout and parameter of each tensor of a layer."""
     d, f, h = model.hidden, model.mlp, model.head_dim
     queries, keys = model.heads * h, model.kv_heads * h
-
-    def heads(x: np.ndarray) -> np.ndarray:
-        """[heads x H, D] -> [D, heads, H]."""
-        return x.reshape(-1, h, d).transpose(2, 0, 1)
-
-    def from_heads(x: np.ndarray) -> np.ndarray:
-        """[D, heads x H] -> [heads, H, D]."""
-        return x.T.reshape(-1, h, d)
-
-    rules = {
-        "attention_norm": Rule("input_layernorm", (d,), _same),
-        "mlp_norm": Rule("post_attention_layernorm", (d,), _same),
-        "attention.q": Rule("self_attn.q_proj", (queries, d), heads),
-        "attention.k": Rule("self_attn.k_proj", (keys, d), heads),
-        "attention.v": Rule("self_attn.v_proj", (keys, d), heads),
-        "attention.o": Rule("self_attn.o_proj", (d, queries), from_heads),
-        "attention.q_norm": Rule("self_attn.q_norm", (h,), _same),
-        "attention.k_norm": Rule("self_attn.k_norm", (h,), _same),
-        "mlp.gate": Rule("mlp.gate_proj", (f, d), _transposed),
-        "mlp.up": Rule("mlp.up_proj", (f, d), _transposed),
-        "mlp.down": Rule("mlp.down_proj", (d, f), _transposed),
-    }
+    heads = Layout(
+        lambda x: x.reshape(-1, h, d).transpose(2, 0, 1), lambda x: x.transpose(1, 2, 0).reshape(-1, d)
+    )  # [N H, D] <-> [D, N, H]
+    of_heads = Layout(lambda x: x.T.reshape(-1, h, d), lambda x: x.reshape(-1, d).T)  # [D, N H] <-> [N, H, D]
+    tensors = [
+        ("input_layernorm", (d,), SAME, "attention_norm"),
+        ("post_attention_layernorm", (d,), SAME, "mlp_norm"),
+        ("self_attn.q_proj", (queries, d), heads, "attention.q"),
+        ("self_attn.k_proj", (keys, d), heads, "attention.k"),
+        ("self_attn.v_proj", (keys, d), heads, "attention.v"),
+        ("self_attn.o_proj", (d, queries), of_heads, "attention.o"),
+        ("self_attn.q_norm", (h,), SAME, "attention.q_norm"),
+        ("self_attn.k_norm", (h,), SAME, "attention.k_norm"),
+        ("mlp.gate_proj", (f, d), TRANSPOSED, "mlp.gate"),
+        ("mlp.up_proj", (f, d), TRANSPOSED, "mlp.up"),
+        ("mlp.down_proj", (d, f), TRANSPOSED, "mlp.down"),
+    ]
     if spatial:
-        rules["attention.q_hw"] = Rule("self_attn.q_proj_hw", (queries, d), heads)
-        rules["attention.k_hw"] = Rule("self_attn.k_proj_hw", (keys, d), heads)
-        rules |= {f"attention.{x}_norm_{part}": Rule(f"self_attn.{x}_norm_{part}", (h // 2,), _same) for x in "qk" for part in "hw"}
-    return {ours: dataclasses.replace(rule, name=f"model.layers.{{layer}}.{rule.name}.weight") for ours, rule in rules.items()}
+        tensors += [
+            ("self_attn.q_proj_hw", (queries, d), heads, "attention.q_hw"),
+            ("self_attn.k_proj_hw", (keys, d), heads, "attention.k_hw"),
+        ]
+        tensors += [(f"self_attn.{x}_norm_{part}", (h // 2,), SAME, f"attention.{x}_norm_{part}") for x in "qk" for part in "hw"]
+    return tensors
 
 
-def _single_rules(model: config.Model) -> Rules:
-    """Returns the rules for the other parameters of the language model."""
-    table = (model.vocabulary, model.hidden)
-    rules = {
-        "embedding": Rule("model.embed_tokens.weight", table, _same),
-        "final_norm": Rule("model.norm.weight", (model.hidden,), _same),
-    }
-    return rules if model.tied else rules | {"output": Rule("lm_head.weight", table, _same)}
-
-
-def _vision_rules(model: config.Model) -> Rules:
+def _vision(model: config.Model) -> Table:
     channels, embeddings = model.patch_channels, "vision_model.embeddings"
     patch, merge = (channels, 3, PATCH_SIDE, PATCH_SIDE), (model.hidden, channels, MERGED_SIDE, MERGED_SIDE)
-    return {
-        "patch_embedding.patch": Rule(f"{embeddings}.patch_embedding.weight", patch, _convolution),
-        "patch_embedding.patch_bias": Rule(f"{embeddings}.patch_embedding.bias", patch[:1], _same),
-        "patch_embedding.merge": Rule(f"{embeddings}.dense_embedding.weight", merge, _convolution),
-        "patch_embedding.merge_bias": Rule(f"{embeddings}.dense_embedding.bias", merge[:1], _same),
-    }
-
-
-def neo_parameters(
-    model: config.Model, tensors: Mapping[str, np.ndarray], prefix: str = "language_model.", vision: bool = True
-) -> dict[str, np.ndarray]:
-    """Converts official tensors to the parameters of a NEO, layers stacked.
-
-    Args:
-      tensors: arrays by official name.
-      prefix: prefix of the language model's official names.
-      vision: whether the tensors include the patch embedding.
-
-    Raises:
-      WeightsError: a tensor is missing, unknown, or has another shape than config.json implies.
-    """
-    stacks = {
-        "pre_buffer": range(model.pre_buffer_layers),
-        "base": range(model.pre_buffer_layers, model.pre_buffer_layers + model.base_layers),
-    }
-    return _parameters(model, tensors, prefix, _vision_rules(model) if vision else {}, _layer_rules(model, spatial=True), stacks)
-
-
-def qwen3_parameters(model: config.Model, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Converts official tensors to the parameters of a Qwen3 (architecture "qwen3"), layers stacked. Raises WeightsError like neo_parameters."""
-    return _parameters(model, tensors, "", {}, _layer_rules(model, spatial=False), {"base": range(model.base_layers)})
-
-
-def _parameters(
-    model: config.Model, tensors: Mapping[str, np.ndarray], prefix: str, vision: Rules, layer: Rules, stacks: Mapping[str, range]
-) -> dict[str, np.ndarray]:
-    reader, single = _Reader(tensors), _single_rules(model)
-    parameters = {ours: reader.take(prefix + rule.name, rule) for ours, rule in single.items()}
-    if model.tied:
-        reader.take_copy(f"{prefix}lm_head.weight", prefix + single["embedding"].name)
-    parameters |= {ours: reader.take(rule.name, rule) for ours, rule in vision.items()}
-    for stack, indices in stacks.items():
-        if indices:
-            for ours, rule in layer.items():
-                parameters[f"{stack}.{ours}"] = np.stack([reader.take(prefix + rule.name.format(layer=i), rule) for i in indices])
-    reader.finish()
-    return parameters
-
-
-class _Reader:
-    """Looks up tensors by name, and reports in the end which were never used."""
-
-    def __init__(self, tensors: Mapping[str, np.ndarray]):
-        self.tensors, self.taken = tensors, set[str]()
-
-    def take(self, name: str, rule: Rule) -> np.ndarray:
-        if name not in self.tensors:
-            raise WeightsError(f"the checkpoint has no tensor {name!r}: is config.json that of these weights?")
-        self.taken.add(name)
-        tensor = np.asarray(self.tensors[name])
-        if tensor.shape != rule.shape:
-            raise WeightsError(f"tensor {name!r} has shape {tensor.shape}, by config.json it is {rule.shape}: is it that of these weights?")
-        return rule.convert(tensor)
-
-    def take_copy(self, name: str, of: str) -> None:
-        """Accepts a tensor `name` that equals the tensor `of`: tied checkpoints are published with or without the output matrix."""
-        if name in self.tensors:
-            if not np.array_equal(self.tensors[name], self.tensors[of]):
-                raise WeightsError(f"tensor {name!r} differs from {of!r}, but config.json ties them: is it that of these weights?")
-            self.taken.add(name)
-
-    def finish(self) -> None:
-        left = sorted(set(self.tensors) - self.taken)
-        if left:
-            raise WeightsError(f"the checkpoint has {len(left)} tensors that the model has no place for, the first is {left[0]!r}")
+    return (
+        Entry(f"{embeddings}.patch_embedding.weight", patch, CONVOLUTION, "patch_embedding.patch"),
+        Entry(f"{embeddings}.patch_embedding.bias", patch[:1], SAME, "patch_embedding.patch_bias"),
+        Entry(f"{embeddings}.dense_embedding.weight", merge, CONVOLUTION, "patch_embedding.merge"),
+        Entry(f"{embeddings}.dense_embedding.bias", merge[:1], SAME, "patch_embedding.merge_bias"),
+    )

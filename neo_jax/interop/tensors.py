@@ -1,8 +1,10 @@
-"""Reads the .safetensors files of a checkpoint folder."""
+"""The tensors of a checkpoint folder's .safetensors files, read one by one."""
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -10,26 +12,59 @@ from safetensors import SafetensorError, safe_open
 from neo_jax.interop.config_fields import read_json
 from neo_jax.interop.errors import WeightsError
 
-DTYPES = ("F64", "F32", "F16", "BF16")  # as safetensors names them
+# As safetensors names types, and as numpy (with ml_dtypes) does.
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def read_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads all tensors of a checkpoint, by name, from model.safetensors or from the files that model.safetensors.index.json names.
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: its header. `read` reads the values.
+
+    Attributes:
+      path: the file.
+      name: name in the file.
+      shape: its shape.
+      dtype: numpy's name of its type, "bfloat16" included.
+    """
+
+    path: pathlib.Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def read(self) -> np.ndarray:
+        """Reads the values. The file is opened for this tensor alone, so that nothing of it stays mapped into memory."""
+        return _with_file(self.path, lambda file: file.get_tensor(self.name))
+
+    def blocks(self, rows: int) -> Iterator[np.ndarray]:
+        """Yields the values, so many rows of the first axis at a time."""
+
+        def block(start: int) -> np.ndarray:
+            return _with_file(self.path, lambda file: file.get_slice(self.name)[start : min(start + rows, self.shape[0])])
+
+        yield from map(block, range(0, self.shape[0], rows))
+
+
+Tensors = Mapping[str, StoredTensor]
+
+
+def open_folder(folder: pathlib.Path) -> dict[str, StoredTensor]:
+    """Reads the headers of all tensors of a checkpoint, by name: those of model.safetensors, or of the files that its index names.
 
     Raises:
       WeightsError: a file is missing, damaged or outside of the folder, index and files contradict each other, or a tensor is quantized.
     """
     if not (folder / INDEX).exists():
-        return read_tensors(folder / SINGLE)
+        return open_file(folder / SINGLE)
     files = _read_index(folder / INDEX)
     if (folder / SINGLE).exists() and SINGLE not in files:
         raise WeightsError(f"{folder} holds {SINGLE} and {INDEX}, which does not name it: remove the one that is not of these weights")
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, StoredTensor] = {}
     for file, names in files.items():
         if not (folder / file).is_file():
             raise WeightsError(f"{folder / file} does not exist, but {INDEX} names it: fetch it again")
-        read = read_tensors(folder / file)
+        read = open_file(folder / file)
         if missing := sorted(names - read.keys()):
             raise WeightsError(f"{folder / file} has no tensor {missing[0]!r}, but {INDEX} says so: fetch both again")
         if extra := sorted(read.keys() - names):
@@ -61,24 +96,34 @@ def _read_index(path: pathlib.Path) -> dict[str, set[str]]:
     return dict(sorted(files.items()))
 
 
-def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads all tensors of one .safetensors file, in the floating-point types in which they are stored.
+def open_file(path: pathlib.Path) -> dict[str, StoredTensor]:
+    """Reads the headers of all tensors of one .safetensors file, by name.
 
     Raises:
       WeightsError: the file is missing, damaged, or holds a tensor of integers or of 8 bits or less.
     """
     if not path.is_file():
         raise WeightsError(f"{path} does not exist: a checkpoint folder holds config.json and {SINGLE}")
+
+    def headers(file: safe_open) -> dict[str, StoredTensor]:
+        found = {}
+        for name in sorted(file.keys()):
+            part = file.get_slice(name)
+            if (dtype := part.get_dtype()) not in DTYPES:
+                raise WeightsError(
+                    f"{path}: tensor {name!r} is stored as {_dtype(dtype)}; quantized weights cannot be read: "
+                    "use the checkpoint that was published in bfloat16"
+                )
+            found[name] = StoredTensor(path, name, tuple(part.get_shape()), DTYPES[dtype])
+        return found
+
+    return _with_file(path, headers)
+
+
+def _with_file[Result](path: pathlib.Path, work: Callable[[safe_open], Result]) -> Result:
     try:
         with safe_open(path, framework="numpy") as file:
-            names = sorted(file.keys())
-            for name in names:
-                if (dtype := file.get_slice(name).get_dtype()) not in DTYPES:
-                    raise WeightsError(
-                        f"{path}: tensor {name!r} is stored as {_dtype(dtype)}; quantized weights cannot be read: "
-                        "use the checkpoint that was published in bfloat16"
-                    )
-            return {name: file.get_tensor(name) for name in names}
+            return work(file)
     except SafetensorError as error:
         raise WeightsError(f"{path} is not a readable .safetensors file ({error}): fetch it again") from None
     except OSError as error:

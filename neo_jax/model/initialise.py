@@ -17,7 +17,7 @@ def neo_from_qwen3(model: config.Model, qwen3: Parameters, seed: int) -> Paramet
     matrices normal(0, initializer_range), norms one.
 
     Args:
-      qwen3: parameters by name, base layers stacked, as from backbone.initialise(model, "qwen3", ...) or interop.names.qwen3_parameters.
+      qwen3: parameters by name, base layers stacked, as from backbone.initialise(model, "qwen3", ...) or interop.load.load.
       seed: seed of the random parts.
     """
     quarter = model.head_dim // 4

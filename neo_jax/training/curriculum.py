@@ -12,9 +12,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from neo_jax import config
 from neo_jax.config.fields import near_multiples
 from neo_jax.model.backbone import Parameters, abstract, initialise
+from neo_jax.model.freezing import split, trains
 from neo_jax.model.initialise import neo_from_qwen3
 from neo_jax.sharding import make_mesh, mesh_problem
-from neo_jax.training.optimizer import initial_moments, split, to_storage, trains
+from neo_jax.training.optimizer import initial_moments, to_storage
 from neo_jax.training.step import TrainState
 
 

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 
 from data_pipelines.batch import Batch
 from neo_jax.chips import CHIPS
-from neo_jax.training.optimizer import trains
+from neo_jax.model.freezing import trains
 
 # Dense bfloat16 FLOP/s, from public data sheets, of devices that neo_jax.plan does not know.
 OTHER_PEAKS = {"TPU v4": 275e12, "NVIDIA A100-SXM4-80GB": 312e12}

@@ -1,4 +1,4 @@
-"""Which parameters train, their learning rate, and the AdamW update.
+"""The learning rate, and the AdamW update of the parameters that train.
 
 Each parameter has an Adam state of its own, step count included, so that the bias correction of a parameter that is unfrozen late is right.
 A frozen parameter has no state.
@@ -6,7 +6,7 @@ A frozen parameter has no state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -18,22 +18,8 @@ from neo_jax.model.backbone import Parameters
 
 Moments = dict[str, optax.ScaleByAdamState]  # by parameter name
 
-NEW_ATTENTION = ("q_hw", "k_hw", "q_norm_h", "q_norm_w", "k_norm_h", "k_norm_w")  # parameters that NEO adds to each base layer
 # Weight decay is chosen by name, not by the number of dimensions: stacked norms have two, like matrices.
 DECAYED = ("embedding", "output", "patch", "merge", "q", "k", "v", "o", "q_hw", "k_hw", "gate", "up", "down")
-
-
-def trains(name: str, phase_trains: str) -> bool:
-    """Returns whether a parameter trains in a phase with this `trains` setting: "all", or "new" (the parameters that NEO adds to a Qwen3)."""
-    if phase_trains == "all":
-        return True
-    return name.startswith(("patch_embedding.", "pre_buffer.")) or name.split(".")[-1] in NEW_ATTENTION
-
-
-def split[Leaf](parameters: Mapping[str, Leaf], phase_trains: str) -> tuple[dict[str, Leaf], dict[str, Leaf]]:
-    """Divides parameters into (trainable, frozen) by a phase's `trains` setting."""
-    trainable = {name: value for name, value in parameters.items() if trains(name, phase_trains)}
-    return trainable, {name: value for name, value in parameters.items() if name not in trainable}
 
 
 def decayed(names: Iterable[str]) -> list[str]:

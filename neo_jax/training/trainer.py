@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
+import pathlib
 import time
 from collections.abc import Generator, Iterable
 from typing import Any
@@ -22,6 +24,7 @@ from data_pipelines.planning.planner import InputState
 from data_pipelines.schema import DataError, Interrupted
 from neo_jax import config
 from neo_jax.interop.initial import initial_parameters
+from neo_jax.interop.small_files import keep_small_files
 from neo_jax.model.computation import Computation
 from neo_jax.processes import exchange
 from neo_jax.runs.checkpoints import Checkpoints
@@ -104,11 +107,14 @@ class Trainer:
             self._stop = resources.enter_context(StopSignal())
             self._guard = resources.enter_context(StallGuard(self.settings.data.stall_seconds))
             self._data = self._open_data()
-            self._checkpoints = Checkpoints(self._directory.path / "checkpoints", self.settings.run.keep_checkpoints)
+            ends = itertools.accumulate(phase.steps for phase in self.settings.phases)
+            self._checkpoints = Checkpoints(self._directory.path / "checkpoints", self.settings.run.keep_checkpoints, list(ends))
             resources.callback(self._checkpoints.close)
             position = self._restore()
             if exchange.is_first():
                 self._directory.claim([phase.name for phase in self.settings.phases[: position.phase + 1]] if position.step else [])
+                if self.settings.run.initial and not position.step:
+                    keep_small_files(pathlib.Path(self.settings.run.initial), self._directory.path)
                 write_facts(self._directory.path, RunFacts.now(self.settings.model.parameters()))
                 self._metrics = resources.enter_context(MetricsWriter(self._directory.path, position.step))
             for number in range(position.phase, len(self.settings.phases)):

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 
 from data_pipelines.batch import Intervals, ModelInputs
 from neo_jax.interop.config_fields import qwen3_model
-from neo_jax.interop.names import neo_parameters, qwen3_parameters
+from neo_jax.interop.load import to_ours
+from neo_jax.interop.names import NEO_PREFIX, neo_table, qwen3_table
 from neo_jax.model.backbone import build
 from neo_jax.model.computation import Computation
 from neo_jax.model.initialise import neo_from_qwen3
@@ -37,7 +38,7 @@ def model():
 @pytest.fixture(scope="module")
 def qwen3(model):
     tensors = load_file(FOLDER / "qwen3" / "model.safetensors")
-    return {name: jnp.asarray(value) for name, value in qwen3_parameters(model, tensors).items()}
+    return {name: jnp.asarray(value) for name, value in to_ours(qwen3_table(model), tensors).items()}
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,11 @@ def neo(model, qwen3):
 def test_equals_the_official_conversion(model, neo):
     tensors = load_file(FOLDER / "neo_expected.safetensors")
     # The recorded file leaves the pre-buffer out: read as a model of base layers alone, which start at layer 0.
-    moved = {name.replace("layers.2.", "layers.0.").replace("layers.3.", "layers.1."): value for name, value in tensors.items()}
-    expected = neo_parameters(dataclasses.replace(model, pre_buffer_layers=0), moved, prefix="", vision=False)
+    moved = {
+        NEO_PREFIX + name.replace("layers.2.", "layers.0.").replace("layers.3.", "layers.1."): value for name, value in tensors.items()
+    }
+    table = neo_table(dataclasses.replace(model, pre_buffer_layers=0))
+    expected = to_ours(tuple(entry for entry in table if entry.name.startswith(NEO_PREFIX)), moved)
     assert set(expected) == {name for name in neo if not name.startswith(("pre_buffer.", "patch_embedding."))}
     for name, value in expected.items():
         np.testing.assert_array_equal(neo[name], value, err_msg=name)

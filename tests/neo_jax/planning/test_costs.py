@@ -15,10 +15,11 @@ from neo_jax.attention.tpu import Blocks
 from neo_jax.config import Config, Optimizer
 from neo_jax.model.backbone import abstract
 from neo_jax.model.computation import Computation
+from neo_jax.model.freezing import split
 from neo_jax.planning.costs import assumed_row, busiest_pairs, executed
 from neo_jax.sharding import abstract_batch, make_mesh, spec
 from neo_jax.training import flops
-from neo_jax.training.optimizer import initial_moments, split
+from neo_jax.training.optimizer import initial_moments
 from neo_jax.training.step import TrainState, make_train_step
 from tests.neo_jax.tiny_model import model
 

@@ -13,7 +13,9 @@ from jax.sharding import NamedSharding
 
 from data_pipelines.planning.planner import InputState
 from neo_jax.runs import checkpoints as checkpoints_module
-from neo_jax.runs.checkpoints import CheckpointError, Checkpoints
+from neo_jax.runs import reading
+from neo_jax.runs.checkpoints import Checkpoints
+from neo_jax.runs.reading import CheckpointError
 from neo_jax.runs.record import CheckpointRecord, Position, checksum
 from neo_jax.sharding import make_mesh, spec
 
@@ -84,6 +86,39 @@ def restored_step(run: pathlib.Path) -> int:
 
 def test_nothing_to_restore(tmp_path):
     assert restore(tmp_path) is None
+
+
+def test_steps_that_are_named_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1, keep_steps=(1, 3))
+    for step in (1, 2, 3, 4):
+        checkpoints.save(state(step), record(step))
+    checkpoints.wait()
+    assert checkpoints.steps() == [1, 3, 4]
+    checkpoints.close()
+
+
+def test_parameters_alone_are_read_and_verified(run):
+    folder = run / "checkpoints" / "3"
+    found, sums = reading.read_record(folder)
+    wanted = {part: arrays for part, arrays in template(**SHARDED)(found).items() if part != "moments"}
+    read = reading.read_arrays(folder, wanted, sums["checksums"])
+    assert_equal(read, {part: arrays for part, arrays in state(3, **SHARDED).items() if part != "moments"})
+    with pytest.raises(reading.DamagedError, match="the checksum of its frozen differs"):
+        reading.read_arrays(folder, wanted, sums["checksums"] | {"frozen": 0})
+
+
+def test_a_checkpoint_of_an_older_version_is_not_called_damaged(run, monkeypatch):
+    metadata = reading.ocp.checkpointables_metadata
+
+    def older(folder):
+        found = metadata(folder)
+        found.custom_metadata["checksum"] = found.custom_metadata.pop("checksums")
+        return found
+
+    monkeypatch.setattr(reading.ocp, "checkpointables_metadata", older)
+    with pytest.raises(CheckpointError, match=r"checkpoints/3 was saved by an older version"):
+        restore(run)
+    assert untouched(run)
 
 
 def test_newest_comes_back(run):
@@ -235,16 +270,16 @@ def test_arrays_of_another_model_stop_the_start_and_move_nothing(run):
 
 def unreadable(monkeypatch, error: OSError, times: int) -> list[float]:
     """Orbax fails and the file system gives `error` so many times; returns the pauses between attempts."""
-    load, problems, pauses = checkpoints_module.ocp.load_checkpointables, [error] * times, []
+    load, problems, pauses = reading.ocp.load_checkpointables, [error] * times, []
 
     def fails(*arguments, **options):
         if problems:
             raise ValueError("a read failed")
         return load(*arguments, **options)
 
-    monkeypatch.setattr(checkpoints_module.ocp, "load_checkpointables", fails)
-    monkeypatch.setattr(checkpoints_module, "file_problem", lambda folder: problems.pop() if problems else None)
-    monkeypatch.setattr(checkpoints_module.time, "sleep", pauses.append)
+    monkeypatch.setattr(reading.ocp, "load_checkpointables", fails)
+    monkeypatch.setattr(reading, "file_problem", lambda folder: problems.pop() if problems else None)
+    monkeypatch.setattr(reading.time, "sleep", pauses.append)
     return pauses
 
 

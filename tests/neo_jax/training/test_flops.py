@@ -10,9 +10,9 @@ import pytest
 from data_pipelines.batch import Intervals
 from neo_jax.model.backbone import abstract
 from neo_jax.model.computation import Computation
+from neo_jax.model.freezing import split
 from neo_jax.sharding import make_mesh, to_devices
 from neo_jax.training import flops
-from neo_jax.training.optimizer import split
 from neo_jax.training.step import weighted_losses
 from tests.neo_jax.tiny_model import batch, model
 

@@ -13,9 +13,10 @@ from neo_jax import config
 from neo_jax.config import Config
 from neo_jax.model.backbone import abstract
 from neo_jax.model.computation import Computation
+from neo_jax.model.freezing import split, trains
 from neo_jax.sharding import make_mesh, to_devices
 from neo_jax.training.curriculum import abstract_state, first_state, next_state
-from neo_jax.training.optimizer import decayed, initial_moments, learning_rates, round_stochastically, split, trains, update
+from neo_jax.training.optimizer import decayed, initial_moments, learning_rates, round_stochastically, update
 from neo_jax.training.step import TrainState, make_train_step
 from tests.neo_jax.programs import equations
 from tests.neo_jax.tiny_model import batch, model, on_mesh, one_pass, parameters

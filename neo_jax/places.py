@@ -1,0 +1,132 @@
+"""What --checkpoint=PLACE names: a checkpoint of a run (RUN, RUN:STEP, RUN:PHASE), or a folder as published, NEO or Qwen3."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from neo_jax import config
+from neo_jax.interop.config_fields import neo_model, qwen3_model, read_config
+from neo_jax.interop.errors import WeightsError
+from neo_jax.interop.load import load
+from neo_jax.interop.tensors import StoredTensor, open_folder
+from neo_jax.model.backbone import Parameters, abstract
+from neo_jax.model.freezing import split
+from neo_jax.runs.places import Found, find, is_run, split_place
+from neo_jax.runs.reading import CheckpointError, DamagedError, check_arrays, read_arrays
+from neo_jax.runs.record import describe
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")  # in a published folder, in the order in which they are looked for
+
+
+class Place(abc.ABC):
+    """Parameters, and what is needed to use them.
+
+    Attributes:
+      text: the place as it was given.
+      model: the model's shape.
+      architecture: "neo" or "qwen3".
+      tokenizer: where its tokenizer is; None: the folder holds none.
+      pictures: how pictures are read (policy of a source): "reference" or "faithful".
+    """
+
+    text: str
+    model: config.Model
+    architecture: str
+    tokenizer: config.Tokenizer | None
+    pictures: str
+
+    @abc.abstractmethod
+    def parameters(self, dtype: str | None = None) -> Parameters:
+        """Reads the parameters onto the current mesh. `dtype`: their type; None: as they are stored. Raises WeightsError or CheckpointError."""
+
+
+class RunPlace(Place):
+    """A checkpoint of a run.
+
+    Attributes:
+      found: where it is, and its record.
+      settings: the configuration that it was trained with.
+      phase: the phase that it was saved in.
+    """
+
+    def __init__(self, text: str, found: Found):
+        self.text, self.found = text, found
+        try:
+            self.settings = config.Config.from_config_dict(found.record.configuration)
+        except config.ConfigError as error:
+            raise CheckpointError(
+                f"{found.folder} was saved by another version of neo_jax, whose configuration is not read here: {error}"
+            ) from error
+        self.phase = next(phase for phase in self.settings.phases if phase.name == found.phase)
+        self.model, self.architecture, self.tokenizer = self.settings.model, self.phase.architecture, self.settings.tokenizer
+        policies = {source.pictures for source in self.settings.data.sources.values()}
+        self.pictures = policies.pop() if len(policies) == 1 else "faithful"
+
+    def parameters(self, dtype: str | None = None) -> Parameters:
+        stored = self.settings.optimizer.parameter_dtype
+        shapes = {name: shape.update(dtype=stored) for name, shape in abstract(self.model, self.architecture).items()}
+        trainable, frozen = split(shapes, self.phase.trains)
+        wanted = {"trainable": trainable, "frozen": frozen}
+        of_parameters = {name: text for name, text in self.found.arrays.items() if not name.startswith("['moments']")}
+        check_arrays(self.found.folder, of_parameters, describe(wanted))
+        try:
+            read = read_arrays(self.found.folder, wanted, self.found.checksums)
+        except DamagedError as error:
+            raise CheckpointError(f"{self.found.folder} is damaged ({error}): name another step") from None
+        parameters = read["trainable"] | read["frozen"]
+        return {name: value.astype(dtype or stored) for name, value in parameters.items()}
+
+
+class FolderPlace(Place):
+    """A folder as published.
+
+    Attributes:
+      folder: its path.
+      values: the fields of its config.json.
+    """
+
+    pictures = "reference"
+
+    def __init__(self, text: str, folder: pathlib.Path):
+        self.text, self.folder = text, folder
+        path = folder / "config.json"
+        self.values: Mapping[str, Any] = read_config(path)
+        kind = self.values.get("model_type")
+        if kind == "neo_chat":
+            self.model, self.architecture = neo_model(self.values, path), "neo"
+        elif kind == "qwen3":
+            self.model, self.architecture = qwen3_model(self.values, path, pre_buffer_layers=0, patch_channels=4), "qwen3"
+        else:
+            raise WeightsError(f"{path} has model_type {kind!r}: neo_jax reads neo_chat (NEO) and qwen3")
+        found = next((folder / name for name in TOKENIZER_FILES if (folder / name).is_file()), None)
+        self.tokenizer = config.Tokenizer(path=str(found), add_special_tokens=self.architecture == "qwen3") if found else None
+
+    @functools.cached_property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """The headers of its tensors, by name. Raises WeightsError."""
+        return open_folder(self.folder)
+
+    def parameters(self, dtype: str | None = None) -> Parameters:
+        try:
+            return load(self.model, self.architecture, self.tensors, dtype)
+        except WeightsError as error:
+            raise WeightsError(f"{self.folder}: {error}") from None
+
+
+def open_place(text: str) -> RunPlace | FolderPlace:
+    """Opens a place: reads its configuration, no arrays yet.
+
+    Raises:
+      WeightsError: the folder does not exist or is neither a run nor a checkpoint that neo_jax reads.
+      CheckpointError: the run has no such checkpoint.
+    """
+    folder, _ = split_place(text)
+    if not folder.is_dir():
+        raise WeightsError(f"{folder} is no folder: name a run directory, RUN:STEP, RUN:PHASE, or the folder of a NEO or Qwen3 checkpoint")
+    if is_run(folder):
+        return RunPlace(text, find(text))
+    return FolderPlace(text, folder)
