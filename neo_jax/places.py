@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import abc
 import functools
+import hashlib
+import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +22,7 @@ from neo_jax.runs.places import Found, find, is_run, split_place
 from neo_jax.runs.reading import CheckpointError, DamagedError, check_arrays, read_arrays
 from neo_jax.runs.record import describe
 
+ENDS = 1 << 20  # bytes at each end of a file that tell it from another
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")  # in a published folder, in the order in which they are looked for
 
 
@@ -42,6 +46,10 @@ class Place(abc.ABC):
     @abc.abstractmethod
     def parameters(self, dtype: str | None = None) -> Parameters:
         """Reads the parameters onto the current mesh. `dtype`: their type; None: as they are stored. Raises WeightsError or CheckpointError."""
+
+    @abc.abstractmethod
+    def identity(self) -> str:
+        """Returns a digest that tells these parameters from others, made without reading them."""
 
 
 class RunPlace(Place):
@@ -80,6 +88,9 @@ class RunPlace(Place):
         parameters = read["trainable"] | read["frozen"]
         return {name: value.astype(dtype or stored) for name, value in parameters.items()}
 
+    def identity(self) -> str:
+        return _digest([self.found.record.position.step, sorted(self.found.checksums.items())])
+
 
 class FolderPlace(Place):
     """A folder as published.
@@ -115,6 +126,27 @@ class FolderPlace(Place):
             return load(self.model, self.architecture, self.tensors, dtype)
         except WeightsError as error:
             raise WeightsError(f"{self.folder}: {error}") from None
+
+    def identity(self) -> str:
+        """A digest of config.json, of the tensors' headers, and of the bytes at both ends of each file."""
+        files = sorted({tensor.path for tensor in self.tensors.values()})
+        headers = [(name, tensor.shape, tensor.dtype) for name, tensor in sorted(self.tensors.items())]
+        return _digest([self.values, headers, [_ends(path) for path in files]])
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _ends(path: pathlib.Path) -> tuple[int, str]:
+    """Returns a file's size and a digest of its first and last bytes."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        parts = []
+        for start in (0, max(0, size - ENDS)):
+            file.seek(start)
+            parts.append(file.read(ENDS))
+    return size, hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def open_place(text: str) -> RunPlace | FolderPlace:

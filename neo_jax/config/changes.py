@@ -23,7 +23,11 @@ MAY_CHANGE = (  # at any start: nothing here changes which rows are trained on, 
     "data.minimum_samples",
     "data.stall_seconds",
     "evaluation.*",
+    "tokenizer.path",  # known by its content too
     "run.directory",
+    "run.initial",  # what it names is known by its content (training.beginning.check_origin)
+    "run.initial_takes",
+    "run.overrides",
     "run.log_every",
     "run.checkpoint_every",
     "run.keep_checkpoints",
@@ -51,7 +55,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], begun: Sequence[
     allowed: list[str] = []
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
-            may = _matches(key, MAY_CHANGE) or (begun is not None and _may_while_running(key, old, new, begun))
+            overridden = key in new.get("run", {}).get("overrides", ())
+            may = overridden or _matches(key, MAY_CHANGE) or (begun is not None and _may_while_running(key, old, new, begun))
             changes = allowed if may else forbidden
             changes.append(f"{key}: {before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r}")
     if begun is not None and (moved := _moved_sources(old, new)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from neo_jax.config.fields import (
     Positive,
     Ratio,
     Seed,
+    Text,
     Whole,
 )
 from neo_jax.config.phase import DTYPES
@@ -28,6 +30,11 @@ from neo_jax.config.phase import DTYPES
 PATCH_BYTES = 16 * 16 * 3
 PATCHES_PER_TOKEN = 4
 
+INITIAL_TAKES = ("parameters", "moments", "position")
+OVERRIDABLE = (
+    *("phases.*.learning_rate", "phases.*.minimum_ratio", "phases.*.warmup_ratio"),
+    *("optimizer.clip_norm", "optimizer.weight_decay", "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon"),
+)
 STALLING_BETA2 = 0.99  # above it, a bfloat16 second moment can hardly decrease: round-to-nearest undoes relative changes below 2^-9
 
 
@@ -180,7 +187,12 @@ class Run:
 
     Attributes:
       directory: run directory, with configuration, metrics, checkpoints, answers and report. A run is continued with the same directory.
-      initial: folder of the Qwen3 or NEO checkpoint (config.json and safetensors) that the first phase starts from; "": random parameters.
+      initial: where the first phase starts from: the folder of a Qwen3 or NEO checkpoint (config.json and safetensors), or a checkpoint of another
+        run: its directory (the newest one), DIRECTORY:STEP or DIRECTORY:PHASE (the last one of a phase); "": random parameters.
+      initial_takes: what is taken from a run's checkpoint. "parameters"; "moments": the optimizer's moments too, if the first phase has
+        carry_optimizer; "position": the place in the curriculum and in the data too, so that this run goes on as the other would.
+      overrides: keys that may change from one start to the next although they change the mathematics of the phase in progress, such as
+        phases.sft.learning_rate after a run diverged; config_changes.jsonl records each change and its step.
       seed: seed of random parameters, data order, choice of frames and stochastic rounding.
       log_every: steps between log lines.
       checkpoint_every: steps between checkpoints.
@@ -192,6 +204,8 @@ class Run:
 
     directory: Path
     initial: OptionalPath = ""
+    initial_takes: Annotated[str, OneOf(INITIAL_TAKES)] = "parameters"
+    overrides: tuple[Text, ...] = ()
     seed: Seed = 0
     log_every: Positive = 1
     checkpoint_every: Positive
@@ -201,6 +215,11 @@ class Run:
     debug: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.initial_takes != "parameters" and not self.initial:
+            yield "initial_takes", f"is {self.initial_takes!r}, but run.initial names no run to take them from"
+        for key in self.overrides:
+            if not any(fnmatch.fnmatchcase(key, pattern) for pattern in OVERRIDABLE):
+                yield "overrides", f"names {key!r}; only these may be overridden: {', '.join(OVERRIDABLE)}"
         if found := re.search(r"\[[^/]*\]|\\", os.path.abspath(self.directory)):
             yield (
                 "directory",

@@ -6,6 +6,7 @@ docs/architecture.md, "What a start resumes from", describes how a start uses it
 from __future__ import annotations
 
 import fcntl
+import fnmatch
 import json
 import pathlib
 import time
@@ -16,6 +17,7 @@ from typing import Any, TextIO
 from data_pipelines.loading.spliced import Earlier, Limits
 from data_pipelines.storage import write_whole
 from neo_jax import config
+from neo_jax.config.sections import OVERRIDABLE
 
 EARLIER = "planned_before.json"  # how rows were planned before settings of the data changed within a phase
 
@@ -76,6 +78,16 @@ class RunDirectory:
         self._earlier = _read_earlier(self.path / EARLIER)
         self.check_changes([])
 
+    def go_on_from(self, run: pathlib.Path, configuration: Mapping[str, Any]) -> None:
+        """Lets this run, which is new, go on as another one: settings are compared with the other's, and begun blocks of rows planned by them.
+
+        Args:
+          run: the other's directory.
+          configuration: that of the checkpoint from which this one goes on.
+        """
+        self._before = dict(configuration)
+        self._earlier = _read_earlier(run / EARLIER)
+
     def check_changes(self, begun: Sequence[str]) -> None:
         """Raises RunDirectoryError if the configuration differs from the last start's in what a run cannot change.
 
@@ -87,6 +99,7 @@ class RunDirectory:
                 f"{self.path} holds a run with another configuration; these differences change the order of the data or the mathematics:\n  "
                 + "\n  ".join(forbidden)
                 + "\nset run.directory to a new folder, or undo the changes"
+                + _override_advice(forbidden)
             )
 
     def _differences(self, begun: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -119,6 +132,14 @@ class RunDirectory:
         if self._earlier:  # before config.json, which the next start compares with
             write_whole(self.path / EARLIER, json.dumps([each.to_json() for each in self._earlier], indent=1) + "\n")
         write_whole(self.path / "config.json", self._settings.to_json())
+
+
+def _override_advice(forbidden: Sequence[str]) -> str:
+    """Returns how to go on nevertheless, "" if a change among these allows no override. Each begins with its key and a colon."""
+    keys = [change.partition(":")[0] for change in forbidden]
+    if not all(any(fnmatch.fnmatchcase(key, pattern) for pattern in OVERRIDABLE) for key in keys):
+        return ""
+    return f", or go on with them on purpose: run.overrides={','.join(keys)}"
 
 
 def _planned_by(values: Mapping[str, Any], phase: str, until: int) -> Earlier:

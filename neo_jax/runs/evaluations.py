@@ -60,12 +60,14 @@ class EvaluationRecord:
       seconds: time that the run had taken until then.
       answers: in the order of the questions.
       scores: by family, in the order of first appearance; empty if there were no questions.
+      asked: what was asked: limits of questions and answers, digests of the held-out sources. Another start with other ones asks again.
     """
 
     phase: str
     seconds: float
     answers: tuple[AnswerRecord, ...]
     scores: Mapping[str, FamilyResult]
+    asked: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -83,6 +85,7 @@ class EvaluationRecord:
             _number(fields, "seconds", ""),
             tuple(_answer(answer, f"answers[{place}]") for place, answer in enumerate(answers)),
             {family: _family(score, f"scores[{family!r}]") for family, score in scores.items()},
+            _object(fields.get("asked", {}), "asked"),
         )
 
 

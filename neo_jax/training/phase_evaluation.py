@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +17,7 @@ from neo_jax.evaluation.scoring import evaluation_record
 from neo_jax.model.backbone import Parameters, abstract
 from neo_jax.model.computation import Computation
 from neo_jax.processes import exchange
-from neo_jax.runs.evaluations import write_evaluation
+from neo_jax.runs.evaluations import EvaluationError, read_evaluation, write_evaluation
 from neo_jax.sharding import make_mesh
 from neo_jax.training.console import Progress
 from neo_jax.training.inputs import RunData
@@ -32,7 +34,7 @@ def evaluate_phase(
 ) -> None:
     """Answers held-out questions with the parameters of phase `number`, and writes evaluations/NUMBER-PHASE.json to the run directory.
 
-    Does nothing if that file exists.
+    Does nothing if that file answers what is asked now; if it answers other questions (limits or held-out files changed), they are asked again.
 
     Args:
       parameters: parameters after the phase, on any mesh.
@@ -43,11 +45,17 @@ def evaluate_phase(
     phase = settings.phases[number]
     directory = pathlib.Path(settings.run.directory).absolute()
     path = directory / "evaluations" / f"{number:02d}-{phase.name}.json"
-    if exchange.from_first(path.exists()):
-        return
     evaluation = settings.evaluation
     last = number == len(settings.phases) - 1
     limit = evaluation.questions if last else evaluation.interim_questions
+    asked: dict[str, Any] = {"questions": limit, "answer_tokens": evaluation.answer_tokens}
+    asked |= {f"held-out source {index.name}": index.digest() for index in data.heldout_indexes}
+    answered = exchange.from_first(_answered(path) if exchange.is_first() else None)
+    if answered == asked:
+        return
+    if answered is not None:
+        changed = ", ".join(name for name in asked if answered.get(name) != asked[name]) or "held-out sources"
+        progress.line(f"{phase.name}: held-out questions are answered again ({changed} changed)")
     log = Failures(directory / "skipped_heldout.jsonl", FailurePolicy(max_rate=1.0))
     left_out = log.name if exchange.is_first() else lambda *_: None  # all processes read the same questions: one log is enough
     questions = read_questions(data.heldout, phase.input(), data.tokenizer, settings.run.seed, limit, left_out, check_stop)
@@ -62,9 +70,17 @@ def evaluate_phase(
         on_mesh = {name: jax.device_put(value, shapes[name].sharding) for name, value in parameters.items()}
         computation = Computation.of(phase, settings.run.debug)
         answers = answer_questions(settings.model, computation, on_mesh, questions, data.tokenizer, evaluation, show)
-    record = evaluation_record(phase.name, answers, seconds())
+    record = dataclasses.replace(evaluation_record(phase.name, answers, seconds()), asked=asked)
     if exchange.is_first():
         write_evaluation(path, record)
     if record.scores:
         mean = np.mean([each.exact_match for each in record.scores.values()])
         progress.line(f"{phase.name}: held-out exact match {mean:.1%} over {len(record.scores)} families, {len(answers)} questions")
+
+
+def _answered(path: pathlib.Path) -> Mapping[str, Any] | None:
+    """Returns what an evaluation record says was asked; None if there is no record, or it cannot be read."""
+    try:
+        return read_evaluation(path).asked if path.exists() else None
+    except EvaluationError:
+        return None

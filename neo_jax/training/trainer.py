@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import pathlib
 import time
 from collections.abc import Generator, Iterable
 from typing import Any
@@ -23,8 +22,6 @@ from data_pipelines.batch import Batch
 from data_pipelines.planning.planner import InputState
 from data_pipelines.schema import DataError, Interrupted
 from neo_jax import config
-from neo_jax.interop.initial import initial_parameters
-from neo_jax.interop.small_files import keep_small_files
 from neo_jax.model.computation import Computation
 from neo_jax.processes import exchange
 from neo_jax.runs.checkpoints import Checkpoints
@@ -34,9 +31,10 @@ from neo_jax.runs.metrics import MetricsWriter, StepRecord
 from neo_jax.runs.record import CheckpointRecord, Position
 from neo_jax.sharding import own_rows, slice_count, to_devices
 from neo_jax.training import flops, losses_of_data
+from neo_jax.training.beginning import as_tree, begin, check_origin, goes_on, write_origin
 from neo_jax.training.console import Progress, step_line
 from neo_jax.training.continuing import check_changes, check_data, continued
-from neo_jax.training.curriculum import abstract_state, first_state, mesh_problems, next_state, phase_mesh
+from neo_jax.training.curriculum import abstract_state, mesh_problems, next_state, phase_mesh
 from neo_jax.training.heldout import HeldoutLosses
 from neo_jax.training.inputs import RunData, accumulated, local_rows, open_run_data
 from neo_jax.training.optimizer import learning_rates
@@ -110,11 +108,12 @@ class Trainer:
             ends = itertools.accumulate(phase.steps for phase in self.settings.phases)
             self._checkpoints = Checkpoints(self._directory.path / "checkpoints", self.settings.run.keep_checkpoints, list(ends))
             resources.callback(self._checkpoints.close)
-            position = self._restore()
+            new = not exchange.from_first(self._checkpoints.steps())
+            position = self._restore(new)
+            if new:
+                write_origin(self.settings, self._directory.path)
             if exchange.is_first():
                 self._directory.claim([phase.name for phase in self.settings.phases[: position.phase + 1]] if position.step else [])
-                if self.settings.run.initial and not position.step:
-                    keep_small_files(pathlib.Path(self.settings.run.initial), self._directory.path)
                 write_facts(self._directory.path, RunFacts.now(self.settings.model.parameters()))
                 self._metrics = resources.enter_context(MetricsWriter(self._directory.path, position.step))
             for number in range(position.phase, len(self.settings.phases)):
@@ -164,15 +163,17 @@ class Trainer:
         for line in lines:
             self.progress.line(line)
 
-    def _restore(self) -> Position:
-        """Restores the newest checkpoint; returns its position, or that before the first step if there is none."""
+    def _restore(self, new: bool) -> Position:
+        """Restores the newest checkpoint, or, for a new run, that of another run which it goes on from; returns its position, or the start's."""
 
         def template(record: CheckpointRecord) -> dict[str, Any]:
             check_changes(self._directory, record)
             phase = self.settings.phases[record.position.phase]
-            return _as_tree(abstract_state(self.settings, phase, phase_mesh(phase)))
+            return as_tree(abstract_state(self.settings, phase, phase_mesh(phase)))
 
-        restored = self._checkpoints.restore(template)
+        if not new:
+            check_origin(self.settings, self._directory.path)
+        restored = self._checkpoints.restore(template) or goes_on(self.settings, self._directory)
         if restored is None:
             return Position(0, 0, 0, self._data.train.start())
         arrays, record = restored
@@ -193,7 +194,7 @@ class Trainer:
         mesh = phase_mesh(phase)
         with jax.set_mesh(mesh):
             if self._state is None:
-                self._state = first_state(self.settings, initial_parameters(self.settings) if self.settings.run.initial else None)
+                self._state = begin(self.settings)
             elif position.phase != number:
                 self._state = next_state(self.settings, self._take_state(), phases[number - 1], phase)
                 position = dataclasses.replace(position, phase=number, phase_step=0)
@@ -328,7 +329,7 @@ class Trainer:
             self._data.train.failures.state(),
             self.settings.resolved(),
         )
-        self._checkpoints.save(_as_tree(self._current_state()), record)
+        self._checkpoints.save(as_tree(self._current_state()), record)
 
     def _total_seconds(self) -> float:
         return self._seconds + time.monotonic() - self._started
@@ -351,10 +352,6 @@ def _on_devices(accumulate: int, mesh: Mesh, batch: Batch) -> Batch:
     """Copies a batch to the devices. Runs in the loader's thread, in parallel with the training step."""
     with jax.set_mesh(mesh):
         return to_devices(accumulated(batch, accumulate), accumulation_axis=True)
-
-
-def _as_tree(state: TrainState) -> dict[str, Any]:
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
 
 def _by_source(metrics: StepMetrics, names: list[str]) -> dict[str, float]:

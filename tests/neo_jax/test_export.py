@@ -13,23 +13,18 @@ import tokenizers
 from safetensors.numpy import load_file, save_file
 
 from configs.demo import get_config
-from data_pipelines.planning.planner import InputState
 from data_pipelines.text.tokenizers import SPECIAL_TOKENS, load_tokenizer
 from neo_jax import export
 from neo_jax.config import Config, Tokenizer
 from neo_jax.exit_codes import CONFIGURATION, DONE
 from neo_jax.interop import write
 from neo_jax.interop.config_fields import neo_model, read_config
-from neo_jax.interop.initial import initial_parameters
-from neo_jax.interop.small_files import keep_small_files
 from neo_jax.interop.tensors import INDEX, SINGLE
 from neo_jax.interop.written_config import IMAGE_TOKENS
 from neo_jax.places import open_place
-from neo_jax.runs.checkpoints import Checkpoints
 from neo_jax.runs.evaluations import EvaluationRecord, FamilyResult, write_evaluation
-from neo_jax.runs.record import CheckpointRecord, Position
 from neo_jax.sharding import make_mesh
-from neo_jax.training.curriculum import first_state, next_state
+from tests.neo_jax.saved_run import saved_run
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 QWEN3 = GOLDEN / "qwen3_init" / "qwen3"
@@ -103,24 +98,6 @@ def test_rounding_is_said(tmp_path, capsys):
     assert f"rounded to bfloat16: {count} of {count} tensors, which were float32" in out and "exported without a tokenizer" in out
     expected = {name: value.astype(ml_dtypes.bfloat16) for name, value in load_file(GOLDEN / "model_tied" / SINGLE).items()}
     assert_equal_tensors(tensors_of(tmp_path / "out"), expected)
-
-
-def saved_run(directory: pathlib.Path, settings: Config, phases: int = 1) -> pathlib.Path:
-    """A run directory with a checkpoint at the end of each of the first phases, as training leaves it but for the steps between."""
-    checkpoints = Checkpoints(directory / "checkpoints", keep=1, keep_steps=range(100))
-    directory.joinpath("config.json").write_text(settings.to_json())
-    if settings.run.initial:
-        keep_small_files(pathlib.Path(settings.run.initial), directory)
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
-        state = first_state(settings, initial_parameters(settings) if settings.run.initial else None)
-        for number, phase in enumerate(settings.phases[:phases]):
-            if number:
-                state = next_state(settings, state, settings.phases[number - 1], phase)
-            position = Position(number, phase.steps, 10 * (number + 1), InputState(number, 0, 0, (0,) * len(settings.data.sources)))
-            record = CheckpointRecord(position, list(settings.data.sources), 1000, 1.0, {}, {}, settings.resolved())
-            checkpoints.save({field.name: getattr(state, field.name) for field in dataclasses.fields(state)}, record)
-    checkpoints.close()
-    return directory
 
 
 def settings_of(model, first: str, initial: str, parameter_dtype: str = "float32") -> Config:

@@ -301,6 +301,8 @@ def test_defaults_need_not_be_written() -> None:
         ("run.keep_checkpoints", 5),
         ("run.heldout_every", 3),
         ("evaluation.questions", 3),
+        ("tokenizer.path", "moved.model"),
+        ("run.initial", "moved"),
     ],
 )
 def test_may_change_in_an_existing_run(path: str, value: object) -> None:
@@ -313,7 +315,6 @@ def test_may_change_in_an_existing_run(path: str, value: object) -> None:
     ("path", "value"),
     [
         ("model.rope_theta", 1e5),
-        ("tokenizer.path", "other.model"),
         ("optimizer.beta1", 0.8),
         ("run.seed", 1),
         ("data.sources.text.format", "parquet"),

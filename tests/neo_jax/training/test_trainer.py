@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+from neo_jax.runs.reading import read_record
 from tests.neo_jax.training.running import TIMEOUT, answers, metrics, run, start, wait_for_step, write_config
 from tests.neo_jax.training.tiny_run import STEPS
 
@@ -42,6 +43,25 @@ def test_a_run_leaves_what_its_user_needs(whole: pathlib.Path):
     with ocp.training.Checkpointer(whole / "checkpoints") as checkpoints:
         record = checkpoints.metadata(TOTAL).custom_metadata
     assert record["configuration"] == settings and set(record["data"]) >= {"tokenizer", "source large"}
+
+
+def test_a_branch_ends_in_the_same_numbers(corpus: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path):
+    """From the edge behind the second phase of a finished run: losses, answers and state equal that run's bit for bit."""
+    directory = tmp_path / "run"
+    takes = {"run__initial": f"{whole}:pretrain", "run__initial_takes": "position"}
+    code, output = run(write_config(corpus, directory, **takes))
+    assert code == 0, output
+    edge = STEPS["text"] + STEPS["pretrain"]
+    assert f"resumed after step {edge}, in phase pretrain" in output
+    assert metrics(directory) == metrics(whole)[edge:]
+    assert answers(directory) == answers(whole)[-len(answers(directory)) :]
+    ours, theirs = (read_record(each / "checkpoints" / str(TOTAL))[1] for each in (directory, whole))
+    assert ours["checksums"] == theirs["checksums"]
+    assert json.loads((directory / "initial" / "origin.json").read_text())["step"] == edge
+    code, output = run(write_config(corpus, directory, **takes, phases__pretrain__learning_rate=1.0))
+    assert code == 78 and "phases.pretrain.learning_rate" in output
+    code, output = run(write_config(corpus, directory))
+    assert code == 78 and "began from" in output
 
 
 def test_stopped_and_killed_it_ends_in_the_same_numbers(corpus: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path):
