@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -17,7 +18,7 @@ from data_pipelines.failures import FailurePolicy, Failures
 from data_pipelines.index.lengths import LengthIndex, sample_seed
 from data_pipelines.loading.rows import pack
 from data_pipelines.loading.shards import arrange
-from data_pipelines.loading.spliced import Earlier, SplicedPlanner
+from data_pipelines.loading.spliced import Earlier, Span, SplicedPlanner
 from data_pipelines.planning.advice import Advice
 from data_pipelines.planning.draws import Draw
 from data_pipelines.planning.forecast import Forecast, forecast
@@ -107,6 +108,7 @@ class RowLoader:
         self.failures = Failures(pathlib.Path(log), policy)
         self._planner: SplicedPlanner | None = None
         self._earlier: Sequence[Earlier] = ()
+        self._ends: Mapping[str, Sequence[int]] = {}
         self._names_excluded = names_excluded
         for index in indexes:
             _check_index(index, policy)
@@ -125,7 +127,7 @@ class RowLoader:
         The first call for a phase, or the first reading of its rows, examines all samples. Raises DataError as `__init__`.
         """
         if phase not in self._laid_out:
-            planner = self._plan(InputState(phase, 0, 0, (0,) * len(self._sources)))
+            planner = self._plan(self._phases[phase], InputState(phase, 0, 0, (0,) * len(self._sources)))
             self._laid_out[phase] = PhaseLayout(planner.too_long, planner.advice())
             for index in self._indexes:
                 index.save_pieces()
@@ -193,28 +195,44 @@ class RowLoader:
         """Sets earlier settings of phases, by name: rows before each `until` are planned with these, as they were originally."""
         self._earlier = sorted(earlier, key=lambda each: each.until)
 
+    def plan_continued(self, ends: Mapping[str, Sequence[int]]) -> None:
+        """Sets the rows at which phases, by name, had ended before they got more steps, ascending: rows from there on are planned anew."""
+        self._ends = {name: tuple(rows) for name, rows in ends.items()}
+
     def next_block(self, state: InputState) -> int:
         """Returns the first row of a block, at or after the row of the state, in the state's phase."""
-        rows = whole_steps(self._block_rows, self._phases[state.phase])
-        return -(-state.row // rows) * rows
+        phase = self._phases[state.phase]
+        start = max(row for row in self._starts(phase) if row <= state.row)
+        rows = whole_steps(self._block_rows, phase)
+        return start + -(-(state.row - start) // rows) * rows
+
+    def _starts(self, phase: PhaseSettings) -> tuple[int, ...]:
+        """Returns the rows from which blocks of a phase are counted."""
+        return (0, *(row for row in self._ends.get(phase.name, ()) if row < phase.rows))
 
     def _spliced(self, state: InputState) -> SplicedPlanner:
         phase = self._phases[state.phase]
-        spans: list[tuple[int, Callable[[InputState], Planner]]] = [
-            (each.until, functools.partial(self._plan_earlier, each)) for each in self._earlier if each.phase == phase.name
-        ]
-        spans = [span for span in spans if state.row < span[0]]
-        return SplicedPlanner([*spans, (phase.rows, self._plan)], state)
+        spans: list[Span] = []
+        for start, end in itertools.pairwise((*self._starts(phase), phase.rows)):
+            part = dataclasses.replace(phase, rows=end - start)
+            spans += [
+                Span(start, each.until, functools.partial(self._plan_earlier, part, each))
+                for each in self._earlier
+                if each.phase == phase.name and start < each.until <= end
+            ]
+            if not spans or spans[-1].until < end:
+                spans.append(Span(start, end, functools.partial(self._plan, part)))
+        return SplicedPlanner(phase, [span for span in spans if state.row < span.until], state)
 
-    def _plan_earlier(self, earlier: Earlier, state: InputState) -> Planner:
-        phase = dataclasses.replace(self._phases[state.phase], mixture=earlier.mixture)
+    def _plan_earlier(self, part: PhaseSettings, earlier: Earlier, state: InputState) -> Planner:
+        phase = dataclasses.replace(part, mixture=earlier.mixture)
         indexes = [index.limited(*earlier.limits[index.name]) if index.name in earlier.limits else index for index in self._indexes]
         return Planner(state.phase, phase, indexes, self._seed, state, self._block_rows)
 
-    def _plan(self, state: InputState) -> Planner:
+    def _plan(self, part: PhaseSettings, state: InputState) -> Planner:
         known = self._laid_out.get(state.phase)
         too_long = known.too_long if known else None
-        return Planner(state.phase, self._phases[state.phase], self._indexes, self._seed, state, self._block_rows, too_long)
+        return Planner(state.phase, part, self._indexes, self._seed, state, self._block_rows, too_long)
 
     def _batches(
         self,

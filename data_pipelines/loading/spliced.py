@@ -1,7 +1,7 @@
-"""Plans the rows of a phase whose mixture or limits changed during training: old settings up to the end of a block, then the new ones.
+"""Plans the rows of a phase whose mixture or limits changed during training, or that was continued after its end.
 
 Rows are planned in blocks. A block that has begun is finished with the settings it was planned with; the new settings apply from the next block
-on. So no sample is repeated or lost by a change.
+on. A phase that got more steps after its end is planned anew from there, as if another phase began. So no sample is repeated or lost by a change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from data_pipelines.planning.draws import Draw
 from data_pipelines.planning.planner import InputState, Planner
-from data_pipelines.schema import DataError
+from data_pipelines.schema import DataError, PhaseSettings
 
 
 class Limits(NamedTuple):
@@ -56,34 +56,56 @@ class Earlier:
             raise DataError(f"not what rows were planned by: {str(values)[:200]} ({type(error).__name__}: {error})") from error
 
 
+class Span(NamedTuple):
+    """A range of rows of a phase that one planner plans.
+
+    Attributes:
+      start: row that the planner counts from: 0, or where the phase had ended before it got more steps.
+      until: end of the range, exclusive.
+      plan: builds the planner from the state at the first row of the range; rows of states and planner are counted from `start`.
+    """
+
+    start: int
+    until: int
+    plan: Callable[[InputState], Planner]
+
+
 class SplicedPlanner:
     """A sequence of planners for consecutive rows of one phase, with the methods of Planner that the loader needs.
 
     Args:
-      spans: pairs (until, factory). The factory builds a planner from the state at the first row of its span; the planner is used for rows
-        before `until`. The last span reaches to the end of the phase.
+      phase: settings of the whole phase.
+      spans: the ranges, in order, from that of the state on; the last one reaches to the end of the phase.
       state: state from which the first planner is built.
     """
 
-    def __init__(self, spans: Sequence[tuple[int, Callable[[InputState], Planner]]], state: InputState):
+    def __init__(self, phase: PhaseSettings, spans: Sequence[Span], state: InputState):
+        self.number, self.phase = state.phase, phase
         self._spans = spans
-        self._planners = [spans[0][1](state)]
+        self._planners = [spans[0].plan(dataclasses.replace(state, row=state.row - spans[0].start))]
         self._lock = threading.Lock()  # decoding threads share the planners
-        self.number, self.phase = self._planners[0].number, self._planners[0].phase
 
     def row(self, row: int) -> list[Draw]:
-        return self._at(row).row(row)
+        planner, start = self._at(row)
+        return planner.row(row - start)
 
     def state(self, row: int) -> InputState:
-        return self._at(min(row, self.phase.rows - 1)).state(row)
+        planner, start = self._at(min(row, self.phase.rows - 1))
+        state = planner.state(row - start)
+        return dataclasses.replace(state, row=row) if state.phase == self.number else state
 
     def planned(self, row: int) -> tuple[list[Draw], npt.NDArray[np.int64]]:
-        return self._at(row).planned(row)
+        planner, start = self._at(row)
+        return planner.planned(row - start)
 
-    def _at(self, row: int) -> Planner:
-        span = next(number for number, (until, _) in enumerate(self._spans) if row < until)
+    def _at(self, row: int) -> tuple[Planner, int]:
+        """Returns the planner of a row, and the row that it counts from."""
+        span = next(number for number, each in enumerate(self._spans) if row < each.until)
         with self._lock:
             while len(self._planners) <= span:
-                until = self._spans[len(self._planners) - 1][0]
-                self._planners.append(self._spans[len(self._planners)][1](self._planners[-1].state(until)))
-        return self._planners[span]
+                before, after = self._spans[len(self._planners) - 1 : len(self._planners) + 1]
+                state = self._planners[-1].state(before.until - before.start)
+                if after.start != before.start:
+                    state = InputState(self.number, 0, 0, state.positions)
+                self._planners.append(after.plan(state))
+        return self._planners[span], self._spans[span].start

@@ -39,12 +39,16 @@ MAY_CHANGE = (  # at any start: nothing here changes which rows are trained on, 
 FROM_THE_NEXT_BLOCK = ("phases.*.mixture.*", "data.sources.*.keep", "data.sources.*.max_epochs")
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], begun: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], begun: Sequence[str] | None = None, finished: bool = False
+) -> tuple[list[str], list[str]]:
     """Compares two resolved configurations (Config.resolved(), or the JSON beside a run).
 
     Args:
       begun: the phases that the run has begun, in order; the last is the one it is in. Those that are not begun may change in any way, and
         sources may be added. None: the configurations are of one start, where nothing but MAY_CHANGE may differ.
+
+      finished: whether the last of `begun` has ended: it may get more steps.
 
     Returns:
       (forbidden, allowed): what changed, as "key: old -> new". Forbidden changes would change the order of the data or the mathematics of
@@ -56,7 +60,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], begun: Sequence[
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
             overridden = key in new.get("run", {}).get("overrides", ())
-            may = overridden or _matches(key, MAY_CHANGE) or (begun is not None and _may_while_running(key, old, new, begun))
+            may = overridden or _matches(key, MAY_CHANGE) or (begun is not None and _may_while_running(key, old, new, begun, finished))
             changes = allowed if may else forbidden
             changes.append(f"{key}: {before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r}")
     if begun is not None and (moved := _moved_sources(old, new)):
@@ -64,12 +68,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], begun: Sequence[
     return forbidden, allowed
 
 
-def _may_while_running(key: str, old: Mapping[str, Any], new: Mapping[str, Any], begun: Sequence[str]) -> bool:
+def _may_while_running(key: str, old: Mapping[str, Any], new: Mapping[str, Any], begun: Sequence[str], finished: bool) -> bool:
     section, _, rest = key.partition(".")
     if key == "curriculum":
         return list(new[key])[: len(begun)] == list(begun)
     if section == "phases":
         name = rest.partition(".")[0]
+        if finished and key == f"phases.{begun[-1]}.steps":
+            return new["phases"][name]["steps"] > old["phases"][name]["steps"]
         return name not in begun or (name == begun[-1] and _matches(key, FROM_THE_NEXT_BLOCK))
     if key.startswith("data.sources."):
         return key.split(".")[2] not in old["data"]["sources"] or _matches(key, FROM_THE_NEXT_BLOCK)

@@ -20,6 +20,7 @@ from neo_jax import config
 from neo_jax.config.sections import OVERRIDABLE
 
 EARLIER = "planned_before.json"  # how rows were planned before settings of the data changed within a phase
+CONTINUED = "continued_phases.json"  # rows at which phases, by name, had ended before they got more steps
 
 
 class RunDirectoryError(RuntimeError):
@@ -42,6 +43,8 @@ class RunDirectory:
         self._lock: TextIO | None = None
         self._before: dict[str, Any] | None = None  # the configuration of the last start
         self._earlier: list[Earlier] = []
+        self._ends: dict[str, list[int]] = {}
+        self._finished = False  # whether the phase that the run is in has ended
 
     def __enter__(self) -> RunDirectory:
         try:
@@ -75,7 +78,7 @@ class RunDirectory:
                 )
             return
         self._before = read_config(path)
-        self._earlier = _read_earlier(self.path / EARLIER)
+        self._read_plans(self.path)
         self.check_changes([])
 
     def go_on_from(self, run: pathlib.Path, configuration: Mapping[str, Any]) -> None:
@@ -86,14 +89,20 @@ class RunDirectory:
           configuration: that of the checkpoint from which this one goes on.
         """
         self._before = dict(configuration)
-        self._earlier = _read_earlier(run / EARLIER)
+        self._read_plans(run)
 
-    def check_changes(self, begun: Sequence[str]) -> None:
+    def _read_plans(self, run: pathlib.Path) -> None:
+        self._earlier = _read_earlier(run / EARLIER)
+        self._ends = _read_ends(run / CONTINUED)
+
+    def check_changes(self, begun: Sequence[str], finished: bool = False) -> None:
         """Raises RunDirectoryError if the configuration differs from the last start's in what a run cannot change.
 
         Args:
           begun: phases that the run has begun, in order. Before that is known: none.
+          finished: whether the last of them has ended; then it may get more steps.
         """
+        self._finished = finished
         if forbidden := self._differences(begun)[0]:
             raise RunDirectoryError(
                 f"{self.path} holds a run with another configuration; these differences change the order of the data or the mathematics:\n  "
@@ -103,7 +112,9 @@ class RunDirectory:
             )
 
     def _differences(self, begun: Sequence[str]) -> tuple[list[str], list[str]]:
-        return config.differences(self._before, self._settings.resolved(), begun) if self._before else ([], [])
+        if not self._before:
+            return [], []
+        return config.differences(self._before, self._settings.resolved(), begun, self._finished)
 
     def earlier(self, phase: str, until: int) -> list[Earlier]:
         """Returns how rows are planned up to where later settings hold (data_pipelines.loading.spliced).
@@ -120,6 +131,12 @@ class RunDirectory:
                 self._earlier.append(before)
         return list(self._earlier)
 
+    def ends(self, phase: str, row: int | None = None) -> dict[str, list[int]]:
+        """Returns the rows at which phases, by name, had ended before they got more steps; with `row`, `phase` has ended there, too."""
+        if row is not None and row not in self._ends.get(phase, ()):
+            self._ends[phase] = sorted([*self._ends.get(phase, ()), row])
+        return self._ends
+
     def claim(self, begun: Sequence[str]) -> None:
         """Writes the resolved configuration: from now on the folder belongs to this run. Changes that are allowed are recorded.
 
@@ -131,6 +148,8 @@ class RunDirectory:
                 file.write(json.dumps({"time": time.time(), "changed": allowed}) + "\n")
         if self._earlier:  # before config.json, which the next start compares with
             write_whole(self.path / EARLIER, json.dumps([each.to_json() for each in self._earlier], indent=1) + "\n")
+        if self._ends:
+            write_whole(self.path / CONTINUED, json.dumps(self._ends) + "\n")
         write_whole(self.path / "config.json", self._settings.to_json())
 
 
@@ -157,6 +176,17 @@ def _read_earlier(path: pathlib.Path) -> list[Earlier]:
         raise RunDirectoryError(
             f"{path} cannot be read ({error}): it says how rows of phases whose mixture changed are planned; restore it, or set "
             "run.directory to a new folder"
+        ) from error
+
+
+def _read_ends(path: pathlib.Path) -> dict[str, list[int]]:
+    try:
+        return {str(name): [int(row) for row in rows] for name, rows in json.loads(path.read_text()).items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RunDirectoryError(
+            f"{path} cannot be read ({error}): it says where phases had ended that got more steps; restore it, or set run.directory to a new one"
         ) from error
 
 

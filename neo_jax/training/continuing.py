@@ -20,7 +20,9 @@ def check_changes(directory: RunDirectory, record: CheckpointRecord) -> None:
     problem = None
     if exchange.is_first():
         try:
-            directory.check_changes(record.configuration["curriculum"][: record.position.phase + 1])
+            begun = record.configuration["curriculum"][: record.position.phase + 1]
+            ended = record.position.phase_step == record.configuration["phases"][begun[-1]]["steps"]
+            directory.check_changes(begun, ended)
         except RunDirectoryError as error:
             problem = str(error)
     if problem := exchange.from_first(problem):
@@ -46,6 +48,13 @@ def continued(directory: RunDirectory, record: CheckpointRecord, data: RunData, 
     state = record.position.input
     read = dict(zip(record.sources, state.positions, strict=True))
     state = dataclasses.replace(state, positions=tuple(read.get(source.name, 0) for source in data.sources))
+    begun = phases[record.position.phase]
+    grown = state.phase > record.position.phase and record.position.phase_step < begun.steps
+    if grown:  # the phase had ended and has got more steps: it goes on where it was, as if another phase began
+        row = record.position.phase_step * begun.rows_per_step
+        state = dataclasses.replace(state, phase=record.position.phase, row=row, cursor=0)
+    known = directory.ends(begun.name, state.row if grown else None) if exchange.is_first() else {}
+    data.train.plan_continued(exchange.from_first(known))
     position = dataclasses.replace(record.position, input=state)
     if state.phase == len(phases):
         return position, ""

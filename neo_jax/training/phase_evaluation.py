@@ -48,7 +48,8 @@ def evaluate_phase(
     evaluation = settings.evaluation
     last = number == len(settings.phases) - 1
     limit = evaluation.questions if last else evaluation.interim_questions
-    asked: dict[str, Any] = {"questions": limit, "answer_tokens": evaluation.answer_tokens}
+    steps = sum(each.steps for each in settings.phases[: number + 1])
+    asked: dict[str, Any] = {"after_step": steps, "questions": limit, "answer_tokens": evaluation.answer_tokens}
     asked |= {f"held-out source {index.name}": index.digest() for index in data.heldout_indexes}
     answered = exchange.from_first(_answered(path) if exchange.is_first() else None)
     if answered == asked:

@@ -11,6 +11,7 @@ from data_pipelines.failures import FailurePolicy
 from data_pipelines.index.lengths import LengthIndex
 from data_pipelines.loading.loader import RowLoader
 from data_pipelines.loading.spliced import Earlier, Limits
+from data_pipelines.planning.planner import InputState
 from data_pipelines.schema import DataError
 from data_pipelines.sources import open_source
 
@@ -82,6 +83,25 @@ def test_a_block_is_finished_as_it_was_planned(root, steps):
         states = [after_step for _, after_step in changed.batches(state)]
         for resumed in (states[0], states[-2]):
             assert read(again, resumed)[0] == rest[resumed.row - state.row :]
+
+
+@pytest.mark.parametrize("rows_before", [(32,), (30, 44)])  # of the phase, each time it ended; 30 are whole blocks, 32 are not
+def test_a_phase_that_gets_more_steps_after_its_end(root, rows_before):
+    """Nothing is repeated; a later resume, from before the end and from behind it, gives the same rows."""
+    rows, states, state, ends = [], [], None, []
+    for total in (*rows_before, 60):
+        reader = loader(root, dataclasses.replace(BEFORE, rows=total))
+        reader.plan_continued({"p": ends})
+        new, end = read(reader, state)
+        assert len(rows) + len(new) == total and end.phase == 1
+        states += [after for _, after in reader.batches(state or reader.start())][:-1]
+        rows, state, ends = rows + new, InputState(0, total, 0, end.positions), [*ends, total]
+    assert_nothing_is_repeated_or_lost(rows, state, ("a", "b"))
+    assert rows[: rows_before[0]] == read(loader(root, dataclasses.replace(BEFORE, rows=rows_before[0])))[0]
+    whole = loader(root, dataclasses.replace(BEFORE, rows=60))
+    whole.plan_continued({"p": rows_before})
+    for resumed in (states[2], states[rows_before[0] // 2 - 2], states[-1], states[-5]):
+        assert read(whole, resumed)[0] == rows[resumed.row :]
 
 
 def test_limits_change_and_change_back(root):

@@ -341,6 +341,14 @@ def test_may_not_change_in_an_existing_run(path: str, value: object) -> None:
 BEGUN = ["text", "pretrain", "captions"]  # a run in its third phase
 
 
+def test_a_phase_that_has_ended_may_get_more_steps() -> None:
+    old = Config.from_config_dict(demo.get_config()).resolved()
+    new = copy.deepcopy(old)
+    new["phases"]["captions"]["steps"] += 1
+    assert not differences(old, new, BEGUN, finished=True)[0]
+    assert differences(old, new, BEGUN)[0] and differences(new, old, BEGUN, finished=True)[0]
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+from neo_jax.runs.evaluations import read_evaluations
 from neo_jax.runs.reading import read_record
 from tests.neo_jax.training.running import TIMEOUT, answers, metrics, run, start, wait_for_step, write_config
 from tests.neo_jax.training.tiny_run import STEPS
@@ -205,6 +206,28 @@ def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_read(corpus: pat
     assert code == 78, output
     assert "phases.mid.mesh: data 2 x fsdp 1 x context 1 x tensor 1 does not make 1 devices" in output and "Traceback" not in output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_goes_on(corpus: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path):
+    """With more steps of its last phase and another phase; other questions are asked again."""
+    directory = pathlib.Path(shutil.copytree(whole, tmp_path / "run"))
+    code, output = run(write_config(corpus, directory, evaluation__questions=1))
+    assert code == 0, output
+    assert "mid: held-out questions are answered again (questions changed)" in output
+    assert all(each.questions == 1 for each in read_evaluations(directory)[0][-1].scores.values())
+    more = {"phases__mid__steps": STEPS["mid"] + 2, "phases__mid__learning_rate": 1e-4}
+    code, output = run(write_config(corpus, directory, **more))
+    assert code == 78 and "phases.mid.learning_rate" in output and "phases.mid.steps" not in output
+    assert "or go on with them on purpose: run.overrides=phases.mid.learning_rate" in output
+    more["run__overrides"] = ("phases.mid.learning_rate",)
+    code, output = run(write_config(corpus, directory, **more))
+    assert code == 0, output
+    lines = metrics(directory)
+    assert [line["step"] for line in lines] == list(range(1, TOTAL + 3)) and lines[:TOTAL] == metrics(whole)
+    assert json.loads((directory / "continued_phases.json").read_text()) == {"mid": [2 * STEPS["mid"]]}
+    assert [each.phase for each in read_evaluations(directory)[0]] == list(STEPS)
+    assert "phases.mid.steps: 4 -> 6" in (directory / "config_changes.jsonl").read_text()
+    assert read_record(directory / "checkpoints" / str(TOTAL + 2))[0].position.phase_step == STEPS["mid"] + 2
 
 
 def test_a_finished_run_started_again_reports_the_same(corpus: pathlib.Path, whole: pathlib.Path):
