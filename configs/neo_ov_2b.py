@@ -77,7 +77,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "heldout_every": 2000,
         "heldout_rows": 64,
     }
-    config.evaluation = {"questions": 1000, "answer_tokens": 64, "rows": 64}
+    config.evaluation = {"questions": 1000, "answer_tokens": 64, "tokens": 524_288}
     config.phases = _phases()
     config.curriculum = ("pretrain", "mid_16k", "mid_24k", "mid_36k", "sft")
     if arg == "laptop":

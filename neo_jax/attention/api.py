@@ -77,8 +77,7 @@ def interval_attention(
       q: [B, L, Hq, Dk]; k: [B, S, Hkv, Dk]; v: [B, S, Hkv, Dv], Hq a multiple of Hkv.
       intervals: [B, L] int32 each, lo < hi, neither ever decreasing along the part of a row that a device holds.
       scale: factor on the inner products.
-      implementation: "auto": what suits the devices and the arrays; "decoding": for at most MAX_DECODE_QUERIES queries a row, no gradient; or
-        a name in IMPLEMENTATIONS.
+      implementation: "auto": what suits the devices and the arrays; or a name in IMPLEMENTATIONS.
       pieces: [B, P] int32, as in data_pipelines.batch.ModelInputs, where rows were arranged for the shards of the `context` axis.
       check: the devices check the values of the intervals as they run, and stop with the row and the query that is wrong. Slow. Each device
         checks its own queries: lo and hi may decrease from one shard of a row to the next. Where other devices wait for the one that stopped,
@@ -95,15 +94,7 @@ def interval_attention(
     def local(q, k, v, intervals, *pieces):
         keys = k.shape[1] * shards
         if check:
-            rows, length = intervals.lo.shape
-            first_row, first_query = jax.lax.axis_index(("data", "fsdp")) * rows, jax.lax.axis_index("context") * length
-            jax.debug.callback(functools.partial(_raise_problem, keys=keys), *intervals, first_row, first_query)
-        if implementation == "decoding":
-            if q.shape[1] > MAX_DECODE_QUERIES:
-                raise UnsupportedAttentionError(
-                    f'attention "decoding" is for at most {MAX_DECODE_QUERIES} queries a row, these are {q.shape[1]}'
-                )
-            return decode_attention(q, *(context_parallel.gather(x, None) for x in (k, v)), intervals, scale)
+            _check_on_device(intervals, keys)
         whole = (jax.ShapeDtypeStruct((x.shape[0], keys, *x.shape[2:]), x.dtype) for x in (k, v))
         kernel = choose(q, *whole, implementation)
         return _attend(q, k, v, intervals, pieces[0] if pieces else None, scale, kernel, shards > 1)[0]
@@ -115,6 +106,37 @@ def interval_attention(
         arrays.append(pieces)
         specs.append(spec("batch", None))
     return jax.shard_map(local, in_specs=tuple(specs), out_specs=heads, check_vma=False)(*arrays)
+
+
+def cached_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, layer: jax.Array, intervals: Intervals, scale: float, check: bool = False
+) -> jax.Array:
+    """Returns attention [B, L, Hq, Dv] of a few queries to the cache of one layer, over a mesh without `context`. No gradient.
+
+    Args:
+      q: [B, L, Hq, Dk], L at most MAX_DECODE_QUERIES.
+      k: [N, B, S, Hkv, Dk]; v: [N, B, S, Hkv, Dv]: the caches of all layers.
+      layer: index along N.
+      intervals, scale, check: as for interval_attention.
+
+    Raises:
+      UnsupportedAttentionError: there are more queries, or the mesh divides rows over devices.
+    """
+    if q.shape[1] > MAX_DECODE_QUERIES:
+        raise UnsupportedAttentionError(f"a cache is read by at most {MAX_DECODE_QUERIES} queries a row, these are {q.shape[1]}")
+    if (shards := jax.sharding.get_abstract_mesh().shape[context_parallel.AXIS]) > 1:
+        raise UnsupportedAttentionError(f"caches are not divided over devices: decode on a mesh with context 1, not {shards}")
+
+    def local(q, k, v, layer, intervals):
+        if check:
+            _check_on_device(intervals, k.shape[2])
+        return decode_attention(q, k, v, layer, intervals, scale)
+
+    heads, caches = spec("batch", "length", "heads", None), spec(None, "batch", "length", "heads", None)
+    rows = spec("batch", "length")
+    intervals = Intervals(*(jax.sharding.reshard(x, rows) for x in intervals))
+    in_specs = (heads, caches, caches, spec(), Intervals(rows, rows))
+    return jax.shard_map(local, in_specs=in_specs, out_specs=heads, check_vma=False)(q, k, v, layer, intervals)
 
 
 def attention_with_lse(q, k, v, intervals: Intervals, scale: float, kernel: Kernel) -> tuple[jax.Array, jax.Array]:
@@ -213,6 +235,12 @@ def _check_shapes(q, k, v, intervals: Intervals) -> None:
         raise ValueError(f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}: they must be of one floating type")
     if lo.dtype != jnp.int32 or hi.dtype != jnp.int32:
         raise ValueError(f"lo and hi are {lo.dtype} and {hi.dtype}: they must be int32")
+
+
+def _check_on_device(intervals: Intervals, keys: int) -> None:
+    rows, length = intervals.lo.shape
+    first_row, first_query = jax.lax.axis_index(("data", "fsdp")) * rows, jax.lax.axis_index("context") * length
+    jax.debug.callback(functools.partial(_raise_problem, keys=keys), *intervals, first_row, first_query)
 
 
 def _raise_problem(lo: np.ndarray, hi: np.ndarray, first_row: int, first_query: int, keys: int) -> None:

@@ -1,9 +1,9 @@
 """Interval attention of one or a few queries a row against a long cache of keys: bound by reading the cache, so that is read once.
 
-The cache stays as it lies, [B, S, K, D]: no copy with heads first. A loop visits the chunks of it that any row's intervals touch, so a cache that
-is mostly empty costs what its filled part costs. No gradient.
+The caches of all layers stay as they lie, [N, B, S, K, D]: no copy of a layer's, none with heads first. A loop visits the chunks that any row's
+intervals touch, so a cache that is mostly empty costs what its filled part costs. No gradient.
 
-Shape legend as in chunked.py; B rows, L queries.
+Shape legend as in chunked.py; N layers, B rows, L queries.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ CHUNK = 1024  # keys of a chunk
 MAX_DECODE_QUERIES = 16  # of a row
 
 
-def decode_attention(q: jax.Array, k: jax.Array, v: jax.Array, intervals: Intervals, scale: float) -> jax.Array:
-    """Attention in which query i of a row sees the keys [lo[i], hi[i]). Arguments and result as in api.interval_attention."""
+def decode_attention(q: jax.Array, k: jax.Array, v: jax.Array, layer: jax.Array | int, intervals: Intervals, scale: float) -> jax.Array:
+    """Attention of one layer, in which query i of a row sees the keys [lo[i], hi[i]). The caches k and v are those of all layers."""
     lo, hi = intervals
     b, length, heads, width = q.shape
-    keys, key_heads, value_width = k.shape[1], k.shape[2], v.shape[-1]
+    keys, key_heads, value_width = k.shape[2], k.shape[3], v.shape[-1]
     groups, size = heads // key_heads, min(CHUNK, keys)
     q_BLKGD = q.reshape(b, length, key_heads, groups, width)
 
@@ -30,7 +30,7 @@ def decode_attention(q: jax.Array, k: jax.Array, v: jax.Array, intervals: Interv
         maximum, total, accumulator = state
         # The last chunk is moved back to end with the cache; what the one before it covered is masked.
         start = jnp.minimum(j * size, keys - size)
-        k_BXKD, v_BXKV = (jax.lax.dynamic_slice_in_dim(x, start, size, axis=1) for x in (k, v))
+        k_BXKD, v_BXKV = (jax.lax.dynamic_slice(x, (layer, 0, start, 0, 0), (1, b, size, *x.shape[3:]))[0] for x in (k, v))
         scores = _product("blkgd,bxkd->bklgx", q_BLKGD, k_BXKD, _summed_scores) * scale
         position = start + jnp.arange(size)
         mask = (position >= jnp.maximum(lo, j * size)[..., None]) & (position < hi[..., None])

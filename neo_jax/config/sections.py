@@ -236,10 +236,10 @@ class Evaluation:
       questions: largest number of questions of each family after the last phase.
       interim_questions: largest number of questions of each family after every other phase.
       answer_tokens: largest number of tokens of an answer.
-      rows: number of questions that are answered at a time.
+      tokens: largest number of tokens of the questions that are answered at a time, room for the answers and padding counted.
     """
 
     questions: Positive = 200
     interim_questions: Positive = 100
     answer_tokens: Positive = 32
-    rows: Positive = 32
+    tokens: Positive = 32_768

@@ -161,7 +161,7 @@ class Draft:
             "        for phase in config.phases.values():",
             "            phase.steps = 3",
             '        config.run.update({"directory": f"{ROOT}/smoke", "log_every": 1, "checkpoint_every": 2, "heldout_every": 2, "heldout_rows": 1})',
-            '        config.evaluation.update({"questions": 2, "interim_questions": 2, "answer_tokens": 4, "rows": 2})',
+            '        config.evaluation.update({"questions": 2, "interim_questions": 2, "answer_tokens": 4, "tokens": 2048})',
         ]
 
 

@@ -18,14 +18,14 @@ from data_pipelines.sources import Source
 from data_pipelines.text.marks import words
 from data_pipelines.text.tokenizers import Tokenizer
 from neo_jax import config
+from neo_jax.inference.batches import prompt_batches
 from neo_jax.inference.generate import greedy
 from neo_jax.model.backbone import Parameters
 from neo_jax.model.computation import Computation
 from neo_jax.processes import exchange
-from neo_jax.sharding import own_rows, row_shards, spec, to_devices
+from neo_jax.sharding import own_rows, row_shards, to_devices
 
 BLANK = 127  # pixel value of a blank image
-LENGTHS = 64  # prompts are padded to multiples of this, so that few shapes are compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,35 +108,28 @@ def answer_questions(
 
     Every process is given all questions and returns all answers. It prepares only the rows that its devices hold.
     """
-    order = sorted(range(len(questions)), key=lambda i: len(questions[i].document.tokens))
     special = tokenizer.special
-    image_token = special["<IMG_CONTEXT>"]
+    image_token, end = special["<IMG_CONTEXT>"], special["<|im_end|>"]
     banned_ids = tuple(special[name] for name in ("<img>", "</img>", "<IMG_CONTEXT>"))
     banned_ids += tuple(range(tokenizer.vocabulary, model.vocabulary))  # rows of the embedding table that belong to no token
-    shards = row_shards()
-    size = -(-evaluation.rows // shards) * shards  # the next multiple of the number of row shards
-    own = [row for part in own_rows(size) for row in part]
+    documents = [question.document for question in questions]
     answers: dict[int, Answer] = {}
-    for start in range(0, len(order), size):
-        numbers = order[start : start + size]
-        documents = [questions[i].document for i in numbers]
-        documents += documents[-1:] * (size - len(documents))  # fills the last batch, so that all batches have one shape
-        length = -(-max(len(document.tokens) for document in documents) // LENGTHS) * LENGTHS
-        prompts = prompt_inputs([documents[row] for row in own], length, length, image_token)
+    for batch in prompt_batches(documents, evaluation.answer_tokens, evaluation.tokens, row_shards()):
+        shape = batch.shape
+        filled = [*batch.numbers, *[batch.numbers[-1]] * (shape.rows - len(batch.numbers))]  # all batches of a shape have as many rows
+        own = [documents[filled[row]] for part in own_rows(shape.rows) for row in part]
+        prompts = prompt_inputs(own, shape.length, shape.visual_tokens, image_token)
 
         def decode(prompts: ModelInputs) -> list[str]:
-            tokens = greedy(
-                model, computation, parameters, to_devices(prompts), evaluation.answer_tokens, special["<|im_end|>"], banned_ids
-            )
-            rows = np.asarray(jax.device_get(jax.sharding.reshard(tokens, spec(None, None))))  # every process reads all
-            return [tokenizer.decode(_until(row, special["<|im_end|>"])) for row in rows]
+            tokens = greedy(model, computation, parameters, to_devices(prompts), evaluation.answer_tokens, end, banned_ids)
+            return [tokenizer.decode(_until(row, end)) for row in tokens]
 
         seen = decode(prompts)
-        blank = decode(prompts._replace(visual=np.full_like(prompts.visual, BLANK))) if any(len(d.visual) for d in documents) else seen
-        for number, answer, blank_answer in zip(numbers, seen, blank, strict=False):
+        blank = decode(prompts._replace(visual=np.full_like(prompts.visual, BLANK))) if shape.visual_tokens else seen
+        for number, answer, blank_answer in zip(batch.numbers, seen, blank, strict=False):
             answers[number] = Answer(questions[number], answer, blank_answer)
-        progress(min(start + size, len(order)), len(order))
-    return [answers[i] for i in range(len(questions))]
+        progress(len(answers), len(questions))
+    return [answers[number] for number in range(len(questions))]
 
 
 def _until(tokens: np.ndarray, stop: int) -> list[int]:

@@ -89,29 +89,56 @@ class Backbone(nnx.Module):
             states.append(stack_states)
         return jnp.concatenate(states)
 
-    def with_cache(
-        self, x_BLD: jax.Array, positions: jax.Array, intervals: Intervals, computation: Computation, caches: Caches, start: jax.Array | int
+    def prefill(
+        self, x_BLD: jax.Array, positions: jax.Array, intervals: Intervals, computation: Computation, capacity: int
     ) -> tuple[jax.Array, Caches]:
-        """Runs the forward pass of generation for embedded tokens [B, L, D].
+        """Runs the forward pass of prompts that are embedded, [B, L, D].
+
+        Args:
+          positions: [B, L, 3] int32: t, h, w.
+          intervals: [B, L] int32 each: the interval of the prompt that each token attends to.
+          capacity: S, room of the caches: for the prompt and the tokens that will follow.
+
+        Returns:
+          Hidden states [B, L, D] before the final norm, and caches that hold the prompt's keys and values in front.
+        """
+        context = self._context(positions, intervals, None)
+        room = ((0, 0), (0, capacity - x_BLD.shape[1]), (0, 0), (0, 0))
+
+        def body(x_BLD, layer):
+            x_BLD, cache = layer.prefill(x_BLD, context, computation)
+            return x_BLD, Cache(*(jnp.pad(x, room) for x in cache))
+
+        caches: Caches = {}
+        for name, stack in self.stacks().items():
+            x_BLD, caches[name] = jax.lax.scan(body, x_BLD, stack)
+        return x_BLD, caches
+
+    def step(
+        self, x_BLD: jax.Array, positions: jax.Array, intervals: Intervals, computation: Computation, caches: Caches, start: jax.Array
+    ) -> tuple[jax.Array, Caches]:
+        """Runs the forward pass of the next few tokens of each row, embedded, [B, L, D].
 
         Args:
           positions: [B, L, 3] int32: t, h, w.
           intervals: [B, L] int32 each: the interval of cache positions that each token attends to.
-          caches: keys and values of earlier tokens, by stack.
-          start: cache position at which the keys and values of the first of these tokens are written.
+          caches: keys and values of earlier tokens, by stack. They are updated in place if the caller donates them.
+          start: cache position of the first of these tokens.
 
         Returns:
           Hidden states [B, L, D] before the final norm, and the updated caches.
         """
         context = self._context(positions, intervals, None)
 
-        def body(x_BLD, layer_and_cache):
-            layer, cache = layer_and_cache
-            return layer.with_cache(x_BLD, context, computation, cache, start)
+        def body(carry, numbered_layer):
+            # The caches are carried, not scanned over: a scan would write each layer's into another array.
+            (x_BLD, caches), (number, layer) = carry, numbered_layer
+            return layer.step(x_BLD, context, computation, caches, number, start), None
 
         updated: Caches = {}
         for name, stack in self.stacks().items():
-            x_BLD, updated[name] = jax.lax.scan(body, x_BLD, (stack, caches[name]))
+            numbers = jnp.arange(caches[name].keys.shape[0])
+            (x_BLD, updated[name]), _ = jax.lax.scan(body, (x_BLD, caches[name]), (numbers, stack))
         return x_BLD, updated
 
     def stacks(self) -> dict[str, Layer]:

@@ -14,15 +14,14 @@ from flax import nnx
 
 from data_pipelines.batch import Intervals
 from neo_jax import config
-from neo_jax.attention.api import interval_attention
-from neo_jax.attention.decoding import MAX_DECODE_QUERIES
+from neo_jax.attention.api import cached_attention, interval_attention
 from neo_jax.model.computation import Computation
 from neo_jax.model.rope import Angles, rotate_halves
 from neo_jax.sharding import spec
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens so far; with an axis of layers in front where it belongs to a stack.
+    """Keys and values of the tokens so far; with an axis of layers in front where it belongs to a stack. S: room for tokens.
 
     Attributes:
       keys: [B, S, K, 2H]; architecture "qwen3": [B, S, K, H].
@@ -95,13 +94,21 @@ class Attention(nnx.Module):
         out = interval_attention(q, k, v, context.intervals, self.scale, computation.attention, context.pieces, computation.check_intervals)
         return self._output(out)
 
-    def with_cache(self, x_BLD: jax.Array, context: Context, computation: Computation, cache: Cache, start) -> tuple[jax.Array, Cache]:
-        """Writes keys and values of these tokens into the cache at `start`; returns attention to the cache, [B, L, D], and the new cache."""
+    def prefill(self, x_BLD: jax.Array, context: Context, computation: Computation) -> tuple[jax.Array, Cache]:
+        """The same, and the keys and values of these tokens."""
         q, k, v = self._project(x_BLD, context.angles)
-        cache = Cache(*(jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1) for old, new in zip(cache, (k, v), strict=True)))
-        implementation = "decoding" if x_BLD.shape[1] <= MAX_DECODE_QUERIES else computation.attention
-        out = interval_attention(q, *cache, context.intervals, self.scale, implementation, check=computation.check_intervals)
-        return self._output(out), cache
+        out = interval_attention(q, k, v, context.intervals, self.scale, computation.attention, None, computation.check_intervals)
+        return self._output(out), Cache(k, v)
+
+    def step(
+        self, x_BLD: jax.Array, context: Context, computation: Computation, caches: Cache, layer: jax.Array, start: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        """Writes keys and values of these tokens into the cache of a layer at `start`; returns attention to it, and the caches of all layers."""
+        q, k, v = self._project(x_BLD, context.angles)
+        caches = Cache(
+            *(jax.lax.dynamic_update_slice(old, new[None], (layer, 0, start, 0, 0)) for old, new in zip(caches, (k, v), strict=True))
+        )
+        return self._output(cached_attention(q, *caches, layer, context.intervals, self.scale, computation.check_intervals)), caches
 
     def _project(self, x_BLD: jax.Array, angles: tuple[Angles, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns queries [B, L, N, 2H], keys [B, L, K, 2H] and values [B, L, K, H]; queries and keys have width H if not `spatial`."""
@@ -155,11 +162,18 @@ class Layer(nnx.Module):
         self.mlp = MLP(model, rngs)
 
     def __call__(self, x_BLD: jax.Array, context: Context, computation: Computation) -> jax.Array:
-        x_BLD = x_BLD + self.attention(rms_norm(x_BLD, self.attention_norm, self.epsilon), context, computation)
-        return x_BLD + self.mlp(rms_norm(x_BLD, self.mlp_norm, self.epsilon))
+        return self._after_attention(x_BLD + self.attention(rms_norm(x_BLD, self.attention_norm, self.epsilon), context, computation))
 
-    def with_cache(self, x_BLD: jax.Array, context: Context, computation: Computation, cache: Cache, start) -> tuple[jax.Array, Cache]:
+    def prefill(self, x_BLD: jax.Array, context: Context, computation: Computation) -> tuple[jax.Array, Cache]:
+        attended, cache = self.attention.prefill(rms_norm(x_BLD, self.attention_norm, self.epsilon), context, computation)
+        return self._after_attention(x_BLD + attended), cache
+
+    def step(
+        self, x_BLD: jax.Array, context: Context, computation: Computation, caches: Cache, layer: jax.Array, start: jax.Array
+    ) -> tuple[jax.Array, Cache]:
         normalised = rms_norm(x_BLD, self.attention_norm, self.epsilon)
-        attended, cache = self.attention.with_cache(normalised, context, computation, cache, start)
-        x_BLD = x_BLD + attended
-        return x_BLD + self.mlp(rms_norm(x_BLD, self.mlp_norm, self.epsilon)), cache
+        attended, caches = self.attention.step(normalised, context, computation, caches, layer, start)
+        return self._after_attention(x_BLD + attended), caches
+
+    def _after_attention(self, x_BLD: jax.Array) -> jax.Array:
+        return x_BLD + self.mlp(rms_norm(x_BLD, self.mlp_norm, self.epsilon))

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh, NamedSharding
 
 from data_pipelines.batch import Intervals
 from neo_jax.attention import api, chunked
-from neo_jax.attention.api import Kernel, UnsupportedAttentionError, attention_with_lse, choose, interval_attention
+from neo_jax.attention.api import Kernel, UnsupportedAttentionError, attention_with_lse, cached_attention, choose, interval_attention
 from neo_jax.attention.decoding import decode_attention
 from neo_jax.attention.intervals import interval_problem
 from neo_jax.attention.tpu import Blocks
@@ -150,7 +150,8 @@ def test_decoding_equals_the_dense_reference(case, monkeypatch):
     monkeypatch.setattr("neo_jax.attention.decoding.CHUNK", 100)  # the last chunk ends with the cache, and overlaps
     q, k, v, intervals, *_ = data = arrays(case, 32, 16)
     with jax.default_matmul_precision("highest"):
-        ours = jax.jit(lambda *x: decode_attention(*x, SCALE))(q, k, v, intervals)
+        stacked = (np.stack([np.zeros_like(x), x]) for x in (k, v))
+        ours = jax.jit(lambda *x: decode_attention(*x, SCALE))(q, *stacked, 1, intervals)
     np.testing.assert_allclose(ours, expected(*data)[0], atol=2e-5)
 
 
@@ -159,14 +160,19 @@ def test_decoding_reads_the_filled_part_of_the_cache_only():
     q, k, v = (rng.standard_normal((2, n, 2, 8)).astype(np.float32) for n in (1, 4096, 4096))
     k[:, 1024:] = v[:, 1024:] = np.nan
     intervals = Intervals(np.array([[5], [700]], np.int32), np.array([[1000], [1000]], np.int32))
-    assert np.isfinite(decode_attention(q, k, v, intervals, SCALE)).all()
+    assert np.isfinite(decode_attention(q, k[None], v[None], 0, intervals, SCALE)).all()
     cut = [np.asarray(x, np.float32) for x in (q, k[:, :1024], v[:, :1024])]
-    np.testing.assert_array_equal(decode_attention(q, k, v, intervals, SCALE), decode_attention(*cut, intervals, SCALE))
+    np.testing.assert_array_equal(
+        decode_attention(q, k[None], v[None], 0, intervals, SCALE),
+        decode_attention(cut[0], cut[1][None], cut[2][None], 0, intervals, SCALE),
+    )
 
 
 def test_decoding_copies_no_cache():
     q, k, v = shapes(1, 4, 2, 32, 32, jnp.float32, keys=1 << 16)
-    largest = largest_array(lambda *x: decode_attention(*x, SCALE), q, k, v, Intervals(*[jax.ShapeDtypeStruct((1, 1), jnp.int32)] * 2))
+    caches = [jax.ShapeDtypeStruct((3, *x.shape), x.dtype) for x in (k, v)]
+    intervals = Intervals(*[jax.ShapeDtypeStruct((1, 1), jnp.int32)] * 2)
+    largest = largest_array(lambda *x: decode_attention(*x[:3], 2, *x[3:], SCALE), q, *caches, intervals)
     assert largest <= 1024 * 4 * 32  # of a chunk: its products with each query head
 
 
@@ -179,19 +185,16 @@ def test_an_unknown_name_is_refused():
         choose(*shapes(), "flash")
 
 
-def test_decoding_is_for_few_queries():
-    x, interval = np.ones((1, 17, 1, 8), np.float32), np.tile(np.arange(17, dtype=np.int32), (1, 1))
-    with (
-        jax.set_mesh(make_mesh(devices=jax.devices()[:1])),
-        pytest.raises(UnsupportedAttentionError, match="at most 16 queries a row, these are 17"),
-    ):
-        on_one = [
-            jax.device_put(each, NamedSharding(jax.sharding.get_mesh(), spec("batch", "length", "heads", None))) for each in (x, x, x)
-        ]
-        lo, hi = (
-            jax.device_put(each, NamedSharding(jax.sharding.get_mesh(), spec("batch", "length"))) for each in (interval, interval + 1)
-        )
-        interval_attention(*on_one, Intervals(lo, hi), 1.0, "decoding")
+@pytest.mark.parametrize(
+    ("queries", "axes", "message"), [(17, {}, "at most 16 queries a row, these are 17"), (1, {"context": 8}, "context 1, not 8")]
+)
+def test_what_a_cache_cannot_be_read_by_is_refused(queries, axes, message):
+    q, k, v = shapes(queries, 4, 2, 8, 8, jnp.float32, keys=64)
+    caches = [jax.ShapeDtypeStruct((3, *x.shape), x.dtype) for x in (k, v)]
+    intervals = Intervals(*[jax.ShapeDtypeStruct(q.shape[:2], jnp.int32)] * 2)
+    mesh = make_mesh(**axes) if axes else make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh), pytest.raises(UnsupportedAttentionError, match=message):
+        jax.eval_shape(lambda q, k, v, intervals: cached_attention(q, k, v, 1, intervals, 1.0), q, *caches, intervals)
 
 
 def test_a_problem_in_a_shard_is_named_by_its_place_in_the_whole():

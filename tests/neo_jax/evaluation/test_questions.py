@@ -109,15 +109,17 @@ def shown(monkeypatch, tokenizer):
     return calls
 
 
-def answer(questions, tokenizer, rows):
+def answer(questions, tokenizer, tokens):
     settings = model(vocabulary=tokenizer.vocabulary + 7)
     with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
-        return asking.answer_questions(settings, Computation(), {}, questions, tokenizer, config.Evaluation(rows=rows, answer_tokens=32))
+        return asking.answer_questions(
+            settings, Computation(), {}, questions, tokenizer, config.Evaluation(tokens=tokens, answer_tokens=32)
+        )
 
 
 def test_blank_images_change_nothing_but_pixels(tokenizer, shown):
     questions = asking.read_questions([source()], WITH_IMAGES, tokenizer, seed=0, most=5)
-    answers = answer(questions, tokenizer, rows=8)
+    answers = answer(questions, tokenizer, tokens=8 * 96)
     (seen, _), (blank, options) = shown
     assert seen.keys() == blank.keys()
     for name, value in seen.items():
@@ -134,15 +136,15 @@ def test_blank_images_change_nothing_but_pixels(tokenizer, shown):
 
 def test_batches_are_whole_and_few_shapes(tokenizer, shown):
     questions = asking.read_questions([source()], WITH_IMAGES, tokenizer, seed=0, most=5)
-    answers = answer(questions, tokenizer, rows=2)
+    answers = answer(questions, tokenizer, tokens=2 * 96)
     assert [each.question.sample.key for each in answers] == ["a", "b", "c", "d", "f"]
     assert {batch["tokens"].shape[0] for batch, _ in shown} == {2}
-    assert all(batch["tokens"].shape[1] % asking.LENGTHS == 0 for batch, _ in shown)
+    assert all(batch["tokens"].shape[1] % 64 == 0 for batch, _ in shown)
 
 
 def test_questions_without_images_are_asked_once(tokenizer, shown):
     questions = asking.read_questions([source()], TEXT_ONLY, tokenizer, seed=0, most=5)
-    answers = answer(questions, tokenizer, rows=2)
+    answers = answer(questions, tokenizer, tokens=2 * 96)
     assert len(shown) == 1 and all(each.answer == each.blank_answer == "0 yes" for each in answers)
 
 

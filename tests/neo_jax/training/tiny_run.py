@@ -32,7 +32,7 @@ def tiny_config_dict(corpus: pathlib.Path, directory: pathlib.Path):
         phase.update({"context": 256, "segments": 8, "rows_per_step": 2})
     mid.update({"context": 512, "segments": 16, "rows_per_step": 2, "visual_tokens": 256, "images": 64})
     config.run.update({"directory": str(directory), "log_every": 1, "checkpoint_every": 2, "heldout_every": 2, "heldout_rows": 1})
-    config.evaluation.update({"questions": 2, "interim_questions": 2, "answer_tokens": 3, "rows": 8})
+    config.evaluation.update({"questions": 2, "interim_questions": 2, "answer_tokens": 3, "tokens": 2048})
     return config
 
 
