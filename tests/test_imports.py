@@ -7,7 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-COMMANDS = {"neo_jax.train", "neo_jax.plan", "neo_jax.parity", "neo_jax.demo", "neo_jax.init", "neo_jax.export"}
+COMMANDS = {"neo_jax.train", "neo_jax.plan", "neo_jax.parity", "neo_jax.demo", "neo_jax.init", "neo_jax.export", "neo_jax.chat"}
 COMMANDS |= {
     "data_pipelines.bench",
     "data_pipelines.check",
@@ -42,7 +42,7 @@ NEO_JAX = {
 # What of data_pipelines a room of neo_jax may import: schema and batches alone, but where inputs are opened, questions read or rows planned.
 SCHEMA = {"data_pipelines.schema", "data_pipelines.batch", "data_pipelines.storage", "data_pipelines.failures"}
 REGISTRY = ("neo_jax.config.sections", "data_pipelines.sources")  # the table of formats: its module imports no media library
-OPENS_DATA = {"neo_jax.publishing", "neo_jax.training", "neo_jax.evaluation", "neo_jax.runs", "neo_jax.planning", "neo_jax.drafting"}
+OPENS_DATA = {f"neo_jax.{room}" for room in ("training", "evaluation", "inference", "runs", "planning", "drafting", "publishing")}
 BASE = {
     "data_pipelines.conditions",
     "data_pipelines.schema",

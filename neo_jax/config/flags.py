@@ -1,6 +1,7 @@
 """Command-line flags of all commands: reads them into a dataclass, reports all problems together, and writes --help from the same dataclass.
 
---NAME=VALUE and --NAME VALUE are the same. Commands that train or plan take --config=FILE[:ARG] and --config.KEY=VALUE besides their own flags.
+--NAME=VALUE and --NAME VALUE are the same, and so are --NAME=A,B and --NAME=A --NAME=B. Commands that train or plan take --config=FILE[:ARG] and
+--config.KEY=VALUE besides their own flags.
 """
 
 from __future__ import annotations
@@ -120,7 +121,9 @@ def read_flags[T](kind: type[T], arguments: Sequence[str], command: Command) -> 
             alike = nearest(f"--{name}", [f"--{each}" for each in known if each != name]) if name and name not in known else ""
             problems.append(f"{written}: not understood{alike}: write {command.example}; --help shows all flags")
         else:
-            values[name.replace("-", "_")] = _value(types_[name], text, f"--{name}", problems)
+            field, value = name.replace("-", "_"), _value(types_[name], text, f"--{name}", problems)
+            # Lists may be given in several flags.
+            values[field] = (*values[field], *value) if isinstance(value, tuple) and isinstance(values.get(field), tuple) else value
     absent = [name.replace("_", "-") for name in required_fields(kind) if name not in values]
     missing = [f"--{name} is missing: write for example {command.example}" for name in absent]
     if problems or missing:

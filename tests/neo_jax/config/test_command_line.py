@@ -270,7 +270,7 @@ def test_config_arguments_of_a_launched_command() -> None:
     assert config_arguments(command) == ["--config=a.py", "--config.run.seed=3", "--config.run.directory=x"]
 
 
-@pytest.mark.parametrize("name", ["neo_jax.train", "neo_jax.plan", "neo_jax.parity", "neo_jax.demo", "neo_jax.init"])
+@pytest.mark.parametrize("name", [f"neo_jax.{name}" for name in ("train", "plan", "parity", "demo", "init", "export", "chat")])
 def test_every_command_describes_its_flags(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = importlib.import_module(name)
     with pytest.raises(SystemExit) as ended:

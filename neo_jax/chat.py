@@ -1,0 +1,242 @@
+"""Talks to a checkpoint: python -m neo_jax.chat --checkpoint=PLACE [--image=a.jpg] [--video=b.mp4] ["question"]."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated
+
+import jax
+
+from data_pipelines.schema import Clip, DataError, Media, PhaseSettings, Sample, SampleError, Turn
+from data_pipelines.text.marks import as_words
+from data_pipelines.text.tokenizers import load_tokenizer
+from neo_jax import config
+from neo_jax.config.fields import AboveZero, AtLeastZero, ConfigError, OneOf, Path, Positive, Seed, Text, Whole
+from neo_jax.config.flags import Command, read_flags
+from neo_jax.config.phase import DTYPES
+from neo_jax.exit_codes import CONFIGURATION, DATA, DONE
+from neo_jax.inference.answering import Answerer
+from neo_jax.inference.sampling import Sampling
+from neo_jax.interop.errors import WeightsError
+from neo_jax.model.computation import Computation
+from neo_jax.places import FolderPlace, RunPlace, open_place
+from neo_jax.runs.reading import CheckpointError
+from neo_jax.sharding import make_mesh
+
+# How a published NEO-ov reads pictures and clips where nothing else is asked for: the pixels of lmms-eval's settings for it.
+PUBLISHED = PhaseSettings("chat", 1, 32_768, 32_768, 1024, 1, 65_536, 4_194_304, 128, (1.0, 4.0), 512 * 512, {})
+HELP = "/image FILE and /video FILE add to the next question, /reset begins a new conversation, /quit ends"
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """The flags besides the question.
+
+    Attributes:
+      checkpoint: a run directory, RUN:STEP, RUN:PHASE, or the folder of a NEO or Qwen3.
+      image: pictures that stand before the question, in order.
+      video: clips that stand before the question, behind the pictures.
+      system: text of a system turn.
+      max_tokens: largest number of tokens of an answer.
+      temperature: 0: the most likely token each time; above: tokens are drawn.
+      top_k: tokens are drawn from so many of the most likely ones; 0: from all.
+      top_p: tokens are drawn from the most likely ones that have this probability together.
+      repetition_penalty: divides the logits of tokens that the conversation has; 1: none.
+      seed: of the draws.
+      stop: the answer ends before the first of these texts.
+      context: largest number of tokens of conversation and answer; 0: that of the checkpoint's phase, 32,768 for a published folder.
+      min_pixels: smallest number of pixels of a picture after resizing; 0: that of the phase, 65,536 for a published folder.
+      max_pixels: largest number; 0: that of the phase, 4,194,304 for a published folder.
+      frames: largest number of frames of a clip; 0: that of the phase, 128 for a published folder.
+      dtype: type of the parameters and activations; without it, what the phase computes in; for a published folder bfloat16 on an accelerator and
+        float32 on a CPU.
+    """
+
+    checkpoint: Path
+    image: tuple[Text, ...] = ()
+    video: tuple[Text, ...] = ()
+    system: str = ""
+    max_tokens: Positive = 512
+    temperature: AtLeastZero = 0.0
+    top_k: Whole = 0
+    top_p: AboveZero = 1.0
+    repetition_penalty: AboveZero = 1.0
+    seed: Seed = 0
+    stop: tuple[Text, ...] = ()
+    context: Whole = 0
+    min_pixels: Whole = 0
+    max_pixels: Whole = 0
+    frames: Whole = 0
+    dtype: Annotated[str, OneOf(("", *DTYPES))] = ""
+
+    def sampling(self) -> Sampling:
+        return Sampling(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Sampling)})
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from self.sampling().problems()
+
+
+COMMAND = Command(
+    "neo_jax.chat",
+    "Answers a question about pictures, clips and text with a checkpoint, on all devices of this machine. Without a question it reads them from the "
+    f"terminal: {HELP}.",
+    '--checkpoint=runs/mine --image=cat.jpg "How many cats?"',
+    {
+        DONE: "answered",
+        DATA: "a picture, a clip or the tokenizer cannot be used",
+        CONFIGURATION: "a flag is wrong, or the checkpoint cannot be read",
+    },
+    operands="[QUESTION]",
+)
+
+
+def mesh_for(model: config.Model) -> jax.sharding.Mesh:
+    """Returns a mesh over all devices of this machine: heads over as many as they divide by, other parameters over the rest."""
+    devices = jax.local_devices()
+    tensor = math.gcd(len(devices), model.kv_heads)
+    return make_mesh(fsdp=len(devices) // tensor, tensor=tensor, devices=devices)
+
+
+def open_answerer(flags: Flags, place: RunPlace | FolderPlace, tell: Callable[[str], None]) -> Answerer:
+    """Loads a checkpoint onto the current mesh.
+
+    Raises WeightsError, CheckpointError, or DataError if there is no tokenizer or it does not fit the model.
+    """
+    if place.tokenizer is None:
+        raise DataError(f"{flags.checkpoint} holds no tokenizer.json or tokenizer.model: put it there, as published")
+    tokenizer = load_tokenizer(place.tokenizer.path, place.tokenizer.add_special_tokens)
+    if tokenizer.vocabulary > place.model.vocabulary:
+        ids, rows = f"{tokenizer.vocabulary:,}", f"{place.model.vocabulary:,}"
+        raise DataError(
+            f"tokenizer {place.tokenizer.path} has {ids} ids, the model has rows for {rows}: it is not that of these parameters"
+        )
+    began = time.monotonic()
+    dtype = flags.dtype or _own_dtype(place)
+    tell(f"reading {place.text} ({place.model.parameters():,} parameters, {dtype})")
+    parameters = place.parameters(dtype)
+    jax.block_until_ready(parameters)
+    tell(f"read in {time.monotonic() - began:.0f} s; the first answer compiles its programs")
+    computation = Computation(place.architecture, dtype)
+    return Answerer(place.model, computation, parameters, tokenizer, _limits(flags, place))
+
+
+def _own_dtype(place: RunPlace | FolderPlace) -> str:
+    if isinstance(place, RunPlace):
+        return place.phase.compute_dtype
+    return "float32" if jax.devices()[0].platform == "cpu" else "bfloat16"
+
+
+def _limits(flags: Flags, place: RunPlace | FolderPlace) -> PhaseSettings:
+    if isinstance(place, RunPlace):
+        limits = dataclasses.replace(place.phase.input(), jpeg_quality=(0, 0))
+    else:
+        limits = PUBLISHED if place.architecture == "neo" else dataclasses.replace(PUBLISHED, visual_tokens=0, images=0, frames=0)
+    given = {name: getattr(flags, name) for name in ("context", "min_pixels", "max_pixels", "frames") if getattr(flags, name)}
+    return dataclasses.replace(limits, **given)
+
+
+class Conversation:
+    """The turns so far, with their media.
+
+    Args:
+      pictures: policy by which pictures are read.
+      system: text of a system turn; "": none.
+    """
+
+    def __init__(self, pictures: str, system: str):
+        self._pictures = pictures
+        self._turns = [Turn("system", as_words(system))] if system else []
+        self._images: list[Media] = []
+        self._clips: list[Clip] = []
+
+    def asking(self, question: str, images: Sequence[str], videos: Sequence[str]) -> Sample:
+        """Returns the conversation with this question as its last turn. Raises SampleError for a file that does not exist."""
+        marks = "<image>\n" * len(images) + "<video>\n" * len(videos)
+        turn = Turn("user", marks + as_words(question))
+        self._asked = (turn, [self._media(name) for name in images], [Clip((self._media(name),)) for name in videos])
+        return Sample("question", (*self._turns, turn), (*self._images, *self._asked[1]), (*self._clips, *self._asked[2]))
+
+    def answered(self, answer: str) -> None:
+        """Keeps the last question and its answer."""
+        turn, images, clips = self._asked
+        self._turns += [turn, Turn("assistant", as_words(answer))]
+        self._images += images
+        self._clips += clips
+
+    def _media(self, name: str) -> Media:
+        if not pathlib.Path(name).exists():
+            raise SampleError("unreadable_file", f"{name} does not exist")
+        return Media(name, path=str(pathlib.Path(name).resolve()), pictures=self._pictures)
+
+
+def answer(
+    answerer: Answerer, conversation: Conversation, flags: Flags, question: str, images: Sequence[str], videos: Sequence[str]
+) -> None:
+    """Prints the answer as it is written, and keeps it in the conversation. Raises SampleError if the question cannot be read."""
+    parts = []
+    for part in answerer.stream(conversation.asking(question, images, videos), flags.sampling(), flags.max_tokens, flags.stop):
+        parts.append(part)
+        print(part, end="", flush=True)
+    print(flush=True)
+    conversation.answered("".join(parts))
+
+
+def talk(answerer: Answerer, pictures: str, flags: Flags, lines: Iterator[str]) -> None:
+    """Answers questions until the lines end, or /quit."""
+    conversation, images, videos = Conversation(pictures, flags.system), list(flags.image), list(flags.video)
+    for line in lines:
+        word, _, rest = line.strip().partition(" ")
+        if word == "/quit":
+            return
+        if word == "/reset":
+            conversation, images, videos = Conversation(pictures, flags.system), [], []
+        elif word in ("/image", "/video") and pathlib.Path(rest.strip()).exists():
+            (images if word == "/image" else videos).append(rest.strip())
+        elif word in ("/image", "/video"):
+            print(f"{rest.strip() or 'no file'} does not exist", file=sys.stderr)
+        elif word.startswith("/"):
+            print(HELP, file=sys.stderr)
+        elif word:
+            try:
+                answer(answerer, conversation, flags, line.strip(), images, videos)
+            except SampleError as error:
+                print(f"error: {error}; /reset begins a new conversation", file=sys.stderr)
+            images, videos = [], []
+
+
+def _lines() -> Iterator[str]:
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "")
+        except (EOFError, KeyboardInterrupt):
+            return
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    try:
+        flags, operands = read_flags(Flags, arguments, COMMAND)
+        place = open_place(flags.checkpoint)
+        with jax.set_mesh(mesh_for(place.model)):
+            answerer = open_answerer(flags, place, lambda line: print(line, file=sys.stderr, flush=True))
+            if operands:
+                answer(answerer, Conversation(place.pictures, flags.system), flags, " ".join(operands), flags.image, flags.video)
+            else:
+                print(HELP, file=sys.stderr)
+                talk(answerer, place.pictures, flags, _lines())
+    except (ConfigError, WeightsError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return CONFIGURATION
+    except (DataError, SampleError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return DATA
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
