@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import jax
 
-from data_pipelines.schema import Clip, DataError, Media, PhaseSettings, Sample, SampleError, Turn
+from data_pipelines.schema import Clip, DataError, Media, Sample, SampleError, Turn
 from data_pipelines.text.marks import as_words
-from data_pipelines.text.tokenizers import load_tokenizer
-from neo_jax import config
 from neo_jax.config.fields import AboveZero, AtLeastZero, ConfigError, OneOf, Path, Positive, Seed, Text, Whole
 from neo_jax.config.flags import Command, read_flags
 from neo_jax.config.phase import DTYPES
 from neo_jax.exit_codes import CONFIGURATION, DATA, DONE
 from neo_jax.inference.answering import Answerer
+from neo_jax.inference.opening import Overrides, mesh_for, open_answerer
 from neo_jax.inference.sampling import Sampling
 from neo_jax.interop.errors import WeightsError
-from neo_jax.model.computation import Computation
-from neo_jax.places import FolderPlace, RunPlace, open_place
+from neo_jax.places import open_place
 from neo_jax.runs.reading import CheckpointError
-from neo_jax.sharding import make_mesh
 
-# How a published NEO-ov reads pictures and clips where nothing else is asked for: the pixels of lmms-eval's settings for it.
-PUBLISHED = PhaseSettings("chat", 1, 32_768, 32_768, 1024, 1, 65_536, 4_194_304, 128, (1.0, 4.0), 512 * 512, {})
 HELP = "/image FILE and /video FILE add to the next question, /reset begins a new conversation, /quit ends"
 
 
@@ -74,6 +67,9 @@ class Flags:
     frames: Whole = 0
     dtype: Annotated[str, OneOf(("", *DTYPES))] = ""
 
+    def overrides(self) -> Overrides:
+        return Overrides(self.context, self.min_pixels, self.max_pixels, self.frames, self.dtype)
+
     def sampling(self) -> Sampling:
         return Sampling(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Sampling)})
 
@@ -93,51 +89,6 @@ COMMAND = Command(
     },
     operands="[QUESTION]",
 )
-
-
-def mesh_for(model: config.Model) -> jax.sharding.Mesh:
-    """Returns a mesh over all devices of this machine: heads over as many as they divide by, other parameters over the rest."""
-    devices = jax.local_devices()
-    tensor = math.gcd(len(devices), model.kv_heads)
-    return make_mesh(fsdp=len(devices) // tensor, tensor=tensor, devices=devices)
-
-
-def open_answerer(flags: Flags, place: RunPlace | FolderPlace, tell: Callable[[str], None]) -> Answerer:
-    """Loads a checkpoint onto the current mesh.
-
-    Raises WeightsError, CheckpointError, or DataError if there is no tokenizer or it does not fit the model.
-    """
-    if place.tokenizer is None:
-        raise DataError(f"{flags.checkpoint} holds no tokenizer.json or tokenizer.model: put it there, as published")
-    tokenizer = load_tokenizer(place.tokenizer.path, place.tokenizer.add_special_tokens)
-    if tokenizer.vocabulary > place.model.vocabulary:
-        ids, rows = f"{tokenizer.vocabulary:,}", f"{place.model.vocabulary:,}"
-        raise DataError(
-            f"tokenizer {place.tokenizer.path} has {ids} ids, the model has rows for {rows}: it is not that of these parameters"
-        )
-    began = time.monotonic()
-    dtype = flags.dtype or _own_dtype(place)
-    tell(f"reading {place.text} ({place.model.parameters():,} parameters, {dtype})")
-    parameters = place.parameters(dtype)
-    jax.block_until_ready(parameters)
-    tell(f"read in {time.monotonic() - began:.0f} s; the first answer compiles its programs")
-    computation = Computation(place.architecture, dtype)
-    return Answerer(place.model, computation, parameters, tokenizer, _limits(flags, place))
-
-
-def _own_dtype(place: RunPlace | FolderPlace) -> str:
-    if isinstance(place, RunPlace):
-        return place.phase.compute_dtype
-    return "float32" if jax.devices()[0].platform == "cpu" else "bfloat16"
-
-
-def _limits(flags: Flags, place: RunPlace | FolderPlace) -> PhaseSettings:
-    if isinstance(place, RunPlace):
-        limits = dataclasses.replace(place.phase.input(), jpeg_quality=(0, 0))
-    else:
-        limits = PUBLISHED if place.architecture == "neo" else dataclasses.replace(PUBLISHED, visual_tokens=0, images=0, frames=0)
-    given = {name: getattr(flags, name) for name in ("context", "min_pixels", "max_pixels", "frames") if getattr(flags, name)}
-    return dataclasses.replace(limits, **given)
 
 
 class Conversation:
@@ -223,7 +174,7 @@ def main(arguments: Sequence[str]) -> int:
         flags, operands = read_flags(Flags, arguments, COMMAND)
         place = open_place(flags.checkpoint)
         with jax.set_mesh(mesh_for(place.model)):
-            answerer = open_answerer(flags, place, lambda line: print(line, file=sys.stderr, flush=True))
+            answerer = open_answerer(place, flags.overrides(), lambda line: print(line, file=sys.stderr, flush=True))
             if operands:
                 answer(answerer, Conversation(place.pictures, flags.system), flags, " ".join(operands), flags.image, flags.video)
             else:

@@ -7,7 +7,16 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-COMMANDS = {"neo_jax.train", "neo_jax.plan", "neo_jax.parity", "neo_jax.demo", "neo_jax.init", "neo_jax.export", "neo_jax.chat"}
+COMMANDS = {
+    "neo_jax.train",
+    "neo_jax.plan",
+    "neo_jax.parity",
+    "neo_jax.demo",
+    "neo_jax.init",
+    "neo_jax.export",
+    "neo_jax.chat",
+    "neo_jax.evaluate",
+}
 COMMANDS |= {
     "data_pipelines.bench",
     "data_pipelines.check",
@@ -33,7 +42,7 @@ NEO_JAX = {
     "neo_jax.interop": LOW | {"neo_jax.model"},
     "neo_jax.places": LOW | {"neo_jax.model", "neo_jax.runs", "neo_jax.interop"},
     "neo_jax.publishing": LOW | {"neo_jax.runs", "neo_jax.interop", "neo_jax.places"},
-    "neo_jax.inference": LOW | {"neo_jax.attention", "neo_jax.model"},
+    "neo_jax.inference": LOW | {"neo_jax.attention", "neo_jax.model", "neo_jax.places"},
     "neo_jax.evaluation": LOW | {"neo_jax.model", "neo_jax.inference", "neo_jax.processes", "neo_jax.runs"},
     "neo_jax.training": LOW
     | {f"neo_jax.{room}" for room in ("attention", "model", "processes", "runs", "interop", "places", "inference", "evaluation")},

@@ -1,4 +1,4 @@
-"""Answers one conversation at a time, in pieces of text as they are written."""
+"""Answers conversations: one in pieces of text as they are written, or many in batches."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 
 from data_pipelines.documents import prompt_document
 from data_pipelines.loading.prompts import prompt_inputs
-from data_pipelines.schema import PhaseSettings, Sample, SampleError, Turn
+from data_pipelines.schema import Document, PhaseSettings, Sample, SampleError, Turn
 from data_pipelines.text.tokenizers import Tokenizer
 from neo_jax import config
-from neo_jax.inference.generate import Program, decode, fetch, on_mesh, prefill
+from neo_jax.inference.batches import prompt_batches
+from neo_jax.inference.generate import Program, decode, fetch, generate, on_mesh, prefill
 from neo_jax.inference.sampling import Sampling
 from neo_jax.model.backbone import Parameters
 from neo_jax.model.computation import Computation
-from neo_jax.sharding import row_shards, to_devices
+from neo_jax.sharding import own_rows, row_shards, to_devices
 
 PIECE = 4  # tokens between two pieces of text
 SMALLEST = 64  # room of the shortest prompts and answers
@@ -38,6 +39,54 @@ class Answerer:
     tokenizer: Tokenizer
     limits: PhaseSettings
 
+    @property
+    def _end(self) -> int:
+        return self.tokenizer.special["<|im_end|>"]
+
+    @property
+    def _image_token(self) -> int:
+        return self.tokenizer.special["<IMG_CONTEXT>"]
+
+    @property
+    def _program(self) -> Program:
+        banned = tuple(self.tokenizer.special[name] for name in ("<img>", "</img>", "<IMG_CONTEXT>"))
+        banned += tuple(range(self.tokenizer.vocabulary, self.model.vocabulary))  # rows of the embedding table that belong to no token
+        return Program(self.model, self.computation, (self._end,), banned)
+
+    def document(self, conversation: Sample, max_tokens: int, seed: int = 0) -> Document:
+        """Returns the prompt of a conversation whose last turn is the user's. Raises SampleError if it cannot be read or is too long."""
+        asked = dataclasses.replace(conversation, turns=(*conversation.turns, Turn("assistant", "")))
+        document = prompt_document(asked, self.limits, self.tokenizer, seed)
+        tokens, most = len(document.tokens), self.limits.context
+        if (need := tokens + max_tokens) > most:
+            raise SampleError(
+                "too_long", f"{conversation.key} has {tokens:,} tokens, with {max_tokens:,} for the answer {need:,} of {most:,} (context)"
+            )
+        return document
+
+    def answers(
+        self, documents: Sequence[Document], samplings: Sequence[Sampling], max_tokens: int, tokens: int
+    ) -> Iterator[tuple[tuple[int, ...], list[str]]]:
+        """Yields the answers to prompts, a batch at a time: their numbers, and their texts.
+
+        Args:
+          documents: from `document`.
+          samplings: settings of each.
+          max_tokens: most tokens of an answer.
+          tokens: largest number of tokens of a batch, room for the answers counted.
+        """
+        for batch in prompt_batches(documents, max_tokens, tokens, row_shards()):
+            shape = batch.shape
+            filled = [*batch.numbers, *[batch.numbers[-1]] * (shape.rows - len(batch.numbers))]  # all batches of a shape have as many rows
+            own = [documents[filled[row]] for part in own_rows(shape.rows) for row in part]
+            inputs = to_devices(prompt_inputs(own, shape.length, shape.visual_tokens, self._image_token))
+            written = generate(self._program, self.parameters, inputs, [samplings[number] for number in filled], max_tokens)
+            yield batch.numbers, [self._text(row) for row in written[: len(batch.numbers)]]
+
+    def _text(self, ids: np.ndarray) -> str:
+        ends = np.flatnonzero(ids == self._end)
+        return self.tokenizer.decode(ids[: ends[0] if len(ends) else None].tolist())
+
     def stream(self, conversation: Sample, sampling: Sampling, max_tokens: int, stops: Sequence[str] = ()) -> Iterator[str]:
         """Yields the answer to a conversation in pieces.
 
@@ -49,22 +98,12 @@ class Answerer:
         Raises:
           SampleError: the conversation cannot be read, or is too long.
         """
-        special = self.tokenizer.special
-        end = special["<|im_end|>"]
-        banned = tuple(special[name] for name in ("<img>", "</img>", "<IMG_CONTEXT>"))
-        banned += tuple(range(self.tokenizer.vocabulary, self.model.vocabulary))  # rows of the embedding table that belong to no token
-        program = Program(self.model, self.computation, (end,), banned)
-        asked = dataclasses.replace(conversation, turns=(*conversation.turns, Turn("assistant", "")))
-        document = prompt_document(asked, self.limits, self.tokenizer, sampling.seed)
+        program, end = self._program, self._end
+        document = self.document(conversation, max_tokens, sampling.seed)
         tokens, visual = len(document.tokens), len(document.visual)
-        if (need := tokens + max_tokens) > self.limits.context:
-            raise SampleError(
-                "too_long",
-                f"the conversation has {tokens:,} tokens, with {max_tokens:,} for the answer {need:,} of {self.limits.context:,}",
-            )
         rows = row_shards()  # each computes the same: a batch has at least one row of every shard
         length, room = _room(tokens), _room(max_tokens)
-        inputs = to_devices(prompt_inputs([document] * rows, length, _room(visual) if visual else 0, special["<IMG_CONTEXT>"]))
+        inputs = to_devices(prompt_inputs([document] * rows, length, _room(visual) if visual else 0, self._image_token))
         state = prefill(program, self.parameters, inputs, on_mesh([sampling] * rows), length + room)
         ids, text = [int(fetch(state.token)[0])], Text(stops)
         while ids[-1] != end and len(ids) < max_tokens:

@@ -163,17 +163,33 @@ def greedy(
       [B, max_tokens] int32: the answers of all rows, in every process.
     """
     program = Program(model, computation, (stop,), banned_ids)
-    sampling = on_mesh([GREEDY] * prompts.tokens.shape[0])
-    decoding = prefill(program, parameters, prompts, sampling, prompts.tokens.shape[1] + max_tokens)
+    return generate(program, parameters, prompts, [GREEDY] * prompts.tokens.shape[0], max_tokens)
+
+
+def generate(program: Program, parameters: Parameters, prompts: ModelInputs, samplings: Sequence[Sampling], max_tokens: int) -> np.ndarray:
+    """Writes the answers of a batch.
+
+    Args:
+      prompts: as for `prefill`.
+      samplings: settings of each row.
+      max_tokens: most tokens of an answer.
+
+    Returns:
+      [B, max_tokens] int32: the answers of all rows, in every process. A stop token is kept, and the rest of the row is filled with the first of
+      `program.stop_ids`.
+    """
+    stops = np.asarray(program.stop_ids or (-1,))
+    decoding = prefill(program, parameters, prompts, on_mesh(samplings), prompts.tokens.shape[1] + max_tokens)
     parts, left = [fetch(decoding.token)[:, None]], max_tokens - 1
     while left and not fetch(decoding.stopped).all():
         tokens, count, decoding = decode(program, parameters, decoding, np.int32(left))
         parts.append(fetch(tokens)[:, : int(count)])
         left -= int(count)
     answers = np.concatenate(parts, axis=1)
-    ended = np.cumsum(answers == stop, axis=1) > 0
-    answers = np.where(ended, stop, answers)
-    return np.pad(answers, ((0, 0), (0, max_tokens - answers.shape[1])), constant_values=stop)
+    ended = np.cumsum(np.isin(answers, stops), axis=1) > 0
+    after = np.pad(ended, ((0, 0), (1, 0)))[:, :-1]  # behind the first stop token
+    answers = np.where(after, stops[0], answers)
+    return np.pad(answers, ((0, 0), (0, max_tokens - answers.shape[1])), constant_values=stops[0])
 
 
 def on_mesh(samplings: Sequence[Sampling]) -> RowSampling:

@@ -270,7 +270,7 @@ def test_config_arguments_of_a_launched_command() -> None:
     assert config_arguments(command) == ["--config=a.py", "--config.run.seed=3", "--config.run.directory=x"]
 
 
-@pytest.mark.parametrize("name", [f"neo_jax.{name}" for name in ("train", "plan", "parity", "demo", "init", "export", "chat")])
+@pytest.mark.parametrize("name", [f"neo_jax.{name}" for name in ("train", "plan", "parity", "demo", "init", "export", "chat", "evaluate")])
 def test_every_command_describes_its_flags(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = importlib.import_module(name)
     with pytest.raises(SystemExit) as ended:

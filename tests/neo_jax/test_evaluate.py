@@ -1,0 +1,126 @@
+"""The command: one's own rows answered, scored, compared; stopped and started again; what it refuses."""
+
+import json
+import pathlib
+
+import pytest
+from PIL import Image
+
+from neo_jax import chat, evaluate
+from neo_jax.evaluation.results import Result, differences_of, read_answers, scores_of
+from neo_jax.exit_codes import CONFIGURATION, DATA, DONE
+from tests.neo_jax.test_chat import run  # noqa: F401 (a fixture)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> pathlib.Path:
+    """Nine questions about pictures of two shades, in two families; some have several accepted answers."""
+    folder = tmp_path_factory.mktemp("rows")
+    for shade in (40, 220):
+        Image.new("RGB", (64, 64), (shade, 60, 60)).save(folder / f"{shade}.png")
+    lines = []
+    for number in range(9):
+        question = {"role": "user", "content": "<image>\n" + "Is it red? " * (1 + 3 * (number % 3))}
+        row = {"messages": [question], "images": [f"{(40, 220)[number % 2]}.png"], "family": ("dark", "light")[number % 2]}
+        if number % 3:
+            row["answers"] = ["yes", f"answer {number}"]
+        else:
+            row["messages"].append({"role": "assistant", "content": "no"})
+        lines.append(json.dumps(row))
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "rows.jsonl"
+
+
+def score(run, output, rows, *arguments) -> int:  # noqa: F811
+    return evaluate.main(
+        [f"--checkpoint={run}", f"--output={output}", f"--media-root={rows.parent}", str(rows), "--max-tokens=4", *arguments]
+    )
+
+
+def test_rows_are_answered_and_scored(run, rows, tmp_path, capsys):  # noqa: F811
+    """The answers are those of chat; few at a time or many make no difference."""
+    assert score(run, tmp_path / "one", rows) == DONE
+    out = capsys.readouterr().out
+    assert "dark" in out and "light" in out and "all" in out and out.splitlines()[1].split()[1] == "5"
+    settings, results = read_answers(tmp_path / "one" / "answers.jsonl")
+    assert settings["metric"] == "exact" and len(results) == 9
+    first = next(each for each in results if each.key == "rows.jsonl:1")
+    assert first.family == "dark" and first.answers == ("no",)
+    assert chat.main([f"--checkpoint={run}", f"--image={rows.parent / '40.png'}", "Is it red? ", "--max-tokens=4"]) == DONE
+    assert capsys.readouterr().out.strip() == first.prediction.strip()
+    assert score(run, tmp_path / "two", rows, "--tokens=1", f"--compare={tmp_path / 'one'}") == DONE
+    assert sorted(read_answers(tmp_path / "two" / "answers.jsonl")[1], key=str) == sorted(results, key=str)
+    assert f"less {tmp_path / 'one'}" in capsys.readouterr().out
+    scores = json.loads((tmp_path / "one" / "scores.json").read_text())["scores"]
+    assert set(scores) == {"dark", "light", "all"} and scores["all"]["questions"] == 9
+
+
+def test_it_goes_on_where_it_was_stopped(run, rows, tmp_path, capsys, monkeypatch):  # noqa: F811
+    assert score(run, tmp_path / "whole", rows) == DONE
+    whole = (tmp_path / "whole" / "answers.jsonl").read_text()
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "answers.jsonl").write_text("".join(whole.splitlines(keepends=True)[:4]) + '{"key": "rows.js')
+    asked = []
+    document = chat.Answerer.document
+    monkeypatch.setattr(chat.Answerer, "document", lambda self, sample, *rest: asked.append(sample.key) or document(self, sample, *rest))
+    assert score(run, tmp_path / "cut", rows) == DONE
+    assert len(asked) == 6
+    assert sorted((tmp_path / "cut" / "answers.jsonl").read_text().splitlines()) == sorted(whole.splitlines())
+    assert (tmp_path / "cut" / "scores.json").read_text() == (tmp_path / "whole" / "scores.json").read_text()
+    capsys.readouterr()
+    assert score(run, tmp_path / "cut", rows, "--blank") == DATA
+    assert "holds answers to other settings (blank differ)" in capsys.readouterr().err
+    asked.clear()
+    assert score(run, tmp_path / "whole", rows) == DONE and asked == []
+
+
+def test_blank_pictures_are_all_the_same(run, rows, tmp_path, capsys):  # noqa: F811
+    assert score(run, tmp_path / "blank", rows, "--blank", "--most=1") == DONE
+    results = read_answers(tmp_path / "blank" / "answers.jsonl")[1]
+    assert [each.key for each in sorted(results, key=str)] == ["rows.jsonl:1", "rows.jsonl:2"]
+
+
+BROKEN = [
+    ("[1", "rows.jsonl:1: not JSON"),
+    ('{"messages": [{"role": "user", "content": "Hi"}]}', "rows.jsonl:1: has no answer"),
+    ('{"messages": [{"role": "user", "content": "Hi"}], "answers": "yes"}', "'answers' must be a list of texts"),
+    ('{"messages": [{"role": "user", "content": "<image>Hi"}, {"role": "assistant", "content": "a"}], "images": ["none.png"]}', "none.png"),
+    ('{"image_path_2": "a.png", "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "a"}]}', "unknown_key"),
+    ('{"text": "words"}', "has no answer"),
+    ("", "holds no rows"),
+    ('{"messages": [{"role": "user", "content": "' + "long " * 400 + '"}, {"role": "assistant", "content": "a"}]}', "of context"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BROKEN)
+def test_rows_that_cannot_be_asked_are_named(run, tmp_path, capsys, line, message):  # noqa: F811
+    file = tmp_path / "rows.jsonl"
+    file.write_text(line + "\n")
+    assert score(run, tmp_path / "out", file) == DATA
+    errors = capsys.readouterr().err.splitlines()[-1]
+    assert errors.startswith("error: ") and message in errors
+
+
+def test_flags_that_do_not_fit(run, rows, tmp_path, capsys):  # noqa: F811
+    assert score(run, tmp_path / "out", rows, "--metric=regex") == CONFIGURATION
+    assert "--pattern: belongs to --metric=regex" in capsys.readouterr().err
+    assert score(run, tmp_path / "out", rows, "--metric=regex", "--pattern=(") == CONFIGURATION
+    assert "is no regular expression" in capsys.readouterr().err
+    assert score(run, tmp_path / "out", rows, "more.jsonl") == CONFIGURATION
+    assert "name one file of rows" in capsys.readouterr().err
+
+
+def results_of(scores: dict[str, float]) -> list[Result]:
+    return [Result(key, key[0], "", ("a",), value) for key, value in scores.items()]
+
+
+def test_scores_and_paired_differences():
+    ours = results_of({"a1": 1, "a2": 0, "a3": 1, "b1": 0.5})
+    scores = scores_of(ours)
+    assert scores["a"].mean == pytest.approx(2 / 3) and scores["all"].mean == 0.625 and scores["all"].questions == 4
+    half = 1.959964 * (1 / 3) ** 0.5 / 3**0.5
+    assert (scores["a"].low, scores["a"].high) == pytest.approx((2 / 3 - half, 2 / 3 + half))
+    theirs = results_of({"a1": 1, "a2": 1, "a3": 1, "c1": 0})
+    differences = differences_of(ours, theirs)
+    assert set(differences) == {"all"} and differences["all"].questions == 3 and differences["all"].mean == pytest.approx(-1 / 3)
+    assert differences_of(ours, []) == {}
