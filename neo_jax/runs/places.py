@@ -53,6 +53,7 @@ def find(place: str) -> Found:
       CheckpointError: there is no such checkpoint, or it cannot be read.
     """
     run, which = split_place(place)
+    run = run.absolute()  # Orbax opens no relative path
     steps = sorted((int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()), reverse=True)
     if not steps:
         raise CheckpointError(f"{run} holds no checkpoint yet: its first one is written after run.checkpoint_every steps")

@@ -37,10 +37,11 @@ def ask(*arguments: str) -> int:
     return chat.main([*arguments, "--max-tokens=4"])
 
 
-def test_a_question_is_answered(run, tmp_path, picture, capsys):
-    """The export of a run gives the run's answers."""
+def test_a_question_is_answered(run, tmp_path, picture, capsys, monkeypatch):
+    """The export of a run gives the run's answers. Places may be relative."""
     plain = shutil.copy(picture, tmp_path / "a.png")
-    assert ask(f"--checkpoint={run}", f"--image={plain}", "What is it?") == DONE
+    monkeypatch.chdir(run.parent)
+    assert ask(f"--checkpoint={run.name}", f"--image={plain}", "What is it?") == DONE
     out, err = capsys.readouterr()
     assert out.strip() and out.count("\n") >= 1 and "reading" in err and "parameters, float32" in err
     assert export.main([f"--checkpoint={run}", f"--output={tmp_path / 'out'}"]) == DONE
