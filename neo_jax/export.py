@@ -94,8 +94,7 @@ def _of_folder(place: FolderPlace, dtype: str | None) -> Iterator[tuple[str, np.
 
 def _of_run(place: RunPlace, dtype: str | None) -> Iterator[tuple[str, np.ndarray]]:
     with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
-        parameters = place.parameters()
-        for name, value in to_official(table_of(place.model, place.architecture), parameters):
+        for name, value in to_official(table_of(place.model, place.architecture), place.one_by_one()):
             yield name, value.astype(dtype or value.dtype, copy=False)
 
 

@@ -8,8 +8,10 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import jax
 
 from neo_jax import config
 from neo_jax.interop.config_fields import neo_model, qwen3_model, read_config
@@ -19,7 +21,7 @@ from neo_jax.interop.tensors import StoredTensor, open_folder
 from neo_jax.model.backbone import Parameters, abstract
 from neo_jax.model.freezing import split
 from neo_jax.runs.places import Found, find, is_run, split_place
-from neo_jax.runs.reading import CheckpointError, DamagedError, check_arrays, read_arrays
+from neo_jax.runs.reading import CheckpointError, DamagedError, check_arrays, read_one_by_one
 from neo_jax.runs.record import describe
 
 ENDS = 1 << 20  # bytes at each end of a file that tell it from another
@@ -75,18 +77,20 @@ class RunPlace(Place):
         self.pictures = policies.pop() if len(policies) == 1 else "faithful"
 
     def parameters(self, dtype: str | None = None) -> Parameters:
+        return {name: value.astype(dtype or value.dtype) for name, value in self.one_by_one()}
+
+    def one_by_one(self) -> Iterator[tuple[str, jax.Array]]:
+        """Yields the parameters as they are stored, on the current mesh. Raises CheckpointError, perhaps only behind the last one."""
         stored = self.settings.optimizer.parameter_dtype
         shapes = {name: shape.update(dtype=stored) for name, shape in abstract(self.model, self.architecture).items()}
         trainable, frozen = split(shapes, self.phase.trains)
-        wanted = {"trainable": trainable, "frozen": frozen}
+        wanted = {part: shapes for part, shapes in (("trainable", trainable), ("frozen", frozen)) if shapes}
         of_parameters = {name: text for name, text in self.found.arrays.items() if not name.startswith("['moments']")}
         check_arrays(self.found.folder, of_parameters, describe(wanted))
         try:
-            read = read_arrays(self.found.folder, wanted, self.found.checksums)
+            yield from read_one_by_one(self.found.folder, wanted, self.found.checksums)
         except DamagedError as error:
             raise CheckpointError(f"{self.found.folder} is damaged ({error}): name another step") from None
-        parameters = read["trainable"] | read["frozen"]
-        return {name: value.astype(dtype or stored) for name, value in parameters.items()}
 
     def identity(self) -> str:
         return _digest([self.found.record.position.step, sorted(self.found.checksums.items())])

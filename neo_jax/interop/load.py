@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -59,12 +59,13 @@ def to_ours(table: Table, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     return converted
 
 
-def to_official(table: Table, parameters: Mapping[str, jax.Array]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the official tensors of parameters one by one, by name: contiguous arrays of the host."""
-    for entry in table:
-        value = parameters[entry.parameter]
-        array = np.asarray(value if entry.layer is None else value[entry.layer])
-        yield entry.name, np.ascontiguousarray(entry.layout.official(array))
+def to_official(table: Table, parameters: Iterable[tuple[str, jax.Array]]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the official tensors of parameters, in the order in which these come, by name: contiguous arrays of the host."""
+    groups = by_parameter(table)
+    for name, value in parameters:
+        for entry in groups[name]:
+            array = np.asarray(value if entry.layer is None else value[entry.layer])
+            yield entry.name, np.ascontiguousarray(entry.layout.official(array))
 
 
 def by_parameter(table: Table) -> dict[str, list[Entry]]:

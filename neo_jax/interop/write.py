@@ -17,6 +17,7 @@ from neo_jax.interop.errors import WeightsError
 from neo_jax.interop.tensors import INDEX, SINGLE
 
 FILE_BYTES = 10**9  # of a .safetensors file, unless one tensor is larger: so much is held in the host's memory
+FILE_MODE = 0o644
 FREE_SPACE = 1.02  # that writing needs, as a multiple of the tensors' size
 
 
@@ -43,7 +44,7 @@ def write_folder(
 
     Args:
       output: the folder; it must not exist, or be empty.
-      specs: the tensors in the order in which `tensors` gives them.
+      specs: the tensors, in any order.
       tensors: name and values of each; one .safetensors file's are held in memory at a time.
       files: contents of further files, or files to copy, by name.
       file_bytes: largest size of a .safetensors file with several tensors.
@@ -79,34 +80,41 @@ def _check_space(folder: pathlib.Path, specs: Sequence[TensorSpec]) -> None:
 
 
 def _write_tensors(folder: pathlib.Path, specs: Sequence[TensorSpec], tensors: Iterator[tuple[str, np.ndarray]], file_bytes: int) -> None:
-    groups = _grouped(specs, file_bytes)
+    announced = {spec.name: spec for spec in specs}
+    files: list[list[str]] = []
+    for group in _grouped(tensors, file_bytes):
+        found = {name: TensorSpec(name, value.shape, str(value.dtype)) for name, value in group.items()}
+        assert all(announced.pop(name) == spec for name, spec in found.items()), "tensors are not those announced"
+        files.append(list(group))
+        path = folder / _unfinished(len(files))
+        save_file(group, path, metadata={"format": "pt"})  # without "pt", transformers refuses the file
+        path.chmod(FILE_MODE)  # safetensors lets nobody but the owner read it
+        group.clear()  # before the next file's tensors are read
+    assert not announced, f"{len(announced)} tensors are missing"
     weight_map: dict[str, str] = {}
-    for number, group in enumerate(groups, 1):
-        file = SINGLE if len(groups) == 1 else f"model-{number:05}-of-{len(groups):05}.safetensors"
-        part: dict[str, np.ndarray] = {}
-        for spec in group:
-            name, value = next(tensors)
-            found = TensorSpec(name, value.shape, str(value.dtype))
-            assert found == spec, f"{found} is written where {spec} was announced"
-            part[name] = value
-            weight_map[name] = file
-        save_file(part, folder / file, metadata={"format": "pt"})  # without "pt", transformers refuses the file
-    if len(groups) > 1:
-        index = {"metadata": {"total_size": sum(spec.nbytes for spec in specs)}, "weight_map": weight_map}
+    for number, names in enumerate(files, 1):  # their number is part of their names
+        final = SINGLE if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
+        (folder / _unfinished(number)).rename(folder / final)
+        weight_map |= dict.fromkeys(names, final)
+    if len(files) > 1:
+        index = {"metadata": {"total_size": sum(spec.nbytes for spec in specs)}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _grouped(specs: Sequence[TensorSpec], file_bytes: int) -> list[list[TensorSpec]]:
-    """Returns the tensors of each file, in order."""
-    groups: list[list[TensorSpec]] = []
-    room = 0
-    for spec in specs:
-        if not groups or spec.nbytes > room:
-            groups.append([])
-            room = file_bytes
-        groups[-1].append(spec)
-        room -= spec.nbytes
-    return groups
+def _grouped(tensors: Iterator[tuple[str, np.ndarray]], file_bytes: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the tensors of each file."""
+    group: dict[str, np.ndarray] = {}
+    for name, value in tensors:
+        if group and sum(each.nbytes for each in group.values()) + value.nbytes > file_bytes:
+            yield group
+            group = {}
+        group[name] = value
+    if group:
+        yield group
+
+
+def _unfinished(number: int) -> str:
+    return f".{number}.safetensors"
 
 
 def _itemsize(dtype: str) -> int:

@@ -9,7 +9,7 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.schema import DataError
 from neo_jax.processes import exchange
-from neo_jax.runs.record import CheckpointRecord, checksum, record_checksum
+from neo_jax.runs.record import CheckpointRecord, array_checksum, checksum, leaf_weight, record_checksum
 
 READ_ATTEMPTS = 3  # if the file system fails
 RETRY_SECONDS = 5.0  # before the second attempt; twice as long before the third
@@ -85,13 +85,38 @@ def read_arrays(folder: pathlib.Path, wanted: Mapping[str, Any], checksums: Mapp
       CheckpointError: the files cannot be read.
       DamagedError: they are proven damaged.
     """
+    state = _load(folder, wanted, partial=wanted.keys() != checksums.keys())
+    for part, arrays in state.items():
+        if int(checksum(arrays)) != checksums.get(part):
+            raise DamagedError(f"the checksum of its {part} differs")
+    return state
+
+
+def read_one_by_one(
+    folder: pathlib.Path, wanted: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]], checksums: Mapping[str, int]
+) -> Iterator[tuple[str, jax.Array]]:
+    """Yields the arrays of parts whose arrays have names, so that memory need hold but one of them. Arguments and errors as `read_arrays`.
+
+    A part is verified when its last array was yielded: what was made of damaged ones must be thrown away.
+    """
+    for part, shapes in wanted.items():
+        total = 0
+        for place, name in enumerate(sorted(shapes)):
+            array = _load(folder, {part: {name: shapes[name]}}, partial=True)[part][name]
+            total += int(array_checksum(array)) * leaf_weight(place)
+            yield name, array
+        if total % 2**32 != checksums.get(part):
+            raise DamagedError(f"the checksum of its {part} differs")
+
+
+def _load(folder: pathlib.Path, wanted: Mapping[str, Any], partial: bool) -> dict[str, Any]:
     # Each process reads without Orbax's barrier, in which the others would wait twenty minutes if one fails.
     process = jax.process_index()
     context = ocp.Context()
     context.multiprocessing.primary_host = process
     context.multiprocessing.active_processes = {process}
     context.multiprocessing.barrier_sync_key_prefix = f"process{process}"
-    context.pytree.loading.partial_load = wanted.keys() != checksums.keys()
+    context.pytree.loading.partial_load = partial
     states: list[dict[str, Any]] = []
 
     def load() -> None:
@@ -99,9 +124,6 @@ def read_arrays(folder: pathlib.Path, wanted: Mapping[str, Any], checksums: Mapp
             states.append(ocp.load_checkpointables(folder, {"state": wanted})["state"])
 
     _agree(lambda: read(folder, load))
-    for part, arrays in states[-1].items():
-        if int(checksum(arrays)) != checksums.get(part):
-            raise DamagedError(f"the checksum of its {part} differs")
     return states[-1]
 
 

@@ -67,16 +67,27 @@ class CheckpointRecord:
 
 @jax.jit
 def checksum(tree: Any) -> jax.Array:
-    """Returns a uint32 checksum of all arrays, the same on every mesh: the sum of each element's bits times an odd number made from its index."""
+    """Returns a uint32 checksum of all arrays, the same on every mesh: the sum of each one's own, times an odd number by its place."""
     total = jnp.uint32(0)
-    for i, leaf in enumerate(jax.tree.leaves(tree)):
-        leaf = jax.device_put(leaf, jax.memory.Space.Device)  # moments may be kept in the host's memory
-        bits = jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]).astype(jnp.uint32)
-        for axis in range(bits.ndim):
-            weights = (2 * jax.lax.broadcasted_iota(jnp.uint32, (bits.shape[axis],), 0) + 1) * jnp.uint32(2654435761)
-            bits = (bits * (weights | 1).reshape([-1 if a == axis else 1 for a in range(bits.ndim)])).astype(jnp.uint32)
-        total = total + bits.sum(dtype=jnp.uint32) * jnp.uint32(2 * i + 1)
+    for place, leaf in enumerate(jax.tree.leaves(tree)):
+        total = total + array_checksum(leaf) * jnp.uint32(leaf_weight(place))
     return total
+
+
+@jax.jit
+def array_checksum(x: jax.Array) -> jax.Array:
+    """Returns a uint32 checksum of an array, the same on every mesh: the sum of each element's bits times an odd number made from its index."""
+    x = jax.device_put(x, jax.memory.Space.Device)  # moments may be kept in the host's memory
+    bits = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]).astype(jnp.uint32)
+    for axis in range(bits.ndim):
+        weights = (2 * jax.lax.broadcasted_iota(jnp.uint32, (bits.shape[axis],), 0) + 1) * jnp.uint32(2654435761)
+        bits = (bits * (weights | 1).reshape([-1 if a == axis else 1 for a in range(bits.ndim)])).astype(jnp.uint32)
+    return bits.sum(dtype=jnp.uint32)
+
+
+def leaf_weight(place: int) -> int:
+    """Returns the number by which the checksum of a tree's array is multiplied."""
+    return 2 * place + 1
 
 
 def record_checksum(record: Mapping[str, Any]) -> int:

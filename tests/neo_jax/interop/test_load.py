@@ -38,7 +38,7 @@ def test_there_and_back(folder):
     official = load_file(folder / SINGLE)
     with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
         parameters = load(model, architecture, open_folder(folder))
-        back = dict(to_official(table_of(model, architecture), parameters))
+        back = dict(to_official(table_of(model, architecture), parameters.items()))
     assert back.keys() == official.keys()
     for name, value in official.items():
         assert back[name].dtype == value.dtype and back[name].flags.c_contiguous
