@@ -86,6 +86,7 @@ def test_heads_are_gathered_in_groups(monkeypatch, heads, groups):
     assert {x.shape[:3] for x in gathered} == {(2, LENGTH, heads)} and len(gathered) == 2 * 2 * groups  # k and v, forward and backward
 
 
+@pytest.mark.nightly
 def test_kernels_for_tpu_need_no_change(monkeypatch):
     kernel = Kernel("tpu", Blocks(128, 128, 128, 128), pltpu.InterpretParams())
     monkeypatch.setattr(api, "choose", lambda *_: kernel)

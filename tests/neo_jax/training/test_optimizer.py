@@ -202,7 +202,7 @@ SMALL = dataclasses.replace(OPTIMIZER, mu_dtype="bfloat16", nu_dtype="bfloat16",
     [
         pytest.param(SMALL, marks=pytest.mark.nightly),
         pytest.param(dataclasses.replace(OPTIMIZER, offload=True), marks=pytest.mark.nightly),
-        dataclasses.replace(SMALL, offload=True),
+        pytest.param(dataclasses.replace(SMALL, offload=True), marks=pytest.mark.nightly),
     ],
 )
 def test_state_is_kept_in_the_types_and_memory_that_are_asked_for(optimizer, axes):
