@@ -6,18 +6,16 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Annotated
 
 import jax
 
 from data_pipelines.schema import Clip, DataError, Media, Sample, SampleError, Turn
 from data_pipelines.text.marks import as_words
-from neo_jax.config.fields import AboveZero, AtLeastZero, ConfigError, OneOf, Path, Positive, Seed, Text, Whole
+from neo_jax.config.fields import AboveZero, AtLeastZero, ConfigError, Positive, Seed, Text, Whole
 from neo_jax.config.flags import Command, read_flags
-from neo_jax.config.phase import DTYPES
 from neo_jax.exit_codes import CONFIGURATION, DATA, DONE
 from neo_jax.inference.answering import Answerer
-from neo_jax.inference.opening import Overrides, mesh_for, open_answerer
+from neo_jax.inference.opening import CheckpointFlags, mesh_for, open_answerer
 from neo_jax.inference.sampling import Sampling
 from neo_jax.interop.errors import WeightsError
 from neo_jax.places import open_place
@@ -26,12 +24,11 @@ from neo_jax.runs.reading import CheckpointError
 HELP = "/image FILE and /video FILE add to the next question, /reset begins a new conversation, /quit ends"
 
 
-@dataclasses.dataclass(frozen=True)
-class Flags:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(CheckpointFlags):
     """The flags besides the question.
 
     Attributes:
-      checkpoint: a run directory, RUN:STEP, RUN:PHASE, or the folder of a NEO or Qwen3.
       image: pictures that stand before the question, in order.
       video: clips that stand before the question, behind the pictures.
       system: text of a system turn.
@@ -42,15 +39,8 @@ class Flags:
       repetition_penalty: divides the logits of tokens that the conversation has; 1: none.
       seed: of the draws.
       stop: the answer ends before the first of these texts.
-      context: largest number of tokens of conversation and answer; 0: that of the checkpoint's phase, 32,768 for a published folder.
-      min_pixels: smallest number of pixels of a picture after resizing; 0: that of the phase, 65,536 for a published folder.
-      max_pixels: largest number; 0: that of the phase, 4,194,304 for a published folder.
-      frames: largest number of frames of a clip; 0: that of the phase, 128 for a published folder.
-      dtype: type of the parameters and activations; without it, what the phase computes in; for a published folder bfloat16 on an accelerator and
-        float32 on a CPU.
     """
 
-    checkpoint: Path
     image: tuple[Text, ...] = ()
     video: tuple[Text, ...] = ()
     system: str = ""
@@ -61,14 +51,6 @@ class Flags:
     repetition_penalty: AboveZero = 1.0
     seed: Seed = 0
     stop: tuple[Text, ...] = ()
-    context: Whole = 0
-    min_pixels: Whole = 0
-    max_pixels: Whole = 0
-    frames: Whole = 0
-    dtype: Annotated[str, OneOf(("", *DTYPES))] = ""
-
-    def overrides(self) -> Overrides:
-        return Overrides(self.context, self.min_pixels, self.max_pixels, self.frames, self.dtype)
 
     def sampling(self) -> Sampling:
         return Sampling(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Sampling)})
@@ -174,7 +156,7 @@ def main(arguments: Sequence[str]) -> int:
         flags, operands = read_flags(Flags, arguments, COMMAND)
         place = open_place(flags.checkpoint)
         with jax.set_mesh(mesh_for(place.model)):
-            answerer = open_answerer(place, flags.overrides(), lambda line: print(line, file=sys.stderr, flush=True))
+            answerer = open_answerer(place, flags, lambda line: print(line, file=sys.stderr, flush=True))
             if operands:
                 answer(answerer, Conversation(place.pictures, flags.system), flags, " ".join(operands), flags.image, flags.video)
             else:

@@ -17,26 +17,24 @@ from data_pipelines.progress import progress
 from data_pipelines.schema import DataError, Document, SampleError
 from neo_jax.config.fields import AtLeastZero, ConfigError, OneOf, OptionalPath, Path, Positive, Whole
 from neo_jax.config.flags import Command, read_flags
-from neo_jax.config.phase import DTYPES
 from neo_jax.evaluation.metrics import METRICS, Options
 from neo_jax.evaluation.own_rows import Row, read_rows
 from neo_jax.evaluation.questions import BLANK
 from neo_jax.evaluation.results import ANSWERS, AnswersFile, Result, differences_of, read_answers, scores_of, table, write_scores
 from neo_jax.exit_codes import CONFIGURATION, DATA, DONE
 from neo_jax.inference.answering import Answerer
-from neo_jax.inference.opening import Overrides, mesh_for, open_answerer
+from neo_jax.inference.opening import CheckpointFlags, mesh_for, open_answerer
 from neo_jax.inference.sampling import GREEDY
 from neo_jax.interop.errors import WeightsError
 from neo_jax.places import open_place
 from neo_jax.runs.reading import CheckpointError
 
 
-@dataclasses.dataclass(frozen=True)
-class Flags:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(CheckpointFlags):
     """The flags besides the file.
 
     Attributes:
-      checkpoint: a run directory, RUN:STEP, RUN:PHASE, or the folder of a NEO or Qwen3.
       output: folder for answers.jsonl and scores.json. An evaluation that was stopped goes on there.
       media_root: folder that the media paths of the rows are relative to.
       metric: exact; caseless (case, blanks and a final full stop do not count); relaxed (numbers within 5%, ChartQA's); anls (DocVQA's); letter (of a
@@ -48,15 +46,8 @@ class Flags:
       compare: folder of another evaluation of the same rows; prints the paired differences.
       max_tokens: largest number of tokens of an answer.
       tokens: largest number of tokens that are answered at a time, room for the answers counted.
-      context: largest number of tokens of question and answer; 0: that of the checkpoint's phase, 32,768 for a published folder.
-      min_pixels: smallest number of pixels of a picture after resizing; 0: that of the phase, 65,536 for a published folder.
-      max_pixels: largest number; 0: that of the phase, 4,194,304 for a published folder.
-      frames: largest number of frames of a clip; 0: that of the phase, 128 for a published folder.
-      dtype: type of the parameters and activations; without it, what the phase computes in; for a published folder bfloat16 on an accelerator and
-        float32 on a CPU.
     """
 
-    checkpoint: Path
     output: Path
     media_root: OptionalPath = ""
     metric: Annotated[str, OneOf(tuple(METRICS))] = "exact"
@@ -67,11 +58,6 @@ class Flags:
     compare: OptionalPath = ""
     max_tokens: Positive = 64
     tokens: Positive = 32_768
-    context: Whole = 0
-    min_pixels: Whole = 0
-    max_pixels: Whole = 0
-    frames: Whole = 0
-    dtype: Annotated[str, OneOf(("", *DTYPES))] = ""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if (self.metric == "regex") != bool(self.pattern):
@@ -104,8 +90,7 @@ def evaluate(flags: Flags, file: pathlib.Path) -> list[str]:
     answers = AnswersFile(pathlib.Path(flags.output), settings)
     if left := [row for row in rows if row.conversation.key not in answers.results]:
         with jax.set_mesh(mesh_for(place.model)):
-            overrides = Overrides(flags.context, flags.min_pixels, flags.max_pixels, flags.frames, flags.dtype)
-            _answer(open_answerer(place, overrides, lambda line: print(line, file=sys.stderr, flush=True)), left, flags, answers)
+            _answer(open_answerer(place, flags, lambda line: print(line, file=sys.stderr, flush=True)), left, flags, answers)
     results = [answers.results[row.conversation.key] for row in rows]
     scores = scores_of(results)
     write_scores(pathlib.Path(flags.output), settings, scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 
@@ -9,8 +10,13 @@ _ENTRY = re.compile(r"  (\w+(?:, \w+)*): (.*)")
 
 
 def field_descriptions(kind: type) -> dict[str, str]:
-    """Returns the description of each field in the section "Attributes:" of a dataclass's docstring. Fields listed together share one description."""
+    """Returns the description of each field in the section "Attributes:" of a dataclass's docstring, and of those that it inherits from.
+
+    Fields listed together share one description.
+    """
     found: dict[str, str] = {}
+    for base in kind.__bases__:
+        found |= field_descriptions(base) if dataclasses.is_dataclass(base) else {}
     names: list[str] = []
     lines = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2].splitlines()
     for line in lines:

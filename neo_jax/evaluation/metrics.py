@@ -110,7 +110,7 @@ def _plain(text: str) -> str:
 def _value(text: str) -> float | None:
     text = text.strip()
     try:
-        return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+        return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
     except ValueError:
         return None
 

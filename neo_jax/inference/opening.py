@@ -6,12 +6,15 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 
 from data_pipelines.schema import DataError, PhaseSettings
 from data_pipelines.text.tokenizers import load_tokenizer
 from neo_jax import config
+from neo_jax.config.fields import OneOf, Path, Whole
+from neo_jax.config.phase import DTYPES
 from neo_jax.inference.answering import Answerer
 from neo_jax.model.computation import Computation
 from neo_jax.places import FolderPlace, RunPlace
@@ -21,22 +24,26 @@ from neo_jax.sharding import make_mesh
 PUBLISHED = PhaseSettings("published", 1, 32_768, 32_768, 1024, 1, 65_536, 4_194_304, 128, (1.0, 4.0), 512 * 512, {})
 
 
-@dataclasses.dataclass(frozen=True)
-class Overrides:
-    """What is asked for instead of the checkpoint's own; 0 and "": its own.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointFlags:
+    """The flags of all commands that answer with a checkpoint.
 
     Attributes:
-      context: largest number of tokens of prompt and answer.
-      min_pixels, max_pixels: limits on a picture's pixels after resizing.
-      frames: largest number of frames of a clip.
-      dtype: type of parameters and activations.
+      checkpoint: a run directory, RUN:STEP, RUN:PHASE, or the folder of a NEO or Qwen3.
+      context: largest number of tokens of question and answer; 0: that of the checkpoint's phase, 32,768 for a published folder.
+      min_pixels: smallest number of pixels of a picture after resizing; 0: that of the phase, 65,536 for a published folder.
+      max_pixels: largest number; 0: that of the phase, 4,194,304 for a published folder.
+      frames: largest number of frames of a clip; 0: that of the phase, 128 for a published folder.
+      dtype: type of the parameters and activations; without it, what the phase computes in; for a published folder bfloat16 on an accelerator and
+        float32 on a CPU.
     """
 
-    context: int = 0
-    min_pixels: int = 0
-    max_pixels: int = 0
-    frames: int = 0
-    dtype: str = ""
+    checkpoint: Path
+    context: Whole = 0
+    min_pixels: Whole = 0
+    max_pixels: Whole = 0
+    frames: Whole = 0
+    dtype: Annotated[str, OneOf(("", *DTYPES))] = ""
 
 
 def mesh_for(model: config.Model) -> jax.sharding.Mesh:
@@ -46,7 +53,7 @@ def mesh_for(model: config.Model) -> jax.sharding.Mesh:
     return make_mesh(fsdp=len(devices) // tensor, tensor=tensor, devices=devices)
 
 
-def open_answerer(place: RunPlace | FolderPlace, overrides: Overrides, tell: Callable[[str], None]) -> Answerer:
+def open_answerer(place: RunPlace | FolderPlace, flags: CheckpointFlags, tell: Callable[[str], None]) -> Answerer:
     """Loads a checkpoint onto the current mesh; `tell` is given lines of progress.
 
     Raises WeightsError, CheckpointError, or DataError if there is no tokenizer or it does not fit the model.
@@ -60,12 +67,12 @@ def open_answerer(place: RunPlace | FolderPlace, overrides: Overrides, tell: Cal
             f"tokenizer {place.tokenizer.path} has {ids} ids, the model has rows for {rows}: it is not that of these parameters"
         )
     began = time.monotonic()
-    dtype = overrides.dtype or _own_dtype(place)
+    dtype = flags.dtype or _own_dtype(place)
     tell(f"reading {place.text} ({place.model.parameters():,} parameters, {dtype})")
     parameters = place.parameters(dtype)
     jax.block_until_ready(parameters)
     tell(f"read in {time.monotonic() - began:.0f} s; the first answer compiles its programs")
-    return Answerer(place.model, Computation(place.architecture, dtype), parameters, tokenizer, _limits(place, overrides))
+    return Answerer(place.model, Computation(place.architecture, dtype), parameters, tokenizer, _limits(place, flags))
 
 
 def _own_dtype(place: RunPlace | FolderPlace) -> str:
@@ -74,10 +81,10 @@ def _own_dtype(place: RunPlace | FolderPlace) -> str:
     return "float32" if jax.devices()[0].platform == "cpu" else "bfloat16"
 
 
-def _limits(place: RunPlace | FolderPlace, overrides: Overrides) -> PhaseSettings:
+def _limits(place: RunPlace | FolderPlace, flags: CheckpointFlags) -> PhaseSettings:
     if isinstance(place, RunPlace):
         limits = dataclasses.replace(place.phase.input(), jpeg_quality=(0, 0))
     else:
         limits = PUBLISHED if place.architecture == "neo" else dataclasses.replace(PUBLISHED, visual_tokens=0, images=0, frames=0)
-    given = {name: getattr(overrides, name) for name in ("context", "min_pixels", "max_pixels", "frames") if getattr(overrides, name)}
+    given = {name: getattr(flags, name) for name in ("context", "min_pixels", "max_pixels", "frames") if getattr(flags, name)}
     return dataclasses.replace(limits, **given)

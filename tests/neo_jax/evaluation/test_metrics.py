@@ -1,10 +1,15 @@
 """Metrics: what counts as right, and how much."""
 
+import json
+import pathlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from neo_jax.evaluation.metrics import METRICS, Options, edit_distance
+
+GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "evaluation"
 
 
 @pytest.mark.parametrize(
@@ -69,3 +74,13 @@ def test_the_edit_distance_is_one(a, b, c):
 @pytest.mark.parametrize(("a", "b", "distance"), [("kitten", "sitting", 3), ("", "abc", 3), ("flaw", "lawn", 2)])
 def test_known_edit_distances(a, b, distance):
     assert edit_distance(a, b) == distance
+
+
+@pytest.mark.parametrize(("benchmark", "metric"), [("docvqa", "anls"), ("chartqa", "relaxed")])
+def test_scores_are_those_of_the_official_kit(benchmark, metric):
+    """Recorded scores of awkward predictions (tests/golden/README.md)."""
+    recorded = json.loads((GOLDEN / benchmark / "scores.json").read_text())
+    rows = [row for each in recorded["passes"] for row in each["rows"] if "eval_pred" in row]
+    assert len(rows) > 20
+    for row in rows:
+        assert METRICS[metric](str(row["eval_pred"]), row["eval_gt"], Options()) == pytest.approx(float(row["score"])), row
