@@ -38,7 +38,7 @@ class Flags(CheckpointFlags):
       output: folder for answers.jsonl and scores.json. An evaluation that was stopped goes on there.
       media_root: folder that the media paths of the rows are relative to.
       metric: exact; caseless (case, blanks and a final full stop do not count); relaxed (numbers within 5%, ChartQA's); anls (DocVQA's); letter (of a
-        choice); number (the last one, within tolerance); regex (what pattern finds).
+        choice); number (the last one, within tolerance); regex (what pattern finds); vqa (how many of the accepted answers agree).
       tolerance: of number: relative error that is accepted.
       pattern: of regex: its first group, or all of it, must be an accepted answer.
       blank: shows grey pictures instead of the rows': how much is answered without looking.

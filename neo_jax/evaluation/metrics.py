@@ -7,6 +7,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
+from neo_jax.evaluation.vqa import vqa_accuracy
+
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 RELAXED = 0.05  # relative error that "relaxed" accepts
 ANLS_LEAST = 0.5  # similarity below which ANLS is 0
@@ -89,7 +91,12 @@ def regex(prediction: str, answers: Sequence[str], options: Options) -> float:
     return float((said or "").strip() in {answer.strip() for answer in answers})
 
 
-METRICS: dict[str, Metric] = {each.__name__: each for each in (exact, caseless, relaxed, anls, letter, number, regex)}
+def vqa(prediction: str, answers: Sequence[str], options: Options) -> float:
+    """VQA accuracy: right in so far as at least three of the others who were asked gave this answer."""
+    return vqa_accuracy(prediction, answers)
+
+
+METRICS: dict[str, Metric] = {each.__name__: each for each in (exact, caseless, relaxed, anls, letter, number, regex, vqa)}
 
 
 def edit_distance(one: str, other: str) -> int:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neo_jax.evaluation.metrics import METRICS, Options, edit_distance
+from neo_jax.evaluation.vqa import normalise
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "evaluation"
 
@@ -62,6 +63,20 @@ def test_a_pattern_finds_the_answer():
     assert METRICS["regex"](r"so \boxed{3}, no: \boxed{ 4 }", ["4"], boxed) == 1
     assert METRICS["regex"]("4", ["4"], boxed) == 0
     assert METRICS["regex"]("say yes", ["yes"], Options(pattern="yes|no")) == 1
+
+
+def test_vqa_accuracy_is_that_of_the_official_kit():
+    recorded = json.loads((GOLDEN / "textvqa" / "scores.json").read_text())
+    rows = [row for each in recorded["passes"] for row in each["rows"]]
+    assert len(rows) > 20
+    for row in rows:
+        prediction = str(row["read_back"]) if row.get("read_back") else "nan" if "read_back" in row else row["prediction"]
+        assert normalise(prediction) == row["eval_pred"], row
+        assert METRICS["vqa"](prediction, row["eval_gt"], Options()) == pytest.approx(row["score"]), row
+
+
+def test_vqa_accuracy_of_a_single_answer():
+    assert METRICS["vqa"]("The dog.", ["a dog"], Options()) == 1 and METRICS["vqa"]("cat", ["a dog"], Options()) == 0
 
 
 @given(st.text(max_size=8), st.text(max_size=8), st.text(max_size=8))
