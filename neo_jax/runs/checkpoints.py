@@ -95,7 +95,8 @@ class Checkpoints:
         if problem := first_problem(problem):
             raise CheckpointError(problem)
         values = record.to_json() | {"arrays": describe(state)}
-        sums = {"checksums": {part: int(checksum(arrays)) for part, arrays in state.items()}, "record_checksum": record_checksum(values)}
+        sums_of_parts = jax.device_get({part: checksum(arrays) for part, arrays in state.items()})  # together: one wait for the devices
+        sums = {"checksums": {part: int(each) for part, each in sums_of_parts.items()}, "record_checksum": record_checksum(values)}
         step = record.position.step
         self._pending = step, self._checkpointer.save_async(step, state, overwrite=True, custom_metadata=values | sums)
 

@@ -132,7 +132,7 @@ def test_every_phase_of_a_run_can_be_exported(tmp_path):
     run = saved_run(tmp_path / "run", settings, phases=3)
     scores = {"colour": FamilyResult(20, 0.95, 0.25, 0.3)}
     write_evaluation(run / "evaluations" / "00_text.json", EvaluationRecord("text", 1.0, (), scores))
-    for place in ("text", "pretrain", "20"):
+    for place in ("text", "20"):
         assert run_export(f"checkpoint={run}:{place}", f"output={tmp_path / place}") == DONE
         opened = open_place(str(tmp_path / place))
         source = open_place(f"{run}:{place}")
@@ -146,7 +146,7 @@ def test_every_phase_of_a_run_can_be_exported(tmp_path):
     assert open_place(str(tmp_path / "text")).architecture == "qwen3" and open_place(str(tmp_path / "20")).model == dataclasses.replace(
         settings.model, initializer_range=open_place(str(tmp_path / "20")).model.initializer_range
     )
-    assert_equal_tensors(tensors_of(tmp_path / "20"), tensors_of(tmp_path / "pretrain"))
+    assert open_place(f"{run}:pretrain").identity() == open_place(f"{run}:20").identity() != open_place(f"{run}:text").identity()
     card = (tmp_path / "20" / "README.md").read_text()
     for words in (
         "after step 20, in phase pretrain",

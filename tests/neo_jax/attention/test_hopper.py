@@ -56,6 +56,7 @@ def test_random_packings(seed):
     check(*with_intervals(np.stack([random_intervals(200, rng) for _ in range(2)]), query_heads=1, key_heads=1, seed=seed))
 
 
+@pytest.mark.nightly
 def test_other_tiles():
     attend = random_intervals(300, np.random.default_rng(1))[None]
     blocks = hopper.Blocks(forward_keys=64, forward_stages=3, dq_keys=128, dq_key_stages=2, dkv_queries=128, dkv_stages=2)

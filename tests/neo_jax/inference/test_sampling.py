@@ -68,8 +68,10 @@ def test_rows_have_settings_of_their_own_and_greedy_rows_are_greedy():
     settings = [Sampling(), Sampling(repetition_penalty=2.0), Sampling(temperature=1.0, seed=7), Sampling(temperature=1.0, seed=7)]
     seen = jnp.zeros((4, 6), bool).at[:, 0].set(True)
 
+    choose = jax.jit(choose_tokens, static_argnums=4)
+
     def chosen(number):
-        return np.asarray(choose_tokens(jnp.tile(LOGITS, (4, 1)), on_mesh(settings), seen, jnp.int32(number), (4,)))
+        return np.asarray(choose(jnp.tile(LOGITS, (4, 1)), on_mesh(settings), seen, jnp.int32(number), (4,)))
 
     over_time = np.stack([chosen(number) for number in range(40)])
     assert set(over_time[:, 0]) == {0} and set(over_time[:, 1]) == {1} and 4 not in over_time

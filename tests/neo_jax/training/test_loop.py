@@ -19,6 +19,7 @@ from tests.neo_jax.training.tiny_run import STEPS, tiny_config_dict
 
 pytestmark = pytest.mark.xdist_group("trainer")  # one worker: the watched run is made once, and its programs are those of test_trainer.py
 
+WATCHED = {name: STEPS[name] for name in ("text", "pretrain")}  # the phases of the watched run
 # Beside the results of its steps: the table of rates and the held-out losses at its end.
 ONCE_A_PHASE = {"optimizer.py:learning_rates", "heldout.py:measure"}
 
@@ -27,7 +28,7 @@ ONCE_A_PHASE = {"optimizer.py:learning_rates", "heldout.py:measure"}
 def watched(corpus: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     directory = tmp_path_factory.mktemp("watched") / "run"
     values = {"run__heldout_every": 0, "run__checkpoint_every": 1000, "evaluation__questions": 1, "evaluation__interim_questions": 1}
-    file = write_config(corpus, directory, **values)
+    file = write_config(corpus, directory, **values, curriculum=tuple(WATCHED))
     program = pathlib.Path(__file__).with_name("watched_run.py")
     done = subprocess.run(
         [sys.executable, str(program), f"--config={file}"],
@@ -44,16 +45,16 @@ def watched(corpus: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> d
 
 def test_a_step_waits_for_the_devices_once(watched: dict):
     fetches = {name: count for name, count in watched["fetches"].items() if name.split(":")[0] not in ("questions.py", "generate.py")}
-    assert fetches.pop("trainer.py:_finish") == sum(STEPS.values())
+    assert fetches.pop("trainer.py:_finish") == sum(WATCHED.values())
     for name in ONCE_A_PHASE:
-        assert fetches.pop(name) <= 3 * len(STEPS), name
-    assert fetches.pop("checkpoints.py:save") == len(STEPS)
+        assert fetches.pop(name) <= 3 * len(WATCHED), name
+    assert fetches.pop("checkpoints.py:save") == len(WATCHED)
     assert fetches == {}, "the loop waits for something else"
 
 
 def test_a_phases_memory_ends_with_the_phase(watched: dict):
     """Live arrays before each step: the state, the batches, and small ones; nothing of the phase before."""
-    assert len(watched["memory"]) == sum(STEPS.values())
+    assert len(watched["memory"]) == sum(WATCHED.values())
     small = 200_000  # bytes: results of a step, keys of random numbers
     for number, each in enumerate(watched["memory"]):
         assert each["live"] <= each["state"] + (2 + BATCHES_AHEAD) * each["batch"] + small, (number, each)

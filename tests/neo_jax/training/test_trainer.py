@@ -183,6 +183,7 @@ def test_corrupt_media_are_left_out_and_named(corpus: pathlib.Path, tmp_path: pa
     assert all(line["reason"] == "truncated" and line["key"].startswith("rows.jsonl:") for line in skipped)
 
 
+@pytest.mark.nightly
 def test_changed_data_is_refused_in_the_same_directory(corpus: pathlib.Path, tmp_path: pathlib.Path):
     """A row more in a source permutes it anew: a resumed run would repeat some samples and miss others."""
     directory, source = tmp_path / "run", tmp_path / "large.jsonl"
@@ -208,6 +209,7 @@ def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_read(corpus: pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.nightly
 def test_a_finished_run_goes_on(corpus: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path):
     """With more steps of its last phase and another phase; other questions are asked again."""
     directory = pathlib.Path(shutil.copytree(whole, tmp_path / "run"))
