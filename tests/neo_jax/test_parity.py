@@ -33,9 +33,8 @@ def test_golden_model(name):
     assert all(result.passed for result in results.values())
 
 
-@pytest.mark.parametrize(
-    "name", ["model_edges", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("model_tied", "model_untied", "model_text_only"))]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["model_edges", "model_tied", "model_untied", "model_text_only"])
 def test_golden_model_through_the_tpu_kernels(name, monkeypatch):
     """Interpreted; heads of 16 are filled up with zeros."""
     used = []

@@ -102,7 +102,9 @@ def test_stop_and_banned_ids(values, answers):
     assert any(stop not in answer for answer in ours)  # rows go on when others have stopped
 
 
-@pytest.mark.parametrize("axes", [{}, {"data": 2, "tensor": 2, "fsdp": 2}], ids=["one device", "mesh"])
+@pytest.mark.parametrize(
+    "axes", [{}, pytest.param({"data": 2, "tensor": 2, "fsdp": 2}, marks=pytest.mark.nightly)], ids=["one device", "mesh"]
+)
 def test_logits_of_every_step_equal_those_without_a_cache(axes):
     """To 1e-4 of the largest, pre-buffer and pixels included: through prefill and steps of one token and of three."""
     settings = model(kv_heads=2)

@@ -46,6 +46,7 @@ def test_a_run_leaves_what_its_user_needs(whole: pathlib.Path):
     assert record["configuration"] == settings and set(record["data"]) >= {"tokenizer", "source large"}
 
 
+@pytest.mark.nightly
 def test_a_branch_ends_in_the_same_numbers(corpus: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path):
     """From the edge behind the second phase of a finished run: losses, answers and state equal that run's bit for bit."""
     directory = tmp_path / "run"
@@ -143,6 +144,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(corpus: pathlib.Path, tmp_path:
     assert last <= STEPS["text"] + 1
 
 
+@pytest.mark.nightly
 def test_two_processes_do_not_share_a_directory(corpus: pathlib.Path, tmp_path: pathlib.Path):
     directory = tmp_path / "run"
     file = write_config(
