@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import jax
-import numpy as np
 
 from data_pipelines.progress import progress
 from data_pipelines.schema import DataError, Document, SampleError
@@ -19,7 +18,6 @@ from neo_jax.config.fields import AtLeastZero, ConfigError, OneOf, OptionalPath,
 from neo_jax.config.flags import Command, read_flags
 from neo_jax.evaluation.metrics import METRICS, Options
 from neo_jax.evaluation.own_rows import Row, read_rows
-from neo_jax.evaluation.questions import BLANK
 from neo_jax.evaluation.results import ANSWERS, AnswersFile, Result, differences_of, read_answers, scores_of, table, write_scores
 from neo_jax.exit_codes import CONFIGURATION, DATA, DONE
 from neo_jax.inference.answering import Answerer
@@ -115,11 +113,10 @@ def _answer(answerer: Answerer, rows: Sequence[Row], flags: Flags, answers: Answ
     documents: list[Document] = []
     for row in progress(rows, len(rows), "reading"):
         try:
-            document = answerer.document(row.conversation, flags.max_tokens)
+            documents.append(answerer.document(row.conversation, flags.max_tokens))
         except SampleError as error:
             raise DataError(str(error)) from error
-        documents.append(dataclasses.replace(document, visual=np.full_like(document.visual, BLANK)) if flags.blank else document)
-    batches = answerer.answers(documents, [GREEDY] * len(rows), flags.max_tokens, flags.tokens)
+    batches = answerer.answers(documents, [GREEDY] * len(rows), flags.max_tokens, flags.tokens, flags.blank)
     done = (pair for numbers, texts in batches for pair in _written(rows, numbers, texts, metric, options, answers))
     for _ in progress(done, len(rows), "answered"):
         pass

@@ -19,8 +19,8 @@ from neo_jax.config.flags import Command, read_flags
 from neo_jax.config.phase import DTYPES
 from neo_jax.exit_codes import CONFIGURATION, DONE
 from neo_jax.interop.errors import WeightsError
-from neo_jax.interop.load import check_copy, check_tensors, to_official
-from neo_jax.interop.names import copy_of_tied, table_of
+from neo_jax.interop.load import checked_table, to_official
+from neo_jax.interop.names import table_of
 from neo_jax.interop.small_files import small_files
 from neo_jax.interop.write import write_folder
 from neo_jax.places import FolderPlace, RunPlace, open_place
@@ -80,9 +80,7 @@ def export(flags: Flags) -> list[str]:
 
 def _check(place: FolderPlace) -> None:
     try:
-        copy = copy_of_tied(place.model, place.architecture)
-        check_tensors(table_of(place.model, place.architecture), {name: tensor.shape for name, tensor in place.tensors.items()}, copy)
-        check_copy(place.tensors, copy)
+        checked_table(place.model, place.architecture, place.tensors)
     except WeightsError as error:
         raise WeightsError(f"{place.folder}: {error}") from None
 

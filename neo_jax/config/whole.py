@@ -7,6 +7,7 @@ by name; `curriculum` lists names of phases in the order in which they are train
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,6 +52,10 @@ class Config:
     def from_config_dict(cls, config_dict: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
         """Checks a configuration and returns it frozen. Raises ConfigError with all problems."""
         return _checked(config_dict.to_dict() if isinstance(config_dict, ml_collections.ConfigDict) else config_dict, [])
+
+    def phase_ends(self) -> list[int]:
+        """Returns the step of the whole run at which each phase ends."""
+        return list(itertools.accumulate(phase.steps for phase in self.phases))
 
     def resolved(self) -> dict[str, Any]:
         """Returns the configuration with all defaults as plain dictionaries, which from_config_dict accepts."""

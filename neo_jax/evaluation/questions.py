@@ -7,25 +7,19 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
-import numpy as np
 
-from data_pipelines.batch import ModelInputs
 from data_pipelines.documents import prompt_document
 from data_pipelines.index.lengths import sample_seed
-from data_pipelines.loading.prompts import prompt_inputs
 from data_pipelines.schema import DataError, Document, PhaseSettings, Sample, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.text.marks import words
 from data_pipelines.text.tokenizers import Tokenizer
 from neo_jax import config
+from neo_jax.inference.answering import Answerer
 from neo_jax.inference.batches import prompt_batches
-from neo_jax.inference.generate import greedy
-from neo_jax.model.backbone import Parameters
-from neo_jax.model.computation import Computation
+from neo_jax.inference.sampling import GREEDY
 from neo_jax.processes import exchange
-from neo_jax.sharding import own_rows, row_shards, to_devices
-
-BLANK = 127  # pixel value of a blank image
+from neo_jax.sharding import row_shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,43 +90,22 @@ def check_same(questions: Sequence[Question]) -> None:
 
 
 def answer_questions(
-    model: config.Model,
-    computation: Computation,
-    parameters: Parameters,
+    answerer: Answerer,
     questions: Sequence[Question],
-    tokenizer: Tokenizer,
     evaluation: config.Evaluation,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Answer]:
     """Answers every question twice, the second time with blank images, on the current mesh; returns the answers in the order of the questions.
 
-    Every process is given all questions and returns all answers. It prepares only the rows that its devices hold.
+    Every process is given all questions and returns all answers.
     """
-    special = tokenizer.special
-    image_token, end = special["<IMG_CONTEXT>"], special["<|im_end|>"]
-    banned_ids = tuple(special[name] for name in ("<img>", "</img>", "<IMG_CONTEXT>"))
-    banned_ids += tuple(range(tokenizer.vocabulary, model.vocabulary))  # rows of the embedding table that belong to no token
-    documents = [question.document for question in questions]
     answers: dict[int, Answer] = {}
-    for batch in prompt_batches(documents, evaluation.answer_tokens, evaluation.tokens, row_shards()):
-        shape = batch.shape
-        filled = [*batch.numbers, *[batch.numbers[-1]] * (shape.rows - len(batch.numbers))]  # all batches of a shape have as many rows
-        own = [documents[filled[row]] for part in own_rows(shape.rows) for row in part]
-        prompts = prompt_inputs(own, shape.length, shape.visual_tokens, image_token)
-
-        def decode(prompts: ModelInputs) -> list[str]:
-            tokens = greedy(model, computation, parameters, to_devices(prompts), evaluation.answer_tokens, end, banned_ids)
-            return [tokenizer.decode(_until(row, end)) for row in tokens]
-
-        seen = decode(prompts)
-        blank = decode(prompts._replace(visual=np.full_like(prompts.visual, BLANK))) if shape.visual_tokens else seen
-        for number, answer, blank_answer in zip(batch.numbers, seen, blank, strict=False):
-            answers[number] = Answer(questions[number], answer, blank_answer)
+    for batch in prompt_batches([question.document for question in questions], evaluation.answer_tokens, evaluation.tokens, row_shards()):
+        asked = [questions[number] for number in batch.numbers]
+        documents, greedy = [question.document for question in asked], [GREEDY] * len(asked)
+        seen = answerer.batch(documents, greedy, batch.shape, evaluation.answer_tokens)
+        blank = answerer.batch(documents, greedy, batch.shape, evaluation.answer_tokens, blank=True) if batch.shape.visual_tokens else seen
+        for number, question, *texts in zip(batch.numbers, asked, seen, blank, strict=True):
+            answers[number] = Answer(question, *texts)
         progress(len(answers), len(questions))
     return [answers[number] for number in range(len(questions))]
-
-
-def _until(tokens: np.ndarray, stop: int) -> list[int]:
-    """Returns the tokens before the first `stop`."""
-    ends = np.flatnonzero(tokens == stop)
-    return tokens[: ends[0] if len(ends) else None].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,13 +13,14 @@ from data_pipelines.loading.prompts import prompt_inputs
 from data_pipelines.schema import Document, PhaseSettings, Sample, SampleError, Turn
 from data_pipelines.text.tokenizers import Tokenizer
 from neo_jax import config
-from neo_jax.inference.batches import prompt_batches
+from neo_jax.inference.batches import Shape, prompt_batches
 from neo_jax.inference.generate import Program, decode, fetch, generate, on_mesh, prefill
 from neo_jax.inference.sampling import Sampling
 from neo_jax.model.backbone import Parameters
 from neo_jax.model.computation import Computation
 from neo_jax.sharding import own_rows, row_shards, to_devices
 
+BLANK = 127  # pixel value of a blank image
 PIECE = 4  # tokens between two pieces of text
 SMALLEST = 64  # room of the shortest prompts and answers
 UNFINISHED = "\ufffd"  # what a tokenizer decodes the first bytes of a character to
@@ -47,7 +49,7 @@ class Answerer:
     def _image_token(self) -> int:
         return self.tokenizer.special["<IMG_CONTEXT>"]
 
-    @property
+    @functools.cached_property
     def _program(self) -> Program:
         banned = tuple(self.tokenizer.special[name] for name in ("<img>", "</img>", "<IMG_CONTEXT>"))
         banned += tuple(range(self.tokenizer.vocabulary, self.model.vocabulary))  # rows of the embedding table that belong to no token
@@ -65,7 +67,7 @@ class Answerer:
         return document
 
     def answers(
-        self, documents: Sequence[Document], samplings: Sequence[Sampling], max_tokens: int, tokens: int
+        self, documents: Sequence[Document], samplings: Sequence[Sampling], max_tokens: int, tokens: int, blank: bool = False
     ) -> Iterator[tuple[tuple[int, ...], list[str]]]:
         """Yields the answers to prompts, a batch at a time: their numbers, and their texts.
 
@@ -74,14 +76,24 @@ class Answerer:
           samplings: settings of each.
           max_tokens: most tokens of an answer.
           tokens: largest number of tokens of a batch, room for the answers counted.
+          blank: whether blank images are shown instead.
         """
         for batch in prompt_batches(documents, max_tokens, tokens, row_shards()):
-            shape = batch.shape
-            filled = [*batch.numbers, *[batch.numbers[-1]] * (shape.rows - len(batch.numbers))]  # all batches of a shape have as many rows
-            own = [documents[filled[row]] for part in own_rows(shape.rows) for row in part]
-            inputs = to_devices(prompt_inputs(own, shape.length, shape.visual_tokens, self._image_token))
-            written = generate(self._program, self.parameters, inputs, [samplings[number] for number in filled], max_tokens)
-            yield batch.numbers, [self._text(row) for row in written[: len(batch.numbers)]]
+            own = [documents[number] for number in batch.numbers]
+            yield batch.numbers, self.batch(own, [samplings[number] for number in batch.numbers], batch.shape, max_tokens, blank)
+
+    def batch(
+        self, documents: Sequence[Document], samplings: Sequence[Sampling], shape: Shape, max_tokens: int, blank: bool = False
+    ) -> list[str]:
+        """Returns the answers to the prompts of one batch. Every process is given all of them; it prepares the rows that its devices hold."""
+        last = len(documents) - 1
+        filled = [min(row, last) for row in range(shape.rows)]  # all batches of a shape have as many rows
+        own = [documents[filled[row]] for part in own_rows(shape.rows) for row in part]
+        prompts = prompt_inputs(own, shape.length, shape.visual_tokens, self._image_token)
+        if blank:
+            prompts = prompts._replace(visual=np.full_like(prompts.visual, BLANK))
+        written = generate(self._program, self.parameters, to_devices(prompts), [samplings[row] for row in filled], max_tokens)
+        return [self._text(row) for row in written[: len(documents)]]
 
     def _text(self, ids: np.ndarray) -> str:
         ends = np.flatnonzero(ids == self._end)

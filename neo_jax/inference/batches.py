@@ -80,6 +80,6 @@ def _groups(lengths: Sequence[int], answer_tokens: int, tokens: int, shards: int
         for end in reversed(ends):
             for start in [start for start in best if start < end]:
                 total = best[start][0] + cost(start, end)
-                if len(best[start][1]) < SHAPES and (end not in best or total < best[end][0]):
+                if end not in best or total < best[end][0]:
                     best[end] = total, [*best[start][1], (start, end)]
     return best[len(lengths)][1] if lengths else []

@@ -29,9 +29,7 @@ def load(model: config.Model, architecture: str, tensors: Mapping[str, StoredTen
     Raises:
       WeightsError: a tensor is missing, unknown, cannot be read, or has another shape than the model's.
     """
-    table = table_of(model, architecture)
-    check_tensors(table, {name: tensor.shape for name, tensor in tensors.items()}, copy_of_tied(model, architecture))
-    check_copy(tensors, copy_of_tied(model, architecture))
+    table = checked_table(model, architecture, tensors)
     mesh = jax.sharding.get_mesh()
     shapes = abstract(model, architecture)
     parameters: Parameters = {}
@@ -47,6 +45,14 @@ def load(model: config.Model, architecture: str, tensors: Mapping[str, StoredTen
             stack = _with_layer(stack, _place(entry, tensors, of_layer, kind), np.int32(number))
         parameters[name] = stack
     return parameters
+
+
+def checked_table(model: config.Model, architecture: str, tensors: Mapping[str, StoredTensor]) -> Table:
+    """Returns the table of a model after comparing a checkpoint's tensors with it. Raises WeightsError as `load` does."""
+    table, copy = table_of(model, architecture), copy_of_tied(model, architecture)
+    check_tensors(table, {name: tensor.shape for name, tensor in tensors.items()}, copy)
+    _check_copy(tensors, copy)
+    return table
 
 
 def to_ours(table: Table, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -88,7 +94,7 @@ def check_tensors(table: Table, shapes: Mapping[str, tuple[int, ...]], copy: tup
         raise WeightsError(f"the checkpoint has {len(left)} tensors that the model has no place for, the first is {left[0]!r}")
 
 
-def check_copy(tensors: Mapping[str, StoredTensor], copy: tuple[str, str] | None) -> None:
+def _check_copy(tensors: Mapping[str, StoredTensor], copy: tuple[str, str] | None) -> None:
     """Raises WeightsError if a tied checkpoint holds an output matrix that is not its embedding."""
     if copy is None or copy[0] not in tensors:
         return

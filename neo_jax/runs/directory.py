@@ -137,15 +137,16 @@ class RunDirectory:
             self._ends[phase] = sorted([*self._ends.get(phase, ()), row])
         return self._ends
 
-    def claim(self, begun: Sequence[str]) -> None:
+    def claim(self, begun: Sequence[str], step: int = 0) -> None:
         """Writes the resolved configuration: from now on the folder belongs to this run. Changes that are allowed are recorded.
 
         Args:
           begun: as for check_changes.
+          step: last step that the run has taken; changes hold from the next one on.
         """
         if allowed := self._differences(begun)[1]:
             with (self.path / "config_changes.jsonl").open("a") as file:
-                file.write(json.dumps({"time": time.time(), "changed": allowed}) + "\n")
+                file.write(json.dumps({"time": time.time(), "step": step, "changed": allowed}) + "\n")
         if self._earlier:  # before config.json, which the next start compares with
             write_whole(self.path / EARLIER, json.dumps([each.to_json() for each in self._earlier], indent=1) + "\n")
         if self._ends:

@@ -14,6 +14,7 @@ from data_pipelines.failures import FailurePolicy, Failures
 from neo_jax import config
 from neo_jax.evaluation.questions import answer_questions, check_same, read_questions
 from neo_jax.evaluation.scoring import evaluation_record
+from neo_jax.inference.answering import Answerer
 from neo_jax.model.backbone import Parameters, abstract
 from neo_jax.model.computation import Computation
 from neo_jax.processes import exchange
@@ -48,8 +49,7 @@ def evaluate_phase(
     evaluation = settings.evaluation
     last = number == len(settings.phases) - 1
     limit = evaluation.questions if last else evaluation.interim_questions
-    steps = sum(each.steps for each in settings.phases[: number + 1])
-    asked: dict[str, Any] = {"after_step": steps, "questions": limit, "answer_tokens": evaluation.answer_tokens}
+    asked: dict[str, Any] = {"after_step": settings.phase_ends()[number], "questions": limit, "answer_tokens": evaluation.answer_tokens}
     asked |= {f"held-out source {index.name}": index.digest() for index in data.heldout_indexes}
     answered = exchange.from_first(_answered(path) if exchange.is_first() else None)
     if answered == asked:
@@ -70,7 +70,8 @@ def evaluate_phase(
         shapes = abstract(settings.model, phase.architecture)
         on_mesh = {name: jax.device_put(value, shapes[name].sharding) for name, value in parameters.items()}
         computation = Computation.of(phase, settings.run.debug)
-        answers = answer_questions(settings.model, computation, on_mesh, questions, data.tokenizer, evaluation, show)
+        answerer = Answerer(settings.model, computation, on_mesh, data.tokenizer, phase.input())
+        answers = answer_questions(answerer, questions, evaluation, show)
     record = dataclasses.replace(evaluation_record(phase.name, answers, seconds()), asked=asked)
     if exchange.is_first():
         write_evaluation(path, record)

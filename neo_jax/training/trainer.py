@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
 import time
 from collections.abc import Generator, Iterable
 from typing import Any
@@ -105,15 +104,16 @@ class Trainer:
             self._stop = resources.enter_context(StopSignal())
             self._guard = resources.enter_context(StallGuard(self.settings.data.stall_seconds))
             self._data = self._open_data()
-            ends = itertools.accumulate(phase.steps for phase in self.settings.phases)
-            self._checkpoints = Checkpoints(self._directory.path / "checkpoints", self.settings.run.keep_checkpoints, list(ends))
+            keep = self.settings.run.keep_checkpoints
+            self._checkpoints = Checkpoints(self._directory.path / "checkpoints", keep, self.settings.phase_ends())
             resources.callback(self._checkpoints.close)
             new = not exchange.from_first(self._checkpoints.steps())
             position = self._restore(new)
             if new:
                 write_origin(self.settings, self._directory.path)
             if exchange.is_first():
-                self._directory.claim([phase.name for phase in self.settings.phases[: position.phase + 1]] if position.step else [])
+                begun = [phase.name for phase in self.settings.phases[: position.phase + 1]] if position.step else []
+                self._directory.claim(begun, position.step)
                 write_facts(self._directory.path, RunFacts.now(self.settings.model.parameters()))
                 self._metrics = resources.enter_context(MetricsWriter(self._directory.path, position.step))
             for number in range(position.phase, len(self.settings.phases)):

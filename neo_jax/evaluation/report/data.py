@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neo_jax.evaluation.report.figures import percent
+from neo_jax.evaluation.results import NORMAL_QUANTILE
 from neo_jax.runs.evaluations import FamilyResult
 from neo_jax.runs.facts import RunFacts
-
-NORMAL_QUANTILE = 1.959964  # of a two-sided 95% interval
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from data_pipelines.text.tokenizers import load_tokenizer
 from neo_jax import config
 from neo_jax.evaluation import questions as asking
 from neo_jax.evaluation import scoring
+from neo_jax.inference import answering
 from neo_jax.model.computation import Computation
 from neo_jax.runs.evaluations import AnswerRecord, FamilyResult
 from neo_jax.sharding import make_mesh
@@ -95,7 +96,8 @@ def shown(monkeypatch, tokenizer):
     """Stands in for the model: answers "N yes<|im_end|>junk", N by the sum of the prompt's pixels, and keeps what it was shown."""
     calls = []
 
-    def greedy(settings, computation, parameters, prompts, max_tokens, stop, banned_ids):
+    def generate(program, parameters, prompts, samplings, max_tokens):
+        (stop,), banned_ids = program.stop_ids, program.banned_ids
         batch = {name: np.asarray(value) for name, value in arrays(prompts)}
         calls.append((batch, {"stop": stop, "banned_ids": banned_ids}))
         answers = np.full((len(batch["tokens"]), max_tokens), stop)
@@ -105,16 +107,15 @@ def shown(monkeypatch, tokenizer):
             answers[row, len(words) + 1 :] = words[0]  # behind the end: not part of the answer
         return answers
 
-    monkeypatch.setattr(asking, "greedy", greedy)
+    monkeypatch.setattr(answering, "generate", generate)
     return calls
 
 
 def answer(questions, tokenizer, tokens):
     settings = model(vocabulary=tokenizer.vocabulary + 7)
     with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
-        return asking.answer_questions(
-            settings, Computation(), {}, questions, tokenizer, config.Evaluation(tokens=tokens, answer_tokens=32)
-        )
+        answerer = answering.Answerer(settings, Computation(), {}, tokenizer, WITH_IMAGES)
+        return asking.answer_questions(answerer, questions, config.Evaluation(tokens=tokens, answer_tokens=32))
 
 
 def test_blank_images_change_nothing_but_pixels(tokenizer, shown):
@@ -124,7 +125,7 @@ def test_blank_images_change_nothing_but_pixels(tokenizer, shown):
     assert seen.keys() == blank.keys()
     for name, value in seen.items():
         assert (name == "visual") != np.array_equal(value, blank[name]), name
-    assert (blank["visual"] == asking.BLANK).all() and seen["visual"].dtype == blank["visual"].dtype == np.uint8
+    assert (blank["visual"] == answering.BLANK).all() and seen["visual"].dtype == blank["visual"].dtype == np.uint8
     for question, each in zip(questions, answers, strict=True):
         assert each.question is question
         assert each.answer == f"{question.document.visual.astype(np.int64).sum()} yes"  # its own pixels, in the order of the questions
