@@ -81,13 +81,14 @@ def test_blank_pictures_are_all_the_same(run, rows, tmp_path, capsys):  # noqa: 
 
 
 BROKEN = [
-    ("[1", "rows.jsonl:1: not JSON"),
+    ("[1", "rows.jsonl is not valid JSON"),
+    ('{"messages": ', "rows.jsonl, line 1: not valid JSON"),
     ('{"messages": [{"role": "user", "content": "Hi"}]}', "rows.jsonl:1: has no answer"),
     ('{"messages": [{"role": "user", "content": "Hi"}], "answers": "yes"}', "'answers' must be a list of texts"),
     ('{"messages": [{"role": "user", "content": "<image>Hi"}, {"role": "assistant", "content": "a"}], "images": ["none.png"]}', "none.png"),
     ('{"image_path_2": "a.png", "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "a"}]}', "unknown_key"),
     ('{"text": "words"}', "has no answer"),
-    ("", "holds no rows"),
+    ("", "rows.jsonl holds no samples"),
     ('{"messages": [{"role": "user", "content": "' + "long " * 400 + '"}, {"role": "assistant", "content": "a"}]}', "of context"),
 ]
 
