@@ -49,7 +49,9 @@ def test_what_was_planned_before_a_change_is_remembered(tmp_path):
     with RunDirectory(changed(tmp_path, {"text": 3.0})) as directory:  # takes no step up to row 1024
         directory.check_changes(begun)
         first = directory.earlier("captions", 1024)
-        directory.claim(begun)
+        directory.claim(begun, step=7)
+    change = json.loads((tmp_path / "config_changes.jsonl").read_text())
+    assert change["step"] == 7 and change["changed"] == ["phases.captions.mixture.text: 0.2 -> 3.0"]
     assert [(each.phase, each.until, each.mixture["text"]) for each in first] == [("captions", 1024, 0.2)]
     with RunDirectory(changed(tmp_path, {"text": 5.0})) as directory:
         assert directory.earlier("captions", 1024) == first
