@@ -26,15 +26,19 @@ APOSTROPHES = {
 }  # a word without one of its apostrophes: with it
 
 
-def normalise(text: str) -> str:
-    """Returns an answer without punctuation and articles, in small letters, with digits for the numbers up to ten."""
-    text = " ".join(text.replace("\n", " ").replace("\t", " ").split())
+def without_punctuation(text: str) -> str:
+    """Returns a text without punctuation: removed where it stands beside a blank, else replaced by one; of full stops those before a digit stay."""
     without = text
     between_digits = re.search(r"\d,\d", text) is not None
     for mark in PUNCTUATION:
         joined = f"{mark} " in text or f" {mark}" in text or between_digits
         without = without.replace(mark, "" if joined else " ")
-    without = re.sub(r"\.(?!\d)", "", without)
+    return re.sub(r"\.(?!\d)", "", without)
+
+
+def normalise(text: str) -> str:
+    """Returns an answer without punctuation and articles, in small letters, with digits for the numbers up to ten."""
+    without = without_punctuation(" ".join(text.split()))
     words = [NUMBERS.get(word, word) for word in without.lower().split()]
     return " ".join(APOSTROPHES.get(word, word) for word in words if word not in ARTICLES)
 
