@@ -122,14 +122,32 @@ def prompt_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, 
     and "image_marks" if the answer contains images.
     """
     try:
-        if len(sample.turns) < 2 or sample.turns[-1].role != "assistant":
-            raise SampleError("no_question", "the last turn must be the assistant's answer to a question")
-        question = dataclasses.replace(_loaded(sample), turns=sample.turns[:-1])
+        question = _loaded(_question(sample))
         plan, clips = _plan_sample(question, phase, seed)
         tokens = chat.encode_prompt(plan.turns, plan.grids.prod(axis=1).tolist(), tokenizer)
         return _document(question, plan, clips, tokens, np.full_like(tokens, NO_LABEL), phase)
     except SampleError as error:
         raise _named(sample, error) from error
+
+
+def measure_prompt(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, seed: int) -> Lengths:
+    """Returns the lengths of the document that `prompt_document` builds, without decoding pixels. Arguments and errors as there."""
+    try:
+        question = _question(sample)
+        plan, _ = _plan_sample(question, phase, seed)
+        per_image = plan.grids.prod(axis=1).tolist()
+        lengths = Lengths(len(chat.encode_prompt(plan.turns, per_image, tokenizer)), sum(per_image), len(per_image))
+        check_fits(lengths, phase)
+        return lengths
+    except SampleError as error:
+        raise _named(sample, error) from error
+
+
+def _question(sample: Sample) -> Sample:
+    """Returns a sample without its last turn, the answer."""
+    if len(sample.turns) < 2 or sample.turns[-1].role != "assistant":
+        raise SampleError("no_question", "the last turn must be the assistant's answer to a question")
+    return dataclasses.replace(sample, turns=sample.turns[:-1])
 
 
 def _loaded(sample: Sample) -> Sample:

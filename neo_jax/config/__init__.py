@@ -4,6 +4,7 @@ A configuration file defines `get_config(arg) -> ConfigDict`, which returns the 
 phase, by name; `curriculum` lists names of phases in the order in which they are trained.
 """
 
+from neo_jax.config.benchmark import Benchmark
 from neo_jax.config.changes import differences
 from neo_jax.config.fields import ConfigError
 from neo_jax.config.phase import Mesh, Phase
@@ -11,6 +12,7 @@ from neo_jax.config.sections import Data, Evaluation, Model, Optimizer, Run, Tok
 from neo_jax.config.whole import Config, override, parse_command_line
 
 __all__ = [
+    "Benchmark",
     "Config",
     "ConfigError",
     "Data",

@@ -12,16 +12,16 @@ import json
 import math
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.media.images import normalisation_table
-from data_pipelines.schema import DataError
+from data_pipelines.schema import VISUAL_TOKEN_SIDE, DataError
 from neo_jax.config.fields import ConfigError
 from neo_jax.config.flags import Command, read_flags
 from neo_jax.evaluation.benchmarks.answers import read_back
-from neo_jax.evaluation.benchmarks.declaration import Benchmark, Variant
-from neo_jax.evaluation.benchmarks.documents import resized
+from neo_jax.evaluation.benchmarks.declaration import Benchmark
+from neo_jax.evaluation.benchmarks.documents import grids, shown
 from neo_jax.evaluation.benchmarks.films import Film, Shot
 from neo_jax.evaluation.benchmarks.message import Part, Picture, Prompt
 from neo_jax.evaluation.benchmarks.registry import Asking, benchmark_named, official
@@ -32,7 +32,6 @@ DIFFERS = 1
 MEAN_TOLERANCE = 0.02  # of the mean and deviation of an image's normalised patches: a JPEG lies between
 TOLERANCE = 1e-9  # of scores
 PATCH_SIDE = 16
-FEW = 4  # of more images of a video's row only the first and the last are recorded
 SHOWN = 12  # differences that are printed
 NAMES = ("split", "setting", "task", "index")  # keys that name a line of an aggregate
 INTERMEDIATE = {"extracted", "pred_extracted", "parsed_pred"}
@@ -133,13 +132,14 @@ def _compare_run(
         tally.equal("settings", place, _settings(asking), {name: whole[name] for name in _settings(asking)})
         if "message" in recorded:
             tally.equal("messages", place, _message(prompt), recorded["message"])
-        _compare_images(prompt.pictures, asking, place, recorded, tally)
+        _compare_images(prompt, asking, place, recorded, tally)
         if "frames" in recorded:
             _compare_frames(prompt.pictures, place, recorded["frames"], tally)
 
 
 def _settings(asking: Asking) -> dict[str, Any]:
     drawn = asking.sampling
+    generation: dict[str, Any]
     if drawn.temperature:
         how = {"do_sample": True, "top_p": drawn.top_p, "temperature": drawn.temperature, "top_k": drawn.top_k}
         generation = {**how, "max_new_tokens": asking.max_tokens, "repetition_penalty": drawn.repetition_penalty}
@@ -158,25 +158,24 @@ def _message(prompt: Prompt) -> list[dict[str, Any]]:
     return [written(part) for part in prompt.message]
 
 
-def _compare_images(pictures: Sequence[Picture], asking: Asking, place: str, recorded: Mapping[str, Any], tally: Tally) -> None:
-    images = recorded["images"]
+def _compare_images(prompt: Prompt, asking: Asking, place: str, recorded: Mapping[str, Any], tally: Tally) -> None:
+    images, pictures = recorded["images"], prompt.pictures
+    sizes = grids(prompt, asking.pixels)
     tally.equal("numbers of images", place, len(pictures), recorded.get("images_count", len(images)))
-    shown = list(pictures) if len(images) == len(pictures) else [pictures[0], pictures[-1]]
-    for number, (picture, image) in enumerate(zip(shown, images, strict=True)):
-        where = f"{place} image {number}"
-        seen = resized(picture.pixels(), asking.pixels)
-        rows, columns = seen.shape[0] // PATCH_SIDE, seen.shape[1] // PATCH_SIDE
+    tally.equal("tokens", place, int(sizes.prod(axis=1).sum()), recorded["tokens"])
+    pixels = list(shown(prompt, asking.pixels))
+    numbers = range(len(pictures)) if len(images) == len(pictures) else (0, len(pictures) - 1)
+    for number, image in zip(numbers, images, strict=True):
+        picture, where = pictures[number], f"{place} image {number}"
         tally.equal("files", where, [list(picture.size()), picture.format], [image["size"], image["stored_as"]])
-        tally.equal("resize targets", where, [[rows, columns], rows * columns // 4], [image["grid_hw"], image["tokens"]])
-        normalised = normalisation_table()[seen, [0, 1, 2]]
+        patches = (sizes[number] * (VISUAL_TOKEN_SIDE // PATCH_SIDE)).tolist()
+        tally.equal("resize targets", where, [patches, int(sizes[number].prod())], [image["grid_hw"], image["tokens"]])
+        normalised = normalisation_table()[pixels[number], [0, 1, 2]]
         ours = [float(normalised.mean(dtype="float64")), float(normalised.std(dtype="float64"))]
         tally.compared["means and deviations"] += 1
-        for name, mine, theirs in zip(("mean", "std"), ours, (image["mean"], image["std"]), strict=True):
+        for name, mine, theirs in zip(("mean", "deviation"), ours, (image["mean"], image["std"]), strict=True):
             if abs(mine - theirs) > MEAN_TOLERANCE:
                 tally.differences.append(f"{name} of {where}: {mine:.3f}, recorded {theirs:.3f}")
-    if len(shown) == len(pictures):
-        tokens = sum(image["tokens"] for image in images)
-        tally.equal("tokens of images", place, tokens, recorded["tokens"])
 
 
 def _compare_frames(pictures: Sequence[Picture], place: str, frames: Mapping[str, Any], tally: Tally) -> None:

@@ -8,18 +8,16 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from data_pipelines.documents import prompt_document
+from data_pipelines.documents import Lengths, prompt_document
 from data_pipelines.index.lengths import sample_seed
 from data_pipelines.schema import DataError, Document, PhaseSettings, Sample, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.text.marks import words
 from data_pipelines.text.tokenizers import Tokenizer
 from neo_jax import config
-from neo_jax.inference.answering import Answerer
-from neo_jax.inference.batches import prompt_batches
+from neo_jax.inference.answering import Answerer, Prompts, blanked
 from neo_jax.inference.sampling import GREEDY
 from neo_jax.processes import exchange
-from neo_jax.sharding import row_shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +95,18 @@ def answer_questions(
 ) -> list[Answer]:
     """Answers every question twice, the second time with blank images, on the current mesh; returns the answers in the order of the questions.
 
-    Every process is given all questions and returns all answers.
+    Every process is given all questions and returns all answers. Questions without images are answered once.
     """
-    answers: dict[int, Answer] = {}
-    for batch in prompt_batches([question.document for question in questions], evaluation.answer_tokens, evaluation.tokens, row_shards()):
-        asked = [questions[number] for number in batch.numbers]
-        documents, greedy = [question.document for question in asked], [GREEDY] * len(asked)
-        seen = answerer.batch(documents, greedy, batch.shape, evaluation.answer_tokens)
-        blank = answerer.batch(documents, greedy, batch.shape, evaluation.answer_tokens, blank=True) if batch.shape.visual_tokens else seen
-        for number, question, *texts in zip(batch.numbers, asked, seen, blank, strict=True):
-            answers[number] = Answer(question, *texts)
-        progress(len(answers), len(questions))
-    return [answers[number] for number in range(len(questions))]
+    seen, shown = len(questions), [number for number, question in enumerate(questions) if len(question.document.visual)]
+    documents = [question.document for question in questions] + [questions[number].document for number in shown]
+    prompts = Prompts(
+        [Lengths(len(each.tokens), len(each.visual), len(each.grids)) for each in documents],
+        lambda number: documents[number] if number < seen else blanked(documents[number]),
+        [GREEDY] * len(documents),
+    )
+    texts: dict[int, str] = {}
+    for numbers, answers in answerer.answers(prompts, evaluation.answer_tokens, evaluation.tokens):
+        texts.update(zip(numbers, answers, strict=True))
+        progress(len(texts), len(documents))
+    blank = {number: texts[seen + place] for place, number in enumerate(shown)}
+    return [Answer(question, texts[number], blank.get(number, texts[number])) for number, question in enumerate(questions)]

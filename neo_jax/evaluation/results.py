@@ -6,33 +6,33 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_pipelines.schema import DataError
 from data_pipelines.storage import write_whole
 
-ANSWERS, SCORES = "answers.jsonl", "scores.json"
+ANSWERS, RESULTS, SCORES = "answers.jsonl", "results.jsonl", "scores.json"
 NORMAL_QUANTILE = 1.959964  # of a two-sided 95% interval
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One answer.
+    """One answer and its score.
 
     Attributes:
       key: name of the row.
       family: kind of question; "" if the row has none.
       prediction: what the model said.
-      answers: the accepted answers.
-      score: from 0 to 1.
+      score: from 0 to 1; None: it counts within another row's.
+      details: accepted answers, or what a benchmark made of the answer.
     """
 
     key: str
     family: str
     prediction: str
-    answers: tuple[str, ...]
-    score: float
+    score: float | None
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +47,21 @@ class Score:
 
 def scores_of(results: Sequence[Result]) -> dict[str, Score]:
     """Returns the scores of each family, in the order of first appearance, and of all questions ("all")."""
+    scored = [(each.family, each.score) for each in results if each.score is not None]
     families: dict[str, list[float]] = {}
-    for each in results:
-        families.setdefault(each.family or "no family", []).append(each.score)
+    for family, score in scored:
+        families.setdefault(family or "no family", []).append(score)
     parts = families if len(families) > 1 else {}
-    return {name: _mean(values) for name, values in [*parts.items(), ("all", [each.score for each in results])] if values}
+    return {name: _mean(values) for name, values in [*parts.items(), ("all", [score for _, score in scored])] if values}
 
 
 def differences_of(ours: Sequence[Result], theirs: Sequence[Result]) -> dict[str, Score]:
     """Returns the mean paired difference (ours less theirs) of each family over the questions that both have, with its 95% interval."""
     other = {each.key: each.score for each in theirs}
-    both = [dataclasses.replace(each, score=each.score - other[each.key]) for each in ours if each.key in other]
-    return scores_of(both)
+    pairs = [(each, each.score, other.get(each.key)) for each in ours]
+    return scores_of(
+        [dataclasses.replace(each, score=mine - yours) for each, mine, yours in pairs if mine is not None and yours is not None]
+    )
 
 
 def _mean(values: Sequence[float]) -> Score:
@@ -73,60 +76,77 @@ class AnswersFile:
 
     Args:
       folder: created if it does not exist.
-      settings: what the answers depend on; they are the first line. A file with other settings is refused.
+      settings: what the answers depend on; they are the first line.
+      replace: answers to other settings are removed; else they are refused.
 
     Attributes:
-      results: by key, those of earlier starts included.
+      predictions: by key, those of earlier starts included.
 
     Raises:
       DataError: the file has other settings, or a line in it cannot be read.
     """
 
-    def __init__(self, folder: pathlib.Path, settings: Mapping[str, Any]):
+    def __init__(self, folder: pathlib.Path, settings: Mapping[str, Any], replace: bool = False):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / ANSWERS
-        self.results: dict[str, Result] = {}
+        self.predictions: dict[str, str] = {}
         wanted = json.loads(json.dumps(settings))
         if self.path.exists():
-            found, results = read_answers(self.path)
-            if found != wanted:
+            found, predictions = read_answers(self.path)
+            if found == wanted:
+                self.predictions = predictions
+            elif not replace:
                 changed = ", ".join(sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)))
                 raise DataError(f"{self.path} holds answers to other settings ({changed} differ): name a new --output, or remove it")
-            self.results = {each.key: each for each in results}
         # Written anew: a line that was cut off by a kill is dropped.
-        lines = [json.dumps({"settings": wanted}), *(json.dumps(dataclasses.asdict(each)) for each in self.results.values())]
-        write_whole(self.path, "\n".join(lines) + "\n")
+        lines = [{"settings": wanted}, *({"key": key, "prediction": text} for key, text in self.predictions.items())]
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
-    def add(self, results: Iterable[Result]) -> None:
+    def add(self, predictions: Mapping[str, str]) -> None:
         """Appends answers; they are on disk when this returns."""
         with self.path.open("a", encoding="utf-8") as file:
-            for each in results:
-                file.write(json.dumps(dataclasses.asdict(each)) + "\n")
-                self.results[each.key] = each
+            file.writelines(json.dumps({"key": key, "prediction": text}) + "\n" for key, text in predictions.items())
+        self.predictions |= predictions
 
 
-def read_answers(path: pathlib.Path) -> tuple[dict[str, Any], list[Result]]:
-    """Returns settings and results of a file of answers; a last line that was cut off is left out. Raises DataError if it is no such file."""
+def read_answers(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns settings and answers of a file of answers; a last line that was cut off is left out. Raises DataError if it is no such file."""
+    settings, *lines = _lines(path)
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        return settings["settings"], {line["key"]: line["prediction"] for line in lines}
+    except (KeyError, TypeError) as error:
+        raise _no_file_of(path, error) from error
+
+
+def read_results(folder: pathlib.Path) -> list[Result]:
+    """Returns the results of an evaluation's folder. Raises DataError if it has none."""
+    path = folder / RESULTS
+    try:
+        return [Result(**line) for line in _lines(path)]
+    except TypeError as error:
+        raise _no_file_of(path, error) from error
+
+
+def _lines(path: pathlib.Path) -> list[Any]:
+    try:
+        *whole, _ = path.read_text(encoding="utf-8").split("\n")  # what stands behind the last end of a line was cut off
+        if not whole:
+            raise ValueError("it is empty")
+        return [json.loads(line) for line in whole]
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
-    results = []
-    try:
-        settings = json.loads(lines[0])["settings"]
-        whole = lines[1 : len(lines) - 1]  # what stands behind the last end of a line was cut off
-        for line in whole:
-            values = json.loads(line)
-            results.append(Result(**values | {"answers": tuple(values["answers"])}))
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no file of answers ({type(error).__name__}: {error}): name the folder of another evaluation") from error
-    return settings, results
+    except ValueError as error:
+        raise _no_file_of(path, error) from error
 
 
-def write_scores(folder: pathlib.Path, settings: Mapping[str, Any], scores: Mapping[str, Score]) -> None:
-    """Writes the scores beside the answers."""
-    content = {"settings": settings, "scores": {name: dataclasses.asdict(score) for name, score in scores.items()}}
-    write_whole(folder / SCORES, json.dumps(content, indent=1) + "\n")
+def _no_file_of(path: pathlib.Path, error: Exception) -> DataError:
+    return DataError(f"{path} is no file of an evaluation ({type(error).__name__}: {error}): name the folder of another one")
+
+
+def write_results(folder: pathlib.Path, results: Sequence[Result], scores: Mapping[str, Any]) -> None:
+    """Writes results.jsonl and scores.json."""
+    write_whole(folder / RESULTS, "".join(json.dumps(dataclasses.asdict(each)) + "\n" for each in results))
+    write_whole(folder / SCORES, json.dumps(scores, indent=1) + "\n")
 
 
 def table(scores: Mapping[str, Score], title: str) -> str:

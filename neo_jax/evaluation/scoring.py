@@ -5,13 +5,9 @@ from __future__ import annotations
 import collections
 from collections.abc import Sequence
 
+from neo_jax.evaluation.metrics import Options, exact
 from neo_jax.evaluation.questions import Answer
 from neo_jax.runs.evaluations import AnswerRecord, EvaluationRecord, FamilyResult
-
-
-def is_right(answer: str, truth: str) -> bool:
-    """Returns whether an answer equals the truth, apart from surrounding white space."""
-    return answer.strip() == truth.strip()
 
 
 def score(answers: Sequence[Answer]) -> dict[str, FamilyResult]:
@@ -22,8 +18,8 @@ def score(answers: Sequence[Answer]) -> dict[str, FamilyResult]:
     return {
         family: FamilyResult(
             len(group),
-            sum(is_right(a.answer, a.question.truth) for a in group) / len(group),
-            sum(is_right(a.blank_answer, a.question.truth) for a in group) / len(group),
+            sum(exact(a.answer, [a.question.truth], Options()) for a in group) / len(group),
+            sum(exact(a.blank_answer, [a.question.truth], Options()) for a in group) / len(group),
             collections.Counter(a.question.truth.strip() for a in group).most_common(1)[0][1] / len(group),
         )
         for family, group in families.items()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.documents import prompt_document
+from data_pipelines.documents import Lengths, measure_prompt, prompt_document
 from data_pipelines.loading.prompts import prompt_inputs
 from data_pipelines.schema import Document, PhaseSettings, Sample, SampleError, Turn
 from data_pipelines.text.tokenizers import Tokenizer
 from neo_jax import config
-from neo_jax.inference.batches import Shape, prompt_batches
+from neo_jax.inference.batches import PromptBatch, prompt_batches
 from neo_jax.inference.generate import Program, decode, fetch, generate, on_mesh, prefill
 from neo_jax.inference.sampling import Sampling
 from neo_jax.model.backbone import Parameters
@@ -24,6 +27,20 @@ BLANK = 127  # pixel value of a blank image
 PIECE = 4  # tokens between two pieces of text
 SMALLEST = 64  # room of the shortest prompts and answers
 UNFINISHED = "\ufffd"  # what a tokenizer decodes the first bytes of a character to
+
+
+class Prompts(NamedTuple):
+    """Prompts to be answered.
+
+    Attributes:
+      lengths: of each.
+      document: builds the prompt with a number; called by several threads.
+      samplings: settings of each.
+    """
+
+    lengths: Sequence[Lengths]
+    document: Callable[[int], Document]
+    samplings: Sequence[Sampling]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,43 +74,50 @@ class Answerer:
 
     def document(self, conversation: Sample, max_tokens: int, seed: int = 0) -> Document:
         """Returns the prompt of a conversation whose last turn is the user's. Raises SampleError if it cannot be read or is too long."""
-        asked = dataclasses.replace(conversation, turns=(*conversation.turns, Turn("assistant", "")))
-        document = prompt_document(asked, self.limits, self.tokenizer, seed)
-        tokens, most = len(document.tokens), self.limits.context
-        if (need := tokens + max_tokens) > most:
-            raise SampleError(
-                "too_long", f"{conversation.key} has {tokens:,} tokens, with {max_tokens:,} for the answer {need:,} of {most:,} (context)"
-            )
+        document = prompt_document(_asked(conversation), self.limits, self.tokenizer, seed)
+        self.check_length(conversation.key, len(document.tokens), max_tokens)
         return document
 
-    def answers(
-        self, documents: Sequence[Document], samplings: Sequence[Sampling], max_tokens: int, tokens: int, blank: bool = False
-    ) -> Iterator[tuple[tuple[int, ...], list[str]]]:
-        """Yields the answers to prompts, a batch at a time: their numbers, and their texts.
+    def measure(self, conversation: Sample, max_tokens: int, seed: int = 0) -> Lengths:
+        """Returns the lengths of the prompt of a conversation without decoding pixels. Errors as `document`."""
+        lengths = measure_prompt(_asked(conversation), self.limits, self.tokenizer, seed)
+        self.check_length(conversation.key, lengths.tokens, max_tokens)
+        return lengths
+
+    def check_length(self, key: str, tokens: int, max_tokens: int) -> None:
+        """Raises SampleError if a prompt, together with its answer, is longer than the context."""
+        most = self.limits.context
+        if (need := tokens + max_tokens) > most:
+            raise SampleError("too_long", f"{key} has {tokens:,} tokens, with {max_tokens:,} for the answer {need:,} of {most:,} (context)")
+
+    def answers(self, prompts: Prompts, max_tokens: int, tokens: int) -> Iterator[tuple[tuple[int, ...], list[str]]]:
+        """Yields the answers to prompts, a batch at a time: their numbers, and their texts. Documents are prepared while others are answered.
 
         Args:
-          documents: from `document`.
-          samplings: settings of each.
           max_tokens: most tokens of an answer.
           tokens: largest number of tokens of a batch, room for the answers counted.
-          blank: whether blank images are shown instead.
         """
-        for batch in prompt_batches(documents, max_tokens, tokens, row_shards()):
-            own = [documents[number] for number in batch.numbers]
-            yield batch.numbers, self.batch(own, [samplings[number] for number in batch.numbers], batch.shape, max_tokens, blank)
+        batches = prompt_batches(prompts.lengths, max_tokens, tokens, row_shards())
+        with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)) - 1)) as threads:
+            coming = [threads.submit(prompts.document, number) for number in self._held(batches[0])] if batches else []
+            for batch, following in zip(batches, [*batches[1:], None], strict=True):
+                documents = [each.result() for each in coming]
+                coming = [threads.submit(prompts.document, number) for number in self._held(following)] if following else []
+                samplings = [prompts.samplings[number] for number in batch.numbers]
+                yield batch.numbers, self._batch(documents, samplings, batch, max_tokens)
 
-    def batch(
-        self, documents: Sequence[Document], samplings: Sequence[Sampling], shape: Shape, max_tokens: int, blank: bool = False
-    ) -> list[str]:
-        """Returns the answers to the prompts of one batch. Every process is given all of them; it prepares the rows that its devices hold."""
-        last = len(documents) - 1
-        filled = [min(row, last) for row in range(shape.rows)]  # all batches of a shape have as many rows
-        own = [documents[filled[row]] for part in own_rows(shape.rows) for row in part]
-        prompts = prompt_inputs(own, shape.length, shape.visual_tokens, self._image_token)
-        if blank:
-            prompts = prompts._replace(visual=np.full_like(prompts.visual, BLANK))
-        written = generate(self._program, self.parameters, to_devices(prompts), [samplings[row] for row in filled], max_tokens)
-        return [self._text(row) for row in written[: len(documents)]]
+    def _held(self, batch: PromptBatch) -> list[int]:
+        """Returns the numbers of the prompts whose rows the devices of this process hold. All batches of a shape have as many rows: the last
+        prompt fills up."""
+        last = len(batch.numbers) - 1
+        return [batch.numbers[min(row, last)] for part in own_rows(batch.shape.rows) for row in part]
+
+    def _batch(self, documents: Sequence[Document], samplings: Sequence[Sampling], batch: PromptBatch, max_tokens: int) -> list[str]:
+        shape = batch.shape
+        prompts = prompt_inputs(documents, shape.length, shape.visual_tokens, self._image_token)
+        of_rows = [samplings[min(row, len(samplings) - 1)] for row in range(shape.rows)]
+        written = generate(self._program, self.parameters, to_devices(prompts), of_rows, max_tokens)
+        return [self._text(row) for row in written[: len(samplings)]]
 
     def _text(self, ids: np.ndarray) -> str:
         ends = np.flatnonzero(ids == self._end)
@@ -126,6 +150,16 @@ class Answerer:
             new = fetch(written)[0, : int(count)].tolist()
             ids += new[: new.index(end) + 1] if end in new else new
         yield from text.add(self.tokenizer.decode(ids[:-1] if ids[-1] == end else ids), whole=True)
+
+
+def blanked(document: Document) -> Document:
+    """Returns a document with blank images in place of its own."""
+    return dataclasses.replace(document, visual=np.full_like(document.visual, BLANK))
+
+
+def _asked(conversation: Sample) -> Sample:
+    """Returns the conversation with an empty answer behind it."""
+    return dataclasses.replace(conversation, turns=(*conversation.turns, Turn("assistant", "")))
 
 
 class Text:

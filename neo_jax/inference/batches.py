@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from data_pipelines.schema import Document
+from data_pipelines.documents import Lengths
 
 SHAPES = 3  # of batches over any set of prompts; each is compiled as two programs
 STEP = 64  # lengths are multiples of this
@@ -27,29 +27,30 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class PromptBatch:
-    """Prompts that are answered together: `numbers` index the given documents, at most `shape.rows` of them."""
+    """Prompts that are answered together: `numbers` index the given prompts, at most `shape.rows` of them."""
 
     shape: Shape
     numbers: tuple[int, ...]
 
 
-def prompt_batches(documents: Sequence[Document], answer_tokens: int, tokens: int, shards: int = 1) -> list[PromptBatch]:
+def prompt_batches(prompts: Sequence[Lengths], answer_tokens: int, tokens: int, shards: int = 1) -> list[PromptBatch]:
     """Returns batches that cover all prompts, shorter ones first, of at most SHAPES shapes.
 
     The lengths at which shapes change are those with the fewest tokens in all batches, padding counted.
 
     Args:
+      prompts: the lengths of each.
       answer_tokens: room for each answer.
       tokens: largest number of tokens of a batch, answers and padding counted; a prompt that is longer alone has a batch of its own.
       shards: the number of rows is a multiple of this.
     """
-    order = sorted(range(len(documents)), key=lambda number: len(documents[number].tokens))
-    lengths = [_rounded(len(documents[number].tokens)) for number in order]
+    order = sorted(range(len(prompts)), key=lambda number: prompts[number].tokens)
+    lengths = [_rounded(prompts[number].tokens) for number in order]
     batches: list[PromptBatch] = []
     for start, end in _groups(lengths, answer_tokens, tokens, shards):
         group = order[start:end]
         rows = _rows(len(group), lengths[end - 1] + answer_tokens, tokens, shards)
-        visual = max(len(documents[number].visual) for number in group)
+        visual = max(prompts[number].visual_tokens for number in group)
         shape = Shape(rows, lengths[end - 1], _rounded(visual) if visual else 0)
         batches += [PromptBatch(shape, tuple(group[first : first + rows])) for first in range(0, len(group), rows)]
     return batches

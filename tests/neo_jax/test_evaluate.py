@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from neo_jax import chat, evaluate
-from neo_jax.evaluation.results import Result, differences_of, read_answers, scores_of
+from neo_jax.evaluation.results import Result, differences_of, read_answers, read_results, scores_of
 from neo_jax.exit_codes import CONFIGURATION, DATA, DONE
 from tests.neo_jax.test_chat import run  # noqa: F401 (a fixture)
 
@@ -33,7 +33,7 @@ def rows(tmp_path_factory) -> pathlib.Path:
 
 def score(run, output, rows, *arguments) -> int:  # noqa: F811
     return evaluate.main(
-        [f"--checkpoint={run}", f"--output={output}", f"--media-root={rows.parent}", str(rows), "--max-tokens=4", *arguments]
+        [f"--checkpoint={run}", f"--output={output}", f"--media-root={rows.parent}", f"--data={rows}", "--max-tokens=4", *arguments]
     )
 
 
@@ -42,17 +42,18 @@ def test_rows_are_answered_and_scored(run, rows, tmp_path, capsys):  # noqa: F81
     assert score(run, tmp_path / "one", rows) == DONE
     out = capsys.readouterr().out
     assert "dark" in out and "light" in out and "all" in out and out.splitlines()[1].split()[1] == "5"
-    settings, results = read_answers(tmp_path / "one" / "answers.jsonl")
-    assert settings["metric"] == "exact" and len(results) == 9
-    first = next(each for each in results if each.key == "rows.jsonl:1")
-    assert first.family == "dark" and first.answers == ("no",)
+    results = read_results(tmp_path / "one")
+    assert len(results) == 9 and read_answers(tmp_path / "one" / "answers.jsonl")[1] == {each.key: each.prediction for each in results}
+    first = results[0]
+    assert first.key == "rows.jsonl:1" and first.family == "dark" and first.details == {"answers": ["no"]}
     assert chat.main([f"--checkpoint={run}", f"--image={rows.parent / '40.png'}", "Is it red? ", "--max-tokens=4"]) == DONE
     assert capsys.readouterr().out.strip() == first.prediction.strip()
     assert score(run, tmp_path / "two", rows, "--tokens=1", f"--compare={tmp_path / 'one'}") == DONE
-    assert sorted(read_answers(tmp_path / "two" / "answers.jsonl")[1], key=str) == sorted(results, key=str)
+    assert read_results(tmp_path / "two") == results
     assert f"less {tmp_path / 'one'}" in capsys.readouterr().out
-    scores = json.loads((tmp_path / "one" / "scores.json").read_text())["scores"]
-    assert set(scores) == {"dark", "light", "all"} and scores["all"]["questions"] == 9
+    written = json.loads((tmp_path / "one" / "scores.json").read_text())
+    assert set(written["scores"]) == {"dark", "light", "all"} and written["scores"]["all"]["questions"] == 9
+    assert written["settings"]["metric"] == "exact" and written["overall"] == 100 * written["scores"]["all"]["mean"]
 
 
 def test_it_goes_on_where_it_was_stopped(run, rows, tmp_path, capsys, monkeypatch):  # noqa: F811
@@ -61,8 +62,8 @@ def test_it_goes_on_where_it_was_stopped(run, rows, tmp_path, capsys, monkeypatc
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "answers.jsonl").write_text("".join(whole.splitlines(keepends=True)[:4]) + '{"key": "rows.js')
     asked = []
-    document = chat.Answerer.document
-    monkeypatch.setattr(chat.Answerer, "document", lambda self, sample, *rest: asked.append(sample.key) or document(self, sample, *rest))
+    measure = chat.Answerer.measure
+    monkeypatch.setattr(chat.Answerer, "measure", lambda self, sample, *rest: asked.append(sample.key) or measure(self, sample, *rest))
     assert score(run, tmp_path / "cut", rows) == DONE
     assert len(asked) == 6
     assert sorted((tmp_path / "cut" / "answers.jsonl").read_text().splitlines()) == sorted(whole.splitlines())
@@ -76,8 +77,14 @@ def test_it_goes_on_where_it_was_stopped(run, rows, tmp_path, capsys, monkeypatc
 
 def test_blank_pictures_are_all_the_same(run, rows, tmp_path, capsys):  # noqa: F811
     assert score(run, tmp_path / "blank", rows, "--blank", "--most=1") == DONE
-    results = read_answers(tmp_path / "blank" / "answers.jsonl")[1]
-    assert [each.key for each in sorted(results, key=str)] == ["rows.jsonl:1", "rows.jsonl:2"]
+    assert [each.key for each in read_results(tmp_path / "blank")] == ["rows.jsonl:1", "rows.jsonl:2"]
+
+
+def test_another_metric_asks_nothing_again(run, rows, tmp_path, capsys, monkeypatch):  # noqa: F811
+    assert score(run, tmp_path / "out", rows) == DONE
+    monkeypatch.setattr(evaluate, "open_answerer", None)
+    assert score(run, tmp_path / "out", rows, "--metric=regex", "--pattern=(?s).*") == DONE
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["settings"]["pattern"] == "(?s).*"
 
 
 BROKEN = [
@@ -104,15 +111,15 @@ def test_rows_that_cannot_be_asked_are_named(run, tmp_path, capsys, line, messag
 
 def test_flags_that_do_not_fit(run, rows, tmp_path, capsys):  # noqa: F811
     assert score(run, tmp_path / "out", rows, "--metric=regex") == CONFIGURATION
-    assert "--pattern: belongs to --metric=regex" in capsys.readouterr().err
+    assert "--pattern: belongs to metric regex" in capsys.readouterr().err
     assert score(run, tmp_path / "out", rows, "--metric=regex", "--pattern=(") == CONFIGURATION
     assert "is no regular expression" in capsys.readouterr().err
-    assert score(run, tmp_path / "out", rows, "more.jsonl") == CONFIGURATION
-    assert "name one file of rows" in capsys.readouterr().err
+    assert score(run, tmp_path / "out", rows, "--benchmark=mmbnch") == CONFIGURATION
+    assert "mmbench" in capsys.readouterr().err
 
 
 def results_of(scores: dict[str, float]) -> list[Result]:
-    return [Result(key, key[0], "", ("a",), value) for key, value in scores.items()]
+    return [Result(key, key[0], "", value) for key, value in scores.items()]
 
 
 def test_scores_and_paired_differences():

@@ -49,7 +49,9 @@ def open_as_choice(options: Mapping[str, str], key: str) -> tuple[dict[str, str]
     if OPEN_ANSWER in options:
         return dict(options), key
     as_choice = {OPEN_ANSWER: key, OTHER_ANSWERS: "Other Answers"}
-    return as_choice | {letter: text for letter, text in options.items() if letter not in as_choice}, key if _is_letter(key) else OPEN_ANSWER
+    return as_choice | {letter: text for letter, text in options.items() if letter not in as_choice}, key if _is_letter(
+        key
+    ) else OPEN_ANSWER
 
 
 def _is_letter(key: str) -> bool:

@@ -68,13 +68,13 @@ class Variant(NamedTuple):
     Attributes:
       data: its name in the official kit's scripts.
       frames: which frames of a video are shown.
-      count: number of frames, for rules that need it before the video is opened.
+      shots: number of frames, for rules that depend on the row.
       in_text: whether a picture beside the video stands at its mark in the text.
     """
 
     data: str
     frames: Choice = _no_frames
-    count: int = 0
+    shots: int = 0
     in_text: bool = False
 
 

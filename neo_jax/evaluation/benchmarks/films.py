@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -87,11 +87,6 @@ class Film:
     def info(self) -> video.VideoInfo:
         return video.probe(self.clip)
 
-    @functools.cached_property
-    def _frames(self) -> list[Pixels]:
-        places = np.asarray(self.indices) - self.first_index
-        return list(video.read_frames(self.clip, self.info, places))
-
     @property
     def shots(self) -> list[Shot]:
         """The frames as pictures of a prompt."""
@@ -103,9 +98,14 @@ class Film:
         return [index / self.length.rate for index in self.indices]
 
     def frame(self, number: int) -> Pixels:
-        """Returns [H, W, 3] of a shown frame."""
-        frame = through_jpeg(self._frames[number]) if self.jpeg else self._frames[number]
+        """Returns [H, W, 3] of a shown frame. Read in order, the video is decoded once."""
+        frame = self._reader.frame(number)
+        frame = through_jpeg(frame) if self.jpeg else frame
         return doubled(frame) if self.first_doubled and number == 0 else frame
+
+    @functools.cached_property
+    def _reader(self) -> _Reader:
+        return _Reader(self)
 
     def opening(self) -> str:
         """Returns the sentence before the frames."""
@@ -120,6 +120,23 @@ class Film:
         return [part for time, shot in pairs for part in (time_text(time), shot, AFTER_IMAGE)]
 
 
+class _Reader:
+    """Reads shown frames; one that lies before the last one starts again from the beginning."""
+
+    def __init__(self, film: Film):
+        self._film = film
+        self._coming: Iterator[tuple[int, Pixels]] = iter(())
+        self._number, self._pixels = len(film.indices), np.zeros((0, 0, 3), np.uint8)
+
+    def frame(self, number: int) -> Pixels:
+        if number < self._number:
+            places = np.asarray(self._film.indices) - self._film.first_index
+            self._coming, self._number = enumerate(video.read_frames(self._film.clip, self._film.info, places)), -1
+        while self._number < number:
+            self._number, self._pixels = next(self._coming)
+        return self._pixels
+
+
 @dataclasses.dataclass(frozen=True)
 class Shot:
     """One shown frame."""
@@ -130,6 +147,10 @@ class Shot:
 
     def size(self) -> tuple[int, int]:
         return self.film.info.height, self.film.info.width
+
+    def shown_size(self) -> tuple[int, int]:
+        height, width = self.size()
+        return (2 * height, 2 * width) if self.film.first_doubled and self.number == 0 else (height, width)
 
     def pixels(self) -> Pixels:
         return self.film.frame(self.number)

@@ -10,11 +10,11 @@ from neo_jax.evaluation.benchmarks.answers import Said, as_text
 TAIL = 800  # characters at the end of an answer that are searched for the letter before a closing tag
 LINES = 6  # lines at the end that are searched
 _INVISIBLE = re.compile("[\u200b\u200c\u200d\u2060\ufeff]")
-_IN_ANSWER = re.compile(r"<answer>\s*[(\[]?([A-J])[.):\]]?.*?</answer>", re.IGNORECASE | re.DOTALL)
-_CLOSED = r"(?<![A-Za-z])[(\[]?([A-Fa-f])[)\]]?[.:]?\s*</{}>"
+_IN_ANSWER = re.compile(r"<answer>\s*([A-J]).*?</answer>", re.IGNORECASE | re.DOTALL)
+_CLOSED = r"(?<![A-Za-z])[(\[]?([A-Fa-f])[)\]]?\s*</{}>"
 _ALONE = re.compile(r"[\s*_`~#>(\[{]*([A-Fa-f])[\s*_`~)\]}]*")
-_OPENING = re.compile(r"\s*[*_`]*[(\[]?([A-Fa-f])[.:)\]-]\s")
-_FREE = re.compile(r"(?<![A-Za-z])([A-F])(?=$|[^\w>/])")
+_OPENING = re.compile(r"\s*([A-Fa-f])[.:)\]-]\s")
+_FREE = re.compile(r"(?<![A-Za-z])([A-F])(?=$|_|[^\w>/])")
 _OPTION = re.compile(r"\s*option\s+[A-Za-z]\s*:", re.IGNORECASE)
 _SAID = re.compile(
     r"(?:final answer|the answer is|correct answer(?: is)?|answer(?: is)?|\u6700\u7ec8\u7b54\u6848|\u6b63\u786e\u7b54\u6848|\u7b54\u6848)"

@@ -26,6 +26,9 @@ class Picture(Protocol):
     def size(self) -> tuple[int, int]:
         """Returns (height, width) of the file that the model's wrapper opens."""
 
+    def shown_size(self) -> tuple[int, int]:
+        """Returns (height, width) of `pixels`, without decoding them."""
+
     def pixels(self) -> Pixels:
         """Returns [H, W, 3] what is then resized for the model."""
 

@@ -9,15 +9,10 @@ import numpy as np
 from neo_jax.evaluation.benchmarks.answers import Said, as_text
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
-_WORDS = {
-    word: number
-    for number, word in enumerate(
-        (
-            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-            "nineteen twenty"
-        ).split()  # noqa: SIM905
-    )
-}
+_TO_TWENTY = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty
+"""
+_WORDS = {word: number for number, word in enumerate(_TO_TWENTY.split())}
 _WORD = re.compile(rf"\b({'|'.join(_WORDS)})\b", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 # The axes of a camera's move, each with its opposite.

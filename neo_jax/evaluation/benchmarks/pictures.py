@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from data_pipelines.media.images import decode, header, image_size, open_media
+from data_pipelines.media.images import decode, image_size, open_media, read_bytes
 from data_pipelines.schema import DataError, Media
 from neo_jax.evaluation.benchmarks.message import Pixels
 from neo_jax.evaluation.benchmarks.rows import Row, is_list
@@ -46,10 +46,12 @@ class StoredPicture:
     def size(self) -> tuple[int, int]:
         return image_size(self.media)
 
+    def shown_size(self) -> tuple[int, int]:
+        height, width = self.size()
+        return (2 * height, 2 * width) if self.doubled else (height, width)
+
     def pixels(self) -> Pixels:
-        header(self.media)
-        with open_media(self.media) as file:
-            pixels = decode(file.read(), self.media.name, self.media.pictures)
+        pixels = decode(read_bytes(self.media), self.media.name, self.media.pictures)
         if self.written_as == "JPEG":
             pixels = through_jpeg(pixels)
         return doubled(pixels) if self.doubled else pixels

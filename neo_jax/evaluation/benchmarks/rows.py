@@ -113,7 +113,9 @@ def read_rows(path: pathlib.Path, quirks: bool) -> list[Row]:
         if len(cells) != len(header):
             raise DataError(f"{path}, row {number}: has {len(cells)} cells, the header {len(header)}: its quotes or tabs are broken")
     columns = [_column([cells[place] for cells in lines], quirks) for place in range(len(header))]
-    rows = [Row(f"{path}, row {number}", dict(zip(header, values, strict=True))) for number, values in enumerate(zip(*columns, strict=True), 1)]
+    rows = [
+        Row(f"{path}, row {number}", dict(zip(header, values, strict=True))) for number, values in enumerate(zip(*columns, strict=True), 1)
+    ]
     _check_keys(rows)
     return rows
 

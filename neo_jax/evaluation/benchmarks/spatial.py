@@ -182,7 +182,9 @@ def _score_vsi(rows: Rows, said: Sequence[Said], quirks: bool) -> Scored:
     values, tasks = _mixed(rows, fields, "question_type")
     if tasks.keys() >= VSI_DIRECTIONS:
         direction = mean([tasks[name][1] for name in sorted(VSI_DIRECTIONS)])
-        tasks = {name: each for name, each in tasks.items() if name not in VSI_DIRECTIONS} | {"object_rel_direction": ("accuracy", direction)}
+        tasks = {name: each for name, each in tasks.items() if name not in VSI_DIRECTIONS} | {
+            "object_rel_direction": ("accuracy", direction)
+        }
     overall = 100 * mean([value for _, value in tasks.values()])
     table = {"overall": overall} | {f"{name}_{metric}": 100 * value for name, (metric, value) in tasks.items()}
     return Scored(fields, list(values), table, overall)

@@ -76,7 +76,7 @@ def _key(row: Row) -> str:
 def _mvbench(row: Row, material: Material) -> Sequence[Part]:
     place = f"{row.text('prefix')}{row.text('video')}"
     bounds = (row.number("start"), row.number("end")) if row.text("bound").lower() == "true" else None
-    count = material.variant.count
+    count = material.variant.shots
     if row.text("data_type") == "frame":
         film = open_folder(inside(material.root, place, row.place), row.place, count, bounds, material.quirks)
     else:
@@ -153,7 +153,9 @@ def _nested(rows: Rows, hits: Sequence[float], column: str, order: Sequence[str]
     return table
 
 
-def _score_first_capital(letters: str, column: str, order: Sequence[str], columns: Sequence[str], rows: Rows, said: Sequence[Said], quirks: bool) -> Scored:
+def _score_first_capital(
+    letters: str, column: str, order: Sequence[str], columns: Sequence[str], rows: Rows, said: Sequence[Said], quirks: bool
+) -> Scored:
     hits = [int(first_capital(each, letters) == _letter(row)) for row, each in zip(rows, said, strict=True)]
     table = _nested(rows, hits, column, order, columns)
     return Scored([{"score": hit} for hit in hits], [float(hit) for hit in hits], table, 100 * mean(hits))
@@ -189,7 +191,8 @@ def _score_mlvu(rows: Rows, said: Sequence[Said], quirks: bool) -> Scored:
     counted = [float(score) if quirks else float(score == 1) for score in scores]  # the official kit subtracts what failed
     groups = by(rows, counted, "task_type") | {"M-Avg": counted}
     table = [
-        {"task": name, "success": sum(each), "overall": float(len(each)), "acc": round(100 * mean(each), 1)} for name, each in groups.items()
+        {"task": name, "success": sum(each), "overall": float(len(each)), "acc": round(100 * mean(each), 1)}
+        for name, each in groups.items()
     ]
     return Scored([{"score": score} for score in scores], [float(score == 1) for score in scores], table, 100 * mean(counted))
 
@@ -227,9 +230,23 @@ VIDEOS = (
         functools.partial(_score_first_capital, "ABCD", "duration", DURATIONS, ("domain", "sub_category", "task_type")),
         "duration",
     ),
-    _video("mvbench", "MVBench", [Variant("MVBench_64frame", count=64), Variant("MVBench_32frame", count=32)], _mvbench, _score_mvbench, "task_type"),
+    _video(
+        "mvbench",
+        "MVBench",
+        [Variant("MVBench_64frame", shots=64), Variant("MVBench_32frame", shots=32)],
+        _mvbench,
+        _score_mvbench,
+        "task_type",
+    ),
     _video("lvbench", "LVBench", [Variant("lvbench_1fps_max256", each_second(256))], _lvbench, _score_lvbench, ""),
-    _video("mlvu", "MLVU (M-Avg)", [Variant("MLVU_128frame", inner(128)), Variant("MLVU_256frame", inner(256))], _mlvu, _score_mlvu, "task_type"),
+    _video(
+        "mlvu",
+        "MLVU (M-Avg)",
+        [Variant("MLVU_128frame", inner(128)), Variant("MLVU_256frame", inner(256))],
+        _mlvu,
+        _score_mlvu,
+        "task_type",
+    ),
     _video(
         "longvideobench",
         "LongVideoBench",

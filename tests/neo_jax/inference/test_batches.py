@@ -5,18 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.schema import VISUAL_TOKEN_BYTES, Document
+from data_pipelines.documents import Lengths
 from neo_jax.inference.batches import SHAPES, prompt_batches
 
 
-def prompt(length: int, visual: int = 0) -> Document:
-    tokens = np.zeros(length, np.int32)
-    return Document(tokens, tokens, np.zeros((0, 2), np.int32), np.zeros((visual, VISUAL_TOKEN_BYTES), np.uint8))
+def prompt(length: int, visual: int = 0) -> Lengths:
+    return Lengths(length, visual, int(visual > 0))
 
 
-def check(documents, answer_tokens, tokens, shards):
-    batches = prompt_batches(documents, answer_tokens, tokens, shards)
-    assert sorted(number for batch in batches for number in batch.numbers) == list(range(len(documents)))
+def check(prompts, answer_tokens, tokens, shards):
+    batches = prompt_batches(prompts, answer_tokens, tokens, shards)
+    assert sorted(number for batch in batches for number in batch.numbers) == list(range(len(prompts)))
     assert len({batch.shape for batch in batches}) <= SHAPES
     for batch in batches:
         shape = batch.shape
@@ -24,7 +23,7 @@ def check(documents, answer_tokens, tokens, shards):
         assert shape.rows * (shape.length + answer_tokens) <= tokens or shape.rows == shards
         assert shape.length % 64 == 0 and shape.visual_tokens % 64 == 0
         for number in batch.numbers:
-            assert len(documents[number].tokens) <= shape.length and len(documents[number].visual) <= shape.visual_tokens
+            assert prompts[number].tokens <= shape.length and prompts[number].visual_tokens <= shape.visual_tokens
     return batches
 
 
