@@ -75,9 +75,7 @@ def evaluate(flags: Flags) -> list[str]:
 def _report(flags: Flags, suite: Suite, answers: AnswersFile, output: pathlib.Path, settings: dict[str, Any]) -> list[str]:
     outcome = suite.outcome(answers.predictions)
     scoring = {"metric": flags.metric, "tolerance": flags.tolerance, "pattern": flags.pattern} if not flags.benchmark else {}
-    scores = {name: dataclasses.asdict(score) for name, score in outcome.families.items()}
-    content = {"settings": settings | scoring, "overall": outcome.overall, "scores": scores, "official": outcome.official}
-    write_results(output, outcome.results, content)
+    write_results(output, outcome.results, outcome.content(settings | scoring))
     lines = [table(outcome.families, flags.benchmark or flags.metric)]
     if flags.benchmark:
         lines.append(f"{flags.benchmark} ({flags.preset}): {outcome.overall:.1f}{published_line(flags.benchmark)}")

@@ -12,6 +12,7 @@ from typing import Annotated
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.schema import SourceSettings
 from data_pipelines.sources import FORMATS
+from neo_jax.config.benchmark import Benchmark
 from neo_jax.config.fields import (
     AboveZero,
     AtLeastZero,
@@ -230,9 +231,11 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Held-out questions answered at the end of each phase.
+    """Held-out questions answered at the end of each phase, and benchmarks.
 
     Attributes:
+      benchmarks: by name, files of questions that are answered after each phase with pictures, and every benchmark_every steps of it.
+      benchmark_every: steps of a phase between two answers to the benchmarks; 0: only after each phase.
       questions: largest number of questions of each family after the last phase.
       interim_questions: largest number of questions of each family after every other phase.
       answer_tokens: largest number of tokens of an answer.
@@ -243,3 +246,12 @@ class Evaluation:
     interim_questions: Positive = 100
     answer_tokens: Positive = 32
     tokens: Positive = 32_768
+    benchmarks: Mapping[str, Benchmark] = dataclasses.field(default_factory=dict)
+    benchmark_every: Whole = 0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for name in self.benchmarks:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+                yield "benchmarks", f"has the name {name!r}: it names a folder, so use letters, digits, _ . and -"
+        if self.benchmark_every and not self.benchmarks:
+            yield "benchmark_every", f"is {self.benchmark_every}, but there are no benchmarks"

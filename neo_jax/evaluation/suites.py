@@ -42,6 +42,11 @@ class Outcome(NamedTuple):
     overall: float
     official: Any
 
+    def content(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what scores.json holds, given what was asked."""
+        scores = {name: dataclasses.asdict(score) for name, score in self.families.items()}
+        return {"settings": dict(settings), "overall": self.overall, "scores": scores, "official": self.official}
+
 
 @dataclasses.dataclass(frozen=True)
 class Suite:

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Sequence
 
 from neo_jax.places import RunPlace
+from neo_jax.runs.benchmarks import read_benchmarks
 from neo_jax.runs.evaluations import EvaluationRecord, read_evaluations
 from neo_jax.runs.facts import read_facts
 from neo_jax.runs.metrics import StepRecord, read_records
@@ -48,6 +49,7 @@ def model_card(place: RunPlace, dtype: str) -> str:
         ),
         _heldout(steps),
         _scores(place.found.run, [phase.name for phase in begun]),
+        _benchmarks(place),
         "## Configuration\n\n```json\n" + json.dumps(record.configuration, indent=1) + "\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -87,6 +89,24 @@ def _scores(run: pathlib.Path, phases: list[str]) -> str:
     return f"## Held-out questions after phase {last.phase}\n\n" + _table(
         ("family", "questions", "exact match, %", "with blank images, %"), rows
     )
+
+
+def _benchmarks(place: RunPlace) -> str:
+    until = place.found.record.position.step
+    last = {each.name: each for each in read_benchmarks(place.found.run)[0] if each.step <= until}
+    if not last:
+        return ""
+    rows = [
+        (
+            each.name,
+            f"{each.benchmark} ({each.preset})" if each.benchmark else "own rows",
+            f"{each.step:,}",
+            f"{each.questions:,}",
+            f"{each.overall:.1f}",
+        )
+        for each in last.values()
+    ]
+    return "## Benchmarks\n\n" + _table(("name", "benchmark", "after step", "questions", "score, %"), rows)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

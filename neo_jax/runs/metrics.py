@@ -116,6 +116,13 @@ class MetricsWriter:
         self._tensorboard.write_event(event_pb2.Event(wall_time=time.time(), step=record.step, summary=summary))
         self._tensorboard.flush()
 
+    def write_score(self, step: int, name: str, score: float) -> None:
+        """Writes the score of a benchmark after a step to TensorBoard, tagged benchmark/NAME; its file is the benchmark's own."""
+        summary = summary_pb2.Summary()
+        summary.value.add(tag=f"benchmark/{name}", simple_value=score)
+        self._tensorboard.write_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+        self._tensorboard.flush()
+
     def __enter__(self) -> MetricsWriter:
         return self
 

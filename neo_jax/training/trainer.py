@@ -31,6 +31,7 @@ from neo_jax.runs.record import CheckpointRecord, Position
 from neo_jax.sharding import own_rows, slice_count, to_devices
 from neo_jax.training import flops, losses_of_data
 from neo_jax.training.beginning import as_tree, begin, check_origin, goes_on, write_origin
+from neo_jax.training.benchmarks import Benchmarks
 from neo_jax.training.console import Progress, step_line
 from neo_jax.training.continuing import check_changes, check_data, continued
 from neo_jax.training.curriculum import abstract_state, mesh_problems, next_state, phase_mesh
@@ -103,6 +104,7 @@ class Trainer:
             self._directory = _agreed_directory(self.settings, resources)
             self._stop = resources.enter_context(StopSignal())
             self._guard = resources.enter_context(StallGuard(self.settings.data.stall_seconds))
+            self._benchmarks = Benchmarks(self.settings)
             self._data = self._open_data()
             keep = self.settings.run.keep_checkpoints
             self._checkpoints = Checkpoints(self._directory.path / "checkpoints", keep, self.settings.phase_ends())
@@ -203,7 +205,17 @@ class Trainer:
         with self._guard.watching("reading held-out questions"):
             parameters = self._current_state().parameters
             evaluate_phase(self.settings, number, self._data, parameters, self._total_seconds, self.progress, self._check_stop)
+        self._ask_benchmarks(phase, position)
         return position
+
+    def _ask_benchmarks(self, phase: config.Phase, position: Position) -> None:
+        def record(name: str, score: float) -> None:
+            if self._metrics is not None:
+                self._metrics.write_score(position.step, name, score)
+
+        with self._guard.watching("reading questions of benchmarks"):
+            parameters = self._current_state().parameters
+            self._benchmarks.ask(phase, position.step, self._data, parameters, self.progress, self._check_stop, record)
 
     def _train(self, phase: config.Phase, position: Position, mesh: Mesh) -> Position:
         """Takes the steps of a phase from `position` to its end; returns the position there. Fetches the results of each step while the next runs."""
@@ -213,6 +225,8 @@ class Trainer:
         if position.phase not in self._data.train.laid_out:
             with self._guard.watching(f"reading the lengths of phase {phase.name}"):
                 self._print_layout(position.phase, self._data)
+        if self._benchmarks.due(phase, position.phase_step):  # those that an earlier start did not finish
+            self._ask_benchmarks(phase, position)
         pending: _DispatchedStep | None = None
         with contextlib.closing(self._batches(phase, position, mesh)) as batches:
             for batch, after, waited in batches:
@@ -234,6 +248,8 @@ class Trainer:
                     raise Preempted(
                         f"stopped by a signal after step {position.step}; everything is saved: the same command continues from there"
                     )
+                if self._benchmarks.due(phase, position.phase_step):
+                    self._ask_benchmarks(phase, position)
         return position
 
     def _tools(self, phase: config.Phase) -> _PhaseTools:
@@ -309,7 +325,9 @@ class Trainer:
         )
 
     def _saves(self, position: Position, phase: config.Phase) -> bool:
-        return position.step % self.settings.run.checkpoint_every == 0 or position.phase_step == phase.steps
+        # A step after which benchmarks are asked is saved first: a run that is stopped while it asks has lost nothing.
+        regular = position.step % self.settings.run.checkpoint_every == 0 or position.phase_step == phase.steps
+        return regular or self._benchmarks.due(phase, position.phase_step)
 
     def _measures_heldout(self, position: Position, phase: config.Phase) -> bool:
         every = self.settings.run.heldout_every

@@ -184,8 +184,9 @@ def _score_pope(rows: Rows, said: Sequence[Said], quirks: bool) -> Scored:
         {"split": split, **f1_scores([extracted[number] for number in numbers], [keys[number] for number in numbers])}
         for split, numbers in splits.items()
     ]
-    fields = [{"score": answer == key, "extracted": answer} for answer, key in zip(extracted, keys, strict=True)]
-    return Scored(fields, [float(each["score"]) for each in fields], table, float(table[0]["Overall"]))
+    right = [answer == key for answer, key in zip(extracted, keys, strict=True)]
+    fields = [{"score": hit, "extracted": answer} for hit, answer in zip(right, extracted, strict=True)]
+    return Scored(fields, [float(hit) for hit in right], table, float(table[0]["Overall"]))
 
 
 def accepted(row: Row) -> list[str]:
