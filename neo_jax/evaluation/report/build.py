@@ -16,6 +16,7 @@ from neo_jax.evaluation.report.data import MetricRow, PhaseResults, PhaseSpan, R
 from neo_jax.evaluation.report.pictures import first_answers, make_cards
 from neo_jax.evaluation.report.skipped import read_skipped
 from neo_jax.evaluation.report.write import write_report
+from neo_jax.runs.benchmarks import read_benchmarks
 from neo_jax.runs.evaluations import EvaluationRecord, read_evaluations
 from neo_jax.runs.facts import read_facts
 from neo_jax.runs.metrics import StepRecord, finite, read_records
@@ -61,6 +62,7 @@ def build_report(settings: config.Config) -> RunReport:
         configuration=settings.to_json(),
         skipped=tuple(skipped),
         epochs=steps[-1].epochs if steps else {},
+        benchmarks=tuple(_add(problems, *read_benchmarks(directory))),
         warnings=tuple(find_leaks(training, held_out)),
         problems=tuple(problems),
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from neo_jax.evaluation.report.figures import percent
 from neo_jax.evaluation.results import NORMAL_QUANTILE
+from neo_jax.runs.benchmarks import BenchmarkScore
 from neo_jax.runs.evaluations import FamilyResult
 from neo_jax.runs.facts import RunFacts
 
@@ -120,6 +121,7 @@ class RunReport:
       configuration: the resolved configuration as JSON text.
       skipped: samples that were not used.
       epochs: how often each source's samples were read.
+      benchmarks: scores of benchmarks, by name and step.
       warnings: sentences on held-out samples that training may have seen.
       problems: sentences on damaged files of the run, and on anything else that cannot be shown.
     """
@@ -135,6 +137,7 @@ class RunReport:
     configuration: str = ""
     skipped: tuple[Skipped, ...] = ()
     epochs: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    benchmarks: tuple[BenchmarkScore, ...] = ()
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -190,6 +193,7 @@ def summary(report: RunReport) -> dict[str, Any]:
         "commit": facts.commit or None if facts else None,
         "skipped": [dataclasses.asdict(each) for each in report.skipped],
         "epochs": dict(report.epochs),
+        "benchmarks": [dataclasses.asdict(each) for each in report.benchmarks],
         "warnings": list(report.warnings),
         "problems": list(report.problems),
     }

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from neo_jax.evaluation.published import published
 from neo_jax.evaluation.report.charts import (
     MAX_LINES,
     Axis,
@@ -23,6 +24,9 @@ from neo_jax.evaluation.report.data import MetricRow, PhaseResults, RunReport, S
 from neo_jax.evaluation.report.figures import duration, percent, short, side
 from neo_jax.evaluation.report.provenance import facts, notices, phases_table, skipped_table
 from neo_jax.evaluation.report.style import STYLE
+from neo_jax.runs.benchmarks import BenchmarkScore
+
+BENCHMARK_STEPS = 6  # steps in the table of benchmarks
 
 
 def _label(family: str) -> str:
@@ -150,6 +154,27 @@ def _results_table(report: RunReport) -> str:
     return f'<div class="panel scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 
+def _benchmarks_table(scores: Sequence[BenchmarkScore]) -> str:
+    """Returns the scores by benchmark and step, the last steps alone, with the published ones."""
+    steps = sorted({score.step for score in scores})[-BENCHMARK_STEPS:]
+    found = {(score.name, score.step): score.overall for score in scores}
+    last = {score.name: score for score in scores}
+    body = ""
+    for name, score in last.items():
+        kind = f"{score.benchmark}, {score.preset}" if score.benchmark else "own rows"
+        values = [found.get((name, step)) for step in steps]
+        theirs = published().get(score.benchmark, {})
+        cells = [
+            *("-" if value is None else f"{value:.1f}" for value in values),
+            *(f"{theirs[size]:.1f}" if size in theirs else "-" for size in ("2B", "9B")),
+            f"{score.questions:,}",
+        ]
+        body += f'<tr><th scope="row">{escape(name)} ({escape(kind)})</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+    headings = [*(f"step {step:,}" for step in steps), "published 2B", "published 9B", "questions"]
+    head = f"<tr><th></th>{''.join(f'<th>{heading}</th>' for heading in headings)}</tr>"
+    return f'<div class="panel scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+
+
 def _results_row(row: TableRow, kind: str) -> str:
     cells = [
         '<td class="none">-</td>'
@@ -204,6 +229,9 @@ def _sections(report: RunReport) -> list[tuple[str, str, str]]:
             "families in every phase: a phase that was not asked all of them has none."
         )
         sections.append(("Families and phases", sentence, _results_table(report)))
+    if report.benchmarks:
+        sentence = "After the last steps at which they were asked; the published scores are those of NEO-ov's authors."
+        sections.append(("Benchmarks", sentence, _benchmarks_table(report.benchmarks)))
     sections.append(("The run", "What was trained, on what, and from which code.", facts(report) + phases_table(report.phases)))
     sections.append(
         (

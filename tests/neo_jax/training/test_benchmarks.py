@@ -43,6 +43,9 @@ def test_a_finished_run_asks_new_benchmarks(corpus: pathlib.Path, whole: pathlib
     results = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert [each["key"] for each in results] == ["0", "1", "2", "3"] and all(each["details"]["hit"] in (0, 1) for each in results)
     assert json.loads((folder / "scores.json").read_text())["official"][0]["split"] == "none"
+    assert [each["name"] for each in json.loads((directory / "report.json").read_text())["benchmarks"]] == ["own", "star"]
+    page = (directory / "report.html").read_text()
+    assert "star (mmstar, fixed)" in page and "<td>58.6</td><td>67.3</td><td>4</td>" in page and "own (own rows)" in page
 
     written = {file: file.stat().st_mtime_ns for file in (directory / "benchmarks").rglob("*.json*")}
     asked["own"]["max_tokens"] = 2
