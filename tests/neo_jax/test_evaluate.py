@@ -87,6 +87,59 @@ def test_another_metric_asks_nothing_again(run, rows, tmp_path, capsys, monkeypa
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["settings"]["pattern"] == "(?s).*"
 
 
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "evaluation"
+
+
+def ask(run, output, benchmark, *arguments, data=None) -> int:  # noqa: F811
+    file = data or GOLDEN / benchmark / "input.tsv"
+    limits = ["--max-tokens=4", "--min-pixels=1024", "--max-pixels=1024", f"--media-root={file.parent / 'media'}"]
+    return evaluate.main([f"--checkpoint={run}", f"--output={output}", f"--benchmark={benchmark}", f"--data={file}", *limits, *arguments])
+
+
+def test_a_benchmark(run, tmp_path, capsys):  # noqa: F811
+    """Rotations of a question count once; a preset that samples gives the same answers to the same seed."""
+    assert ask(run, tmp_path / "one", "mmbench") == DONE
+    out = capsys.readouterr().out
+    assert "mmbench (official): " in out and "published NEO-ov: 2B 80.0, 9B 85.1" in out
+    results = read_results(tmp_path / "one")
+    assert len(results) == 9 and sum(each.score is not None for each in results) == 3
+    written = json.loads((tmp_path / "one" / "scores.json").read_text())
+    assert written["scores"]["all"]["questions"] == 3 and written["official"][0]["split"] == "dev"
+    assert written["settings"]["pixels"] == [1024, 1024] and written["settings"]["preset"] == "official"
+    assert ask(run, tmp_path / "two", "mmbench", "--tokens=1", f"--compare={tmp_path / 'one'}") == DONE
+    assert read_results(tmp_path / "two") == results and f"less {tmp_path / 'one'}" in capsys.readouterr().out
+    assert ask(run, tmp_path / "one", "mmbench", "--preset=lmms_eval") == DATA
+    assert "preset differ" in capsys.readouterr().err
+
+
+def test_a_benchmark_of_several_pictures_and_one_without(run, tmp_path, capsys):  # noqa: F811
+    assert ask(run, tmp_path / "several", "muirbench", "--preset=lmms_eval", "--context=1024", "--blank", "--most=1") == DONE
+    assert len(read_results(tmp_path / "several")) == 3
+    assert ask(run, tmp_path / "films", "mvbench", "--variant=MVBench_16frame") == DATA
+    assert "has no variant 'MVBench_16frame'; it has MVBench_64frame, MVBench_32frame" in capsys.readouterr().err
+    assert ask(run, tmp_path / "films", "site_video") == DATA
+    assert "(context)" in capsys.readouterr().err
+
+
+BROKEN_TABLES = [
+    ("index\tquestion\tA\n1\tWhat?\tyes\n", "row 1: has no picture"),
+    ("index\tA\timage_path\n1\tyes\tx.png\n", "has no column 'question'"),
+    ("index\tquestion\tA\timage_path\n1\tWhat?\tyes\tx.png\n", "x.png does not exist"),
+    ("index\tquestion\tA\timage_path\n1\tWhat?\tyes\t../x.png\n", "leads out of"),
+    ("index\tquestion\tA\timage\n1\tWhat?\tyes\t///\n", "neither a picture as base64 nor the index of another row"),
+    ("index\tquestion\tA\timage\n1\tWhat?\tyes\tbm90IGEgcGljdHVyZQ==\n", "row 1, picture 1: not an image"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN_TABLES)
+def test_tables_that_cannot_be_asked_are_named(run, tmp_path, capsys, text, message):  # noqa: F811
+    (tmp_path / "media").mkdir()
+    (tmp_path / "rows.tsv").write_text(text)
+    assert ask(run, tmp_path / "out", "mmstar", data=tmp_path / "rows.tsv") == DATA
+    errors = capsys.readouterr().err.splitlines()[-1]
+    assert errors.startswith("error: ") and message in errors
+
+
 BROKEN = [
     ("[1", "rows.jsonl is not valid JSON"),
     ('{"messages": ', "rows.jsonl, line 1: not valid JSON"),
