@@ -16,6 +16,8 @@ COMMANDS = {
     "neo_jax.export",
     "neo_jax.chat",
     "neo_jax.evaluate",
+    "neo_jax.serve",
+    "neo_jax.evaluation.golden",
 }
 COMMANDS |= {
     "data_pipelines.bench",
@@ -43,6 +45,7 @@ NEO_JAX = {
     "neo_jax.places": LOW | {"neo_jax.model", "neo_jax.runs", "neo_jax.interop"},
     "neo_jax.publishing": LOW | {"neo_jax.runs", "neo_jax.interop", "neo_jax.places"},
     "neo_jax.inference": LOW | {"neo_jax.attention", "neo_jax.model", "neo_jax.places"},
+    "neo_jax.serving": LOW | {"neo_jax.inference"},
     "neo_jax.evaluation": LOW | {"neo_jax.model", "neo_jax.inference", "neo_jax.processes", "neo_jax.runs"},
     "neo_jax.training": LOW
     | {f"neo_jax.{room}" for room in ("attention", "model", "processes", "runs", "interop", "places", "inference", "evaluation")},
@@ -51,7 +54,9 @@ NEO_JAX = {
 # What of data_pipelines a room of neo_jax may import: schema and batches alone, but where inputs are opened, questions read or rows planned.
 SCHEMA = {"data_pipelines.schema", "data_pipelines.batch", "data_pipelines.storage", "data_pipelines.failures"}
 REGISTRY = ("neo_jax.config.sections", "data_pipelines.sources")  # the table of formats: its module imports no media library
-OPENS_DATA = {f"neo_jax.{room}" for room in ("training", "evaluation", "inference", "runs", "planning", "drafting", "publishing")}
+OPENS_DATA = {
+    f"neo_jax.{room}" for room in ("training", "evaluation", "inference", "runs", "planning", "drafting", "publishing", "serving")
+}
 BASE = {
     "data_pipelines.conditions",
     "data_pipelines.schema",

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from neo_jax.config import Config, ConfigError, parse_command_line
 
 ROOT = pathlib.Path(__file__).parents[1]
+REQUIREMENTS = tuple(f"requirements{name}.txt" for name in ("", "-dev", "-cloud", "-serve", "-beam"))
 PACKAGES = ("neo_jax", "data_pipelines", "configs")
 CONFIGURATIONS = {"demo": ("", "smoke"), "neo_ov_2b": ("", "laptop"), "neo_ov_9b": ("", "laptop")}
 
@@ -127,7 +128,7 @@ def test_arrays_are_never_loaded_with_pickle() -> None:
 
 
 def test_requirements_are_pinned_and_name_no_place() -> None:
-    for file in ("requirements.txt", "requirements-dev.txt", "requirements-cloud.txt", "requirements-beam.txt"):
+    for file in REQUIREMENTS:
         for line in (ROOT / file).read_text().splitlines():
             assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*", line), line
     for path in [*ROOT.glob("requirements*.txt"), ROOT / "Makefile", *(ROOT / "scripts").iterdir(), ROOT / "pyproject.toml"]:
@@ -136,7 +137,7 @@ def test_requirements_are_pinned_and_name_no_place() -> None:
 
 def test_requirements_hold_no_tensorflow() -> None:
     heavy = {"tensorflow", "tensorflow-cpu", "tf-keras", "keras", "tensorboard", "torch"}
-    for file in ("requirements.txt", "requirements-dev.txt", "requirements-cloud.txt", "requirements-beam.txt"):
+    for file in REQUIREMENTS:
         assert not heavy & pins(file).keys()
 
 
@@ -144,23 +145,27 @@ def test_requirements_are_complete_and_without_surplus() -> None:
     runtime = needed_by(project()["dependencies"])
     assert pins("requirements.txt").keys() == runtime
     extras = project()["optional-dependencies"]
-    dev, cloud = pins("requirements-dev.txt"), pins("requirements-cloud.txt")
+    dev, cloud, serve = (pins(f"requirements-{name}.txt") for name in ("dev", "cloud", "serve"))
     assert dev.keys() == needed_by(extras["dev"]) - runtime
     assert cloud.keys() == needed_by(extras["cloud"]) - runtime
+    assert (
+        serve.keys() == needed_by(extras["serve"]) - runtime and serve.items() <= cloud.items()
+    )  # the tests' environment has them by that
     assert {name: version for name, version in cloud.items() if dev.get(name, version) != version} == {}  # one environment holds both
 
 
 def test_the_pins_lie_within_the_ranges_of_the_package() -> None:
     versions = pins("requirements.txt") | pins("requirements-dev.txt") | pins("requirements-cloud.txt")
     extras = project()["optional-dependencies"]
-    for text in project()["dependencies"] + extras["dev"] + extras["cloud"]:
+    for text in project()["dependencies"] + extras["dev"] + extras["cloud"] + extras["serve"]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(versions[normalised(requirement.name)]), text
 
 
 def test_every_import_is_a_dependency() -> None:
     provided = importlib.metadata.packages_distributions()
-    declared = {normalised(Requirement(text).name) for text in project()["dependencies"] + project()["optional-dependencies"]["cloud"]}
+    extras = project()["optional-dependencies"]
+    declared = {normalised(Requirement(text).name) for text in project()["dependencies"] + extras["cloud"] + extras["serve"]}
     declared_elsewhere = {"apache_beam"}  # requirements-beam.txt
     used = set().union(*(imports(path) for path in source_files())) - set(sys.stdlib_module_names) - set(PACKAGES) - declared_elsewhere
     assert {name for name in used if not declared & {normalised(distribution) for distribution in provided.get(name, [])}} == set()
@@ -169,7 +174,7 @@ def test_every_import_is_a_dependency() -> None:
 def test_the_package_allows_the_older_jax_and_has_its_extras() -> None:
     (jax,) = [Requirement(text) for text in project()["dependencies"] if Requirement(text).name == "jax"]
     assert jax.specifier.contains("0.11.2") and not jax.specifier.contains("0.11.1")
-    assert project()["optional-dependencies"].keys() == {"tpu", "cuda", "cloud", "tensorboard", "dev"}
+    assert project()["optional-dependencies"].keys() == {"tpu", "cuda", "cloud", "serve", "tensorboard", "dev"}
     assert project()["requires-python"] == ">=3.12"
 
 

@@ -134,22 +134,99 @@ class Answerer:
         Raises:
           SampleError: the conversation cannot be read, or is too long.
         """
-        program, end = self._program, self._end
-        document = self.document(conversation, max_tokens, sampling.seed)
-        tokens, visual = len(document.tokens), len(document.visual)
-        rows = row_shards()  # each computes the same: a batch has at least one row of every shard
-        length, room = _room(tokens), _room(max_tokens)
-        inputs = to_devices(prompt_inputs([document] * rows, length, _room(visual) if visual else 0, self._image_token))
-        state = prefill(program, self.parameters, inputs, on_mesh([sampling] * rows), length + room)
-        ids, text = [int(fetch(state.token)[0])], Text(stops)
-        while ids[-1] != end and len(ids) < max_tokens:
-            yield from text.add(self.tokenizer.decode(ids))
-            if text.stopped:
+        asked = Asked(self.document(conversation, max_tokens, sampling.seed), sampling, max_tokens, stops)
+        yield from (piece.text for piece in self.write([asked]) if piece.text)
+
+    def write(self, asked: Sequence[Asked]) -> Iterator[Piece]:
+        """Yields the answers to several prompts in pieces, as they are written side by side on the devices of one process.
+
+        The last piece of each answer says why it ended. Shapes are rounded up, so that few programs are compiled.
+        """
+        rows = row_shards()
+        while rows < len(asked):
+            rows *= 2
+        filled = [asked[min(row, len(asked) - 1)] for row in range(rows)]
+        length, room = (_room(max(sizes)) for sizes in ([len(each.document.tokens) for each in asked], [each.max_tokens for each in asked]))
+        visual = max(len(each.document.visual) for each in asked)
+        documents = [each.document for each in filled]
+        inputs = to_devices(prompt_inputs(documents, length, _room(visual) if visual else 0, self._image_token))
+        state = prefill(self._program, self.parameters, inputs, on_mesh([each.sampling for each in filled]), length + room)
+        answers = [_Answer(each, self.tokenizer, self._end) for each in asked]
+        tokens = fetch(state.token)[:, None]
+        while True:
+            for row, answer in enumerate(answers):
+                if not answer.ended and ((text := answer.add(tokens[row].tolist())) or answer.ended):
+                    yield Piece(row, text, answer.ended, len(answer.ids))
+            left = max((answer.left for answer in answers if not answer.ended), default=0)
+            if not left:
                 return
-            written, count, state = decode(program, self.parameters, state, np.int32(min(PIECE, max_tokens - len(ids))))
-            new = fetch(written)[0, : int(count)].tolist()
-            ids += new[: new.index(end) + 1] if end in new else new
-        yield from text.add(self.tokenizer.decode(ids[:-1] if ids[-1] == end else ids), whole=True)
+            written, count, state = decode(self._program, self.parameters, state, np.int32(min(PIECE, left)))
+            tokens = fetch(written)[:, : int(count)]
+
+
+class Asked(NamedTuple):
+    """A prompt, and how it is answered.
+
+    Attributes:
+      document: from Answerer.document.
+      sampling: how tokens are chosen.
+      max_tokens: most tokens of the answer.
+      stops: the answer ends before the first of these texts.
+    """
+
+    document: Document
+    sampling: Sampling
+    max_tokens: int
+    stops: Sequence[str] = ()
+
+
+class Piece(NamedTuple):
+    """Some text of an answer.
+
+    Attributes:
+      number: of the prompt.
+      text: what is new.
+      ended: why the answer ended: "stop" or "length"; "": it goes on.
+      tokens: number of tokens of the answer so far, the one that ends it included.
+    """
+
+    number: int
+    text: str
+    ended: str
+    tokens: int
+
+
+class _Answer:
+    """An answer that is being written.
+
+    Attributes:
+      ids: its tokens so far.
+      ended: as in Piece.
+    """
+
+    def __init__(self, asked: Asked, tokenizer: Tokenizer, end: int):
+        self._asked, self._tokenizer, self._end = asked, tokenizer, end
+        self._text = Text(asked.stops)
+        self.ids: list[int] = []
+        self.ended = ""
+
+    @property
+    def left(self) -> int:
+        """Number of tokens that may follow."""
+        return self._asked.max_tokens - len(self.ids)
+
+    def add(self, ids: list[int]) -> str:
+        """Adds tokens; returns what is new in the text."""
+        ids = ids[: self.left]
+        self.ids += ids[: ids.index(self._end) + 1] if self._end in ids else ids
+        said = self.ids[:-1] if self.ids[-1] == self._end else self.ids
+        whole = len(said) < len(self.ids) or not self.left
+        new = "".join(self._text.add(self._tokenizer.decode(said), whole))
+        if self._text.stopped or len(said) < len(self.ids):
+            self.ended = "stop"
+        elif not self.left:
+            self.ended = "length"
+        return new
 
 
 def blanked(document: Document) -> Document:

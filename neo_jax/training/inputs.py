@@ -7,6 +7,9 @@ import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
+from jax.sharding import Mesh
+
 from data_pipelines.batch import Batch, map_arrays
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.index.lengths import LengthIndex
@@ -18,6 +21,8 @@ from data_pipelines.schema import DataError, PhaseSettings, SourceSettings
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
 from neo_jax import config
+from neo_jax.processes import exchange
+from neo_jax.sharding import to_devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,3 +160,19 @@ def local_rows(rows: int, accumulate: int, own: Sequence[range]) -> list[int]:
     """
     rows_per_pass = rows // accumulate
     return [number * rows_per_pass + row for number in range(accumulate) for part in own for row in part]
+
+
+def check_same(data: RunData) -> None:
+    """Raises DataError, in every process, if the processes have opened different data."""
+    first, *others = exchange.gather(data.identity | {f"held-out source {index.name}": index.digest() for index in data.heldout_indexes})
+    for number, other in enumerate(others, 1):
+        if changed := [name for name in first if first[name] != other[name]]:
+            raise DataError(
+                f"process {number} reads different data from process 0: {', '.join(changed)}; give all processes the same files"
+            )
+
+
+def on_devices(accumulate: int, mesh: Mesh, batch: Batch) -> Batch:
+    """Copies a batch to the devices. Runs in the loader's thread, in parallel with the training step."""
+    with jax.set_mesh(mesh):
+        return to_devices(accumulated(batch, accumulate), accumulation_axis=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -75,6 +75,11 @@ class StepMetrics(NamedTuple):
     weight: jax.Array
     source_loss: jax.Array
     source_weight: jax.Array
+
+    def by_source(self, names: Sequence[str]) -> dict[str, float]:
+        """Returns the loss, in nats, of each source that has labels in the step; the metrics must have been fetched."""
+        pairs = zip(names, self.source_loss, self.source_weight, strict=True)
+        return {name: float(loss / weight) for name, loss, weight in pairs if weight > 0}
 
 
 def weighted_losses(model: config.Model, computation: Computation, sources: int, parameters: Parameters, batch: Batch) -> LossSums:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from data_pipelines.batch import Batch
 from data_pipelines.planning.planner import InputState
-from data_pipelines.schema import DataError, Interrupted
+from data_pipelines.schema import Interrupted
 from neo_jax import config
 from neo_jax.model.computation import Computation
 from neo_jax.processes import exchange
@@ -28,7 +28,7 @@ from neo_jax.runs.directory import RunDirectory
 from neo_jax.runs.facts import RunFacts, write_facts
 from neo_jax.runs.metrics import MetricsWriter, StepRecord
 from neo_jax.runs.record import CheckpointRecord, Position
-from neo_jax.sharding import own_rows, slice_count, to_devices
+from neo_jax.sharding import own_rows, slice_count
 from neo_jax.training import flops, losses_of_data
 from neo_jax.training.beginning import as_tree, begin, check_origin, goes_on, write_origin
 from neo_jax.training.benchmarks import Benchmarks
@@ -36,7 +36,7 @@ from neo_jax.training.console import Progress, step_line
 from neo_jax.training.continuing import check_changes, check_data, continued
 from neo_jax.training.curriculum import abstract_state, mesh_problems, next_state, phase_mesh
 from neo_jax.training.heldout import HeldoutLosses
-from neo_jax.training.inputs import RunData, accumulated, local_rows, open_run_data
+from neo_jax.training.inputs import RunData, check_same, local_rows, on_devices, open_run_data
 from neo_jax.training.optimizer import learning_rates
 from neo_jax.training.phase_evaluation import evaluate_phase
 from neo_jax.training.step import StepMetrics, TrainState, make_train_step
@@ -140,13 +140,7 @@ class Trainer:
         exchange.barrier()
         data = data or opened()
         self._stop.align()
-        mine = data.identity | {f"held-out source {index.name}": index.digest() for index in data.heldout_indexes}
-        first, *others = exchange.gather(mine)
-        for number, other in enumerate(others, 1):
-            if changed := [name for name in first if first[name] != other[name]]:
-                raise DataError(
-                    f"process {number} reads different data from process 0: {', '.join(changed)}; give all processes the same files"
-                )
+        check_same(data)
         indexes = [*data.indexes, *data.heldout_indexes]
         self._print(losses_of_data.ignored_lines([*data.sources, *data.heldout]))
         self._print(losses_of_data.excluded_lines(indexes))
@@ -260,7 +254,7 @@ class Trainer:
     def _batches(self, phase: config.Phase, position: Position, mesh: Mesh) -> Generator[tuple[Batch, InputState, float]]:
         """Yields the batch of each step, on the devices; the state of the input after it; and the seconds that were spent waiting for it."""
         rows = local_rows(phase.rows_per_step, phase.accumulate, own_rows(phase.rows_per_step // phase.accumulate))
-        prepare = functools.partial(_on_devices, phase.accumulate, mesh)
+        prepare = functools.partial(on_devices, phase.accumulate, mesh)
         with contextlib.closing(self._data.train.batches(position.input, rows, phase.mesh.context, prepare)) as batches:
             while True:
                 began = time.monotonic()
@@ -297,7 +291,7 @@ class Trainer:
             parameter_norm=float(metrics.parameter_norm),
             weight=float(metrics.weight),
             learning_rate=done.learning_rate,
-            source_loss=_by_source(metrics, list(self.settings.data.sources)),
+            source_loss=metrics.by_source(list(self.settings.data.sources)),
             heldout_loss=tools.heldout.measure(self._current_state().parameters) if measures else None,
             input_wait_seconds=done.waited,
             fill=totals.tokens / (phase.rows_per_step * phase.context),
@@ -364,15 +358,3 @@ def _agreed_directory(settings: config.Config, resources: contextlib.ExitStack) 
         resources.enter_context(directory)
     exchange.barrier()
     return directory
-
-
-def _on_devices(accumulate: int, mesh: Mesh, batch: Batch) -> Batch:
-    """Copies a batch to the devices. Runs in the loader's thread, in parallel with the training step."""
-    with jax.set_mesh(mesh):
-        return to_devices(accumulated(batch, accumulate), accumulation_axis=True)
-
-
-def _by_source(metrics: StepMetrics, names: list[str]) -> dict[str, float]:
-    """Returns the loss, in nats, of each source that has labels in the step."""
-    weights = metrics.source_weight
-    return {name: float(metrics.source_loss[i] / weights[i]) for i, name in enumerate(names) if weights[i] > 0}

@@ -16,15 +16,20 @@ from tests.neo_jax.saved_run import saved_run
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> pathlib.Path:
-    """A small NEO of random parameters, over the golden tokenizer."""
+def small_config() -> Config:
+    """A small NEO over the golden tokenizer."""
     values = get_config()
     values.model.update({"hidden": 32, "mlp": 48, "heads": 2, "kv_heads": 2, "base_layers": 1, "patch_channels": 16, "vocabulary": 768})
     values.tokenizer.path = str(GOLDEN / "tokenizer.json")
     values.curriculum = ("mid_256",)
     values.phases = {"mid_256": values.phases["mid_256"]}
-    return saved_run(tmp_path_factory.mktemp("chat") / "run", Config.from_config_dict(values))
+    return Config.from_config_dict(values)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> pathlib.Path:
+    """A small NEO of random parameters."""
+    return saved_run(tmp_path_factory.mktemp("chat") / "run", small_config())
 
 
 @pytest.fixture
