@@ -23,7 +23,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is executed; the compil
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # programs for absent devices cannot be loaded from the cache
 
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from rich.console import Console
 
 from data_pipelines.storage import write_whole
@@ -37,12 +36,13 @@ from neo_jax.planning import costs, roofline, search
 from neo_jax.planning.collectives import Collective
 from neo_jax.planning.devices import Hardware, HardwareError, open_hardware
 from neo_jax.planning.edges import edge_bytes
+from neo_jax.planning.evaluation import evaluation_bytes
 from neo_jax.planning.plan import CollectiveSum, Machine, PhasePlan, Plan, SentArray, write_plan
 from neo_jax.planning.programs import Program, compile_step
 from neo_jax.planning.show import memory_chart, show
 from neo_jax.sharding import make_mesh
 from neo_jax.training import flops
-from neo_jax.training.curriculum import abstract_state, mesh_problems
+from neo_jax.training.curriculum import abstract_state, mesh_problems, phase_mesh
 
 DAY = 86_400
 FACTS = ("flops", "hbm_bytes", "hbm_bandwidth", "link_bandwidth", "slow_bandwidth")  # properties of a chip that a plan records
@@ -110,9 +110,9 @@ def make_plan(settings: Config, flags: Flags, tell: Callable[[str], None], file:
         if flags.search:
             total, trained = _sizes(settings, phase, hardware)
             tried = [each.phase for each in search.candidates(settings, phase, hardware, total, trained)[: 2 * flags.search]]
-        results: list[PhasePlan] = []
+        results: list[tuple[PhasePlan, config.Phase]] = []
         for attempt, each in enumerate(tried, 1):
-            if flags.search and sum(result.fits for result in results) == flags.search:
+            if flags.search and sum(result.fits for result, _ in results) == flags.search:
                 break
             key = _program_key(each)
             if key not in compiled:
@@ -120,9 +120,11 @@ def make_plan(settings: Config, flags: Flags, tell: Callable[[str], None], file:
                 tell(f"{what}: compiling for {len(hardware.devices)} devices, {_mesh_text(each)}, {each.remat}, {each.rows_per_step} rows")
                 compiled[key] = compile_step(settings, each, hardware)
                 tell(f"{what}: compiled in {sum(compiled[key].seconds):.0f} s")
-            results.append(_describe(settings, each, before, hardware, compiled[key], flags.documents))
-        results.sort(key=lambda result: (not result.fits, -result.tokens_per_day if result.fits else result.memory.peak))
-        phases.append(dataclasses.replace(results[0], candidates=tuple(results)) if flags.search else results[0])
+            results.append((_describe(settings, each, before, hardware, compiled[key], flags.documents), each))
+        results.sort(key=lambda result: (not result[0].fits, -result[0].tokens_per_day if result[0].fits else result[0].memory.peak))
+        tell(f"{where}: compiling the programs that answer questions")
+        best = _with_evaluation(settings, *results[0], hardware)
+        phases.append(dataclasses.replace(best, candidates=tuple(result for result, _ in results)) if flags.search else best)
         before = phase
     return Plan(
         config=file or "configuration",
@@ -131,6 +133,14 @@ def make_plan(settings: Config, flags: Flags, tell: Callable[[str], None], file:
         assumptions=tuple(f"{phase.phase}: {phase.row}" for phase in phases),
         phases=tuple(phases),
     )
+
+
+def _with_evaluation(settings: Config, plan: PhasePlan, phase: config.Phase, hardware: Hardware) -> PhasePlan:
+    """Returns the plan with the memory of answering questions after the phase; unchanged if none are asked."""
+    if not settings.data.heldout and not settings.evaluation.benchmarks:
+        return plan
+    evaluation, problem = evaluation_bytes(settings, phase, hardware)
+    return dataclasses.replace(plan, evaluation=evaluation, evaluation_problem=problem, fits=plan.fits and not problem)
 
 
 def _program_key(phase: config.Phase) -> Any:
@@ -151,8 +161,8 @@ def _describe(
     computed, attended = costs.busiest_pairs(row, program.kernel, program.axis_sizes["context"])
     done = costs.executed(program.jaxpr, program.axis_sizes, computed)
     model, devices, memory = settings.model, len(hardware.devices), program.memory
-    mesh = _mesh(phase, hardware)
-    edge = edge_bytes(settings, before, phase, _mesh(before, hardware), mesh) if before else 0
+    mesh = phase_mesh(phase, hardware.devices)
+    edge = edge_bytes(settings, before, phase, phase_mesh(before, hardware.devices), mesh) if before else 0
     state = abstract_state(settings, phase, mesh)
     shapes = {name: x.shape for name, x in state.parameters.items()}
     count = phase.rows_per_step
@@ -191,11 +201,6 @@ def _describe(
         arrays=tuple(sent),
         seconds=program.seconds,
     )
-
-
-def _mesh(phase: config.Phase, hardware: Hardware) -> Mesh:
-    sizes = phase.mesh
-    return make_mesh(sizes.data, sizes.fsdp, sizes.context, sizes.tensor, devices=hardware.devices)
 
 
 def _sent(hardware: Hardware, program: Program, each: Collective) -> SentArray:

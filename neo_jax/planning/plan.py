@@ -59,7 +59,9 @@ class PhasePlan:
       memory: bytes on one device while the phase trains.
       available: memory of a device, in bytes.
       edge: peak bytes on one device during the transition from the previous phase (planning/edges.py); 0 for the first phase.
-      fits: whether both `memory` and `edge` fit into a device.
+      evaluation: peak bytes on one device while questions are answered after the phase (planning/evaluation.py); 0 if none are asked.
+      evaluation_problem: why that does not fit; "" if it does.
+      fits: whether `memory`, `edge` and `evaluation` fit into a device.
       error: why the step could not be compiled; "" if it could.
       useful_flops, executed_flops: FLOPs of a step on all devices.
       attention_share: share of attention in the executed FLOPs.
@@ -96,10 +98,14 @@ class PhasePlan:
     arrays: tuple[SentArray, ...]
     seconds: tuple[float, float, float]
     candidates: tuple[PhasePlan, ...] = ()
+    evaluation: int = 0
+    evaluation_problem: str = ""
 
     def to_json(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        memory = dataclasses.asdict(self.memory) | {"available": values.pop("available"), "edge": values.pop("edge")}
+        memory = dataclasses.asdict(self.memory) | {name: values.pop(name) for name in ("available", "edge", "evaluation")}
+        if not self.evaluation_problem:
+            values.pop("evaluation_problem")
         candidates = [each.to_json() for each in values.pop("candidates")]
         return (
             values
@@ -111,13 +117,14 @@ class PhasePlan:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> PhasePlan:
         memory = dict(values["memory"])
-        available, edge = memory.pop("available"), memory.pop("edge", 0)
+        available, edge, evaluation = memory.pop("available"), memory.pop("edge", 0), memory.pop("evaluation", 0)
         return cls(
             **{
                 **values,
                 "memory": Memory(**memory),
                 "available": available,
                 "edge": edge,
+                "evaluation": evaluation,
                 "bound": Roofline(**values["bound"]),
                 "collectives": tuple(CollectiveSum(**each | {"axes": tuple(each["axes"])}) for each in values["collectives"]),
                 "arrays": tuple(SentArray(**each | {"axes": tuple(each["axes"])}) for each in values["arrays"]),

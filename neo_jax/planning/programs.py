@@ -95,7 +95,7 @@ def compile_step(settings: config.Config, phase: config.Phase, hardware: Hardwar
         try:
             compiled = lowered.compile(options)
         except jax.errors.JaxRuntimeError as error:
-            needed = _needed(str(error))
+            needed = needed_bytes(str(error))
             if needed is None:
                 raise
             given = _memory(state, batch, 0).peak
@@ -138,7 +138,7 @@ def _bytes(x: jax.ShapeDtypeStruct) -> int:
     return int(np.prod(x.sharding.shard_shape(x.shape), dtype=np.int64)) * x.dtype.itemsize
 
 
-def _needed(message: str) -> int | None:
+def needed_bytes(message: str) -> int | None:
     """Returns the bytes that a program needs by an out-of-memory error of the compiler; 0 if it names none; None for any other error.
 
     The TPU compiler calls them temporaries, but they include the arguments: a v5e program with 8.125 GiB of arguments and 16 GiB of temporaries

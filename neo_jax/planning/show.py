@@ -25,8 +25,9 @@ def show(plan: Plan, console: Console) -> None:
         table.add_row(label, *(text(phase) if known or not phase.error else "-" for phase in plan.phases))
     console.print(table)
     for phase in plan.phases:
+        for problem in filter(None, (phase.error, phase.evaluation_problem)):
+            console.print(f"{phase.phase}: {problem}", markup=False)
         if phase.error:
-            console.print(f"{phase.phase}: {phase.error}", markup=False)
             continue
         sent = Table(title=f"{phase.phase}: collectives of a step, bytes of one device")
         for column in ("kind", "over", "times", "GiB", "hidden", "seconds"):
@@ -49,6 +50,7 @@ _KNOWN_WITHOUT_PROGRAM = (
     "rematerialisation",
     "peak, GiB",
     "edge before it, GiB",
+    "answering after it, GiB",
     "available, GiB",
     "fits",
     "useful FLOPs",
@@ -64,6 +66,7 @@ _LINES = (
     ("activations, GiB", _gib("activations")),
     ("peak, GiB", _gib("peak")),
     ("edge before it, GiB", lambda phase: f"{phase.edge / GIB:.2f}" if phase.edge else "-"),
+    ("answering after it, GiB", lambda phase: f"{phase.evaluation / GIB:.2f}" if phase.evaluation else "-"),
     ("available, GiB", lambda phase: f"{phase.available / GIB:.2f}"),
     ("fits", lambda phase: "yes" if phase.fits else "no"),
     ("useful FLOPs", lambda phase: f"{phase.useful_flops:.3g}"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -19,10 +19,10 @@ from neo_jax.training.optimizer import initial_moments, to_storage
 from neo_jax.training.step import TrainState
 
 
-def phase_mesh(phase: config.Phase) -> Mesh:
-    """Returns the mesh of a phase over all devices of the run. Raises ValueError if its sizes do not fit them."""
+def phase_mesh(phase: config.Phase, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns the mesh of a phase over these devices, by default all of the run. Raises ValueError if its sizes do not fit them."""
     mesh = phase.mesh
-    return make_mesh(mesh.data, mesh.fsdp, mesh.context, mesh.tensor)
+    return make_mesh(mesh.data, mesh.fsdp, mesh.context, mesh.tensor, devices=devices)
 
 
 def mesh_problems(settings: config.Config, devices: int, slices: int = 1) -> list[str]:
