@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -66,13 +67,16 @@ class Chunk(NamedTuple):
     part: str
     folder: str = ""
 
-    def measure(self, source: Source, tokenizer: Tokenizer, threads: concurrent.futures.Executor) -> bool:
-        """Measures the samples, and returns whether a part was written. Raises DataError if the part cannot be written."""
+    def measure(self, source: Source, tokenizer: Tokenizer, threads: concurrent.futures.Executor | None) -> bool:
+        """Measures the samples, in `threads` or else in this one, and returns whether a part was written.
+
+        Raises DataError if the part cannot be written.
+        """
         known = self._known()
         samples = enumerate(known, self.first + self.start)
-        tasks = threads.map(
-            lambda task: [renew(source, tokenizer, number, entry) for number, entry in task], itertools.batched(samples, _TASK)
-        )
+        measured = functools.partial(_renewed, source, tokenizer)
+        # One thread measures by itself: handing tasks to another costs half as much again as measuring rows whose files are not opened.
+        tasks = threads.map(measured, itertools.batched(samples, _TASK)) if threads else [measured(samples)]
         entries = list(itertools.chain.from_iterable(tasks))
         if self.folder and entries == known:
             return False
@@ -84,6 +88,10 @@ class Chunk(NamedTuple):
             with contextlib.suppress(Damaged):  # if another process has replaced the columns meanwhile, the samples are measured again
                 return unpack(cut(load(description, COLUMNS, verified=False), self.start, self.stop))
         return [_NEW] * (self.stop - self.start)
+
+
+def _renewed(source: Source, tokenizer: Tokenizer, samples: Iterable[tuple[int, Entry]]) -> list[Entry]:
+    return [renew(source, tokenizer, number, entry) for number, entry in samples]
 
 
 class Workers(Protocol):
@@ -104,13 +112,14 @@ class OwnProcess:
         self._source, self._tokenizer, self._threads = source, tokenizer, threads
 
     def run(self, chunks: Iterable[Chunk], stop: Stop) -> Iterator[tuple[Chunk, bool]]:
-        pool = concurrent.futures.ThreadPoolExecutor(self._threads)
+        pool = concurrent.futures.ThreadPoolExecutor(self._threads) if self._threads > 1 else None
         try:
             for chunk in chunks:
                 check_stop(stop)
                 yield chunk, chunk.measure(self._source, self._tokenizer, pool)
         finally:
-            pool.shutdown(cancel_futures=True)  # drops the waiting tasks of an interrupted chunk
+            if pool:
+                pool.shutdown(cancel_futures=True)  # drops the waiting tasks of an interrupted chunk
 
 
 class OtherProcesses:

@@ -7,6 +7,7 @@ output. Ends at the end of the input.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
@@ -27,7 +28,8 @@ def main() -> None:
     recipe = Recipe.from_json(sys.stdin.readline())
     source: Source | None = None
     tokenizer: Tokenizer | None = None
-    with concurrent.futures.ThreadPoolExecutor(int(sys.argv[1])) as threads:
+    count = int(sys.argv[1])
+    with concurrent.futures.ThreadPoolExecutor(count) if count > 1 else contextlib.nullcontext() as threads:
         for line in sys.stdin:
             answer = {"new": False, "problem": ""}
             try:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, PngImagePlugin, features
+from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
 from data_pipelines.media import faithful, impostors
 from data_pipelines.media.near_names import near_name
@@ -225,7 +225,8 @@ def _not_an_image(file: BinaryIO, error: Exception) -> str:
             return f"{format} cannot be read here: convert it to PNG, JPEG or WebP"
     if found := impostors.describe(first):
         return f"not an image but {found}"
-    return f"not an image in one of the formats {', '.join(FORMATS)}, or cut short ({error})"
+    reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"  # which says no more, and names the file object
+    return f"not an image in one of the formats {', '.join(FORMATS)}, or cut short{reason}"
 
 
 def _refuse_much_text(error: Exception, name: str) -> None:

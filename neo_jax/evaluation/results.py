@@ -13,6 +13,7 @@ from data_pipelines.schema import DataError
 from data_pipelines.storage import write_whole
 
 ANSWERS, RESULTS, SCORES = "answers.jsonl", "results.jsonl", "scores.json"
+NEW_OUTPUT, OTHER_FOLDER = "name a new --output, or remove it", "name the folder of another evaluation"
 NORMAL_QUANTILE = 1.959964  # of a two-sided 95% interval
 
 
@@ -87,7 +88,10 @@ class AnswersFile:
     """
 
     def __init__(self, folder: pathlib.Path, settings: Mapping[str, Any], replace: bool = False):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{folder} cannot be made a folder for answers ({error.strerror or error}): name another one") from error
         self.path = folder / ANSWERS
         self.predictions: dict[str, str] = {}
         wanted = json.loads(json.dumps(settings))
@@ -97,7 +101,7 @@ class AnswersFile:
                 self.predictions = predictions
             elif not replace:
                 changed = ", ".join(sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)))
-                raise DataError(f"{self.path} holds answers to other settings ({changed} differ): name a new --output, or remove it")
+                raise DataError(f"{self.path} holds answers to other settings ({changed} differ): {NEW_OUTPUT}")
         # Written anew: a line that was cut off by a kill is dropped.
         lines = [{"settings": wanted}, *({"key": key, "prediction": text} for key, text in self.predictions.items())]
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines))
@@ -111,36 +115,42 @@ class AnswersFile:
 
 def read_answers(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns settings and answers of a file of answers; a last line that was cut off is left out. Raises DataError if it is no such file."""
-    settings, *lines = _lines(path)
+    settings, *lines = _lines(path, NEW_OUTPUT)
     try:
-        return settings["settings"], {line["key"]: line["prediction"] for line in lines}
-    except (KeyError, TypeError) as error:
-        raise _no_file_of(path, error) from error
+        predictions = {line["key"]: line["prediction"] for line in lines}
+        if not all(isinstance(text, str) for pair in predictions.items() for text in pair):
+            raise TypeError("a key or an answer is no text")
+        return dict(settings["settings"]), predictions
+    except (KeyError, TypeError, ValueError) as error:
+        raise _no_file_of(path, error, NEW_OUTPUT) from error
 
 
 def read_results(folder: pathlib.Path) -> list[Result]:
     """Returns the results of an evaluation's folder. Raises DataError if it has none."""
     path = folder / RESULTS
     try:
-        return [Result(**line) for line in _lines(path)]
+        results = [Result(**line) for line in _lines(path, OTHER_FOLDER)]
+        if not all(isinstance(each.score, int | float | None) for each in results):
+            raise TypeError("a score is no number")
+        return results
     except TypeError as error:
-        raise _no_file_of(path, error) from error
+        raise _no_file_of(path, error, OTHER_FOLDER) from error
 
 
-def _lines(path: pathlib.Path) -> list[Any]:
+def _lines(path: pathlib.Path, remedy: str) -> list[Any]:
     try:
         *whole, _ = path.read_text(encoding="utf-8").split("\n")  # what stands behind the last end of a line was cut off
         if not whole:
             raise ValueError("it is empty")
         return [json.loads(line) for line in whole]
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise DataError(f"{path} cannot be read ({error.strerror or error}): {remedy}") from error
     except ValueError as error:
-        raise _no_file_of(path, error) from error
+        raise _no_file_of(path, error, remedy) from error
 
 
-def _no_file_of(path: pathlib.Path, error: Exception) -> DataError:
-    return DataError(f"{path} is no file of an evaluation ({type(error).__name__}: {error}): name the folder of another one")
+def _no_file_of(path: pathlib.Path, error: Exception, remedy: str) -> DataError:
+    return DataError(f"{path} is no file of an evaluation ({type(error).__name__}: {error}): {remedy}")
 
 
 def write_results(folder: pathlib.Path, results: Sequence[Result], scores: Mapping[str, Any]) -> None:

@@ -95,7 +95,9 @@ def open_suite(asked: config.Benchmark, pictures: str) -> Suite:
     scoring = ("metric", "tolerance", "pattern")  # and scores can be computed anew
     fields = [field.name for field in dataclasses.fields(config.Benchmark) if field.name not in (*own, *scoring)]
     settings = {name: getattr(asked, name) for name in fields}
-    return _benchmark(asked, settings) if asked.benchmark else _own(asked, settings, pictures)
+    suite = _benchmark(asked, settings) if asked.benchmark else _own(asked, settings, pictures)
+    suite.score([""] * len(suite.keys))  # what scoring needs of the rows is missing before the first answer, not after the last
+    return suite
 
 
 def answer(
@@ -184,7 +186,7 @@ def _benchmark(asked: config.Benchmark, settings: Mapping[str, Any]) -> Suite:
     questions = _Questions(benchmark, rows, material, asking)
 
     def score(said: Sequence[str]) -> tuple[list[float | None], list[dict[str, Any]], float, Any]:
-        scored = benchmark.score(rows, [read_back(text, asking.quirks) for text in said], asking.quirks)
+        scored = benchmark.score(rows, read_back(said, asking.quirks), asking.quirks)
         return scored.values, scored.rows, scored.overall, scored.aggregate
 
     return Suite(

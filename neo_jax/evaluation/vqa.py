@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 AGREEING = 3  # other people who gave the answer make it fully right
+MOST_STOPS = 32  # full stops that are removed
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 NUMBERS = {word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())}  # noqa: SIM905
 NUMBERS["none"] = "0"
@@ -24,21 +25,23 @@ CONTRACTED = """
 APOSTROPHES = {
     word[:place] + word[place + 1 :]: word for word in CONTRACTED for place, character in enumerate(word) if character == "'"
 }  # a word without one of its apostrophes: with it
+APOSTROPHES["somebody'd"] = "somebodyd"  # the other way round in the implementation that the field uses
 
 
 def without_punctuation(text: str) -> str:
-    """Returns a text without punctuation: removed where it stands beside a blank, else replaced by one; of full stops those before a digit stay."""
+    """Returns a text without punctuation: removed where it stands beside a blank, else replaced by one. Full stops beside a digit stay, and what
+    follows the first MOST_STOPS others, as in the implementation that the field uses."""
     without = text
     between_digits = re.search(r"\d,\d", text) is not None
     for mark in PUNCTUATION:
         joined = f"{mark} " in text or f" {mark}" in text or between_digits
         without = without.replace(mark, "" if joined else " ")
-    return re.sub(r"\.(?!\d)", "", without)
+    return re.sub(r"(?<!\d)\.(?!\d)", "", without, count=MOST_STOPS)
 
 
 def normalise(text: str) -> str:
     """Returns an answer without punctuation and articles, in small letters, with digits for the numbers up to ten."""
-    without = without_punctuation(" ".join(text.split()))
+    without = without_punctuation(text.replace("\n", " ").replace("\t", " ").strip())
     words = [NUMBERS.get(word, word) for word in without.lower().split()]
     return " ".join(APOSTROPHES.get(word, word) for word in words if word not in ARTICLES)
 

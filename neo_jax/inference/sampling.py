@@ -12,6 +12,7 @@ import numpy as np
 
 from neo_jax.sharding import spec
 
+MOST_TOP_K = 2**31 - 1
 BANNED_SCORE = -1e30  # the logit of a token that may not be chosen
 
 
@@ -36,8 +37,8 @@ class Sampling:
     def problems(self) -> Iterator[tuple[str, str]]:
         if not 0 <= self.temperature < float("inf"):
             yield "temperature", f"is {self.temperature}, must be a number of at least 0"
-        if self.top_k < 0:
-            yield "top_k", f"is {self.top_k}, must be at least 0"
+        if not 0 <= self.top_k <= MOST_TOP_K:
+            yield "top_k", f"is {self.top_k}, must be at least 0 and at most {MOST_TOP_K:,}"
         if not 0 < self.top_p <= 1:
             yield "top_p", f"is {self.top_p}, must be above 0 and at most 1"
         if not 0 < self.repetition_penalty < float("inf"):

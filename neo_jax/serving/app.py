@@ -65,7 +65,7 @@ def make_app(service: Service) -> web.Application:
 async def _chat(service: Service, request: web.Request) -> web.StreamResponse:
     try:
         body = await request.json()
-    except (ValueError, RecursionError) as error:
+    except (ValueError, LookupError, RecursionError) as error:
         raise RequestError(f"the body is not JSON ({error})") from error
     asked = read_request(body, service.name, service.pictures)
     job = Job(await asyncio.to_thread(_prompt, service, asked))
@@ -110,7 +110,6 @@ async def _whole(service: Service, job: Job) -> web.Response:
 
 async def _streamed(service: Service, request: web.Request, asked: ChatRequest, job: Job) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-    await response.prepare(request)
     answer = _answer(service, "chat.completion.chunk", [])
 
     async def send(value: Any) -> None:
@@ -120,6 +119,7 @@ async def _streamed(service: Service, request: web.Request, asked: ChatRequest, 
         return answer | {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
 
     try:
+        await response.prepare(request)
         await send(chunk({"role": "assistant", "content": ""}, None))
         async for piece in _pieces(job):
             if piece.text:

@@ -79,13 +79,23 @@ class Batcher:
     def _run(self) -> None:
         with jax.set_mesh(self._mesh):
             while jobs := self._next():
-                try:
-                    for piece in self._wanted(jobs):
-                        jobs[piece.number].give(piece)
-                except Exception as error:
-                    logging.exception("a batch failed")
-                    for job in jobs:
-                        job.give(error)
+                self._answer(jobs)
+
+    def _answer(self, jobs: list[Job]) -> None:
+        """Answers jobs together; if that fails before any has a piece, each by itself, so that one does not harm the others."""
+        given = False
+        try:
+            for piece in self._wanted(jobs):
+                given = True
+                jobs[piece.number].give(piece)
+        except Exception as error:
+            logging.exception("%d requests could not be answered together", len(jobs))
+            if len(jobs) == 1 or given:
+                for job in jobs:
+                    job.give(error)
+                return
+            for job in jobs:
+                self._answer([job])
 
     def _next(self) -> list[Job]:
         """Waits for jobs; returns those of the next batch, or none when the thread is to end."""

@@ -76,11 +76,11 @@ def read_request(body: Any, model: str, pictures: str) -> ChatRequest:
             raise RequestError(f"{name} = {value!r:.80} is not supported: leave it out", name)
     if body.get("model") != model:
         raise RequestError(f"there is no model {body.get('model')!r:.80}; this server has {model!r}", "model", 404)
-    if (body.get("response_format") or {"type": "text"}) != {"type": "text"}:
+    if body.get("response_format") not in (None, {"type": "text"}):
         raise RequestError("only the response_format text is supported", "response_format")
-    options = body.get("stream_options") or {}
+    options = {} if body.get("stream_options") is None else body["stream_options"]
     if not isinstance(options, dict):
-        raise RequestError("must be an object", "stream_options")
+        raise RequestError(f"stream_options is {options!r:.80}, must be an object", "stream_options")
     return ChatRequest(
         read_messages(body.get("messages"), pictures),
         _sampling(body),
@@ -94,11 +94,11 @@ def read_request(body: Any, model: str, pictures: str) -> ChatRequest:
 def read_messages(messages: Any, pictures: str) -> Sample:
     """Returns the conversation of a list of messages. Raises RequestError."""
     if not isinstance(messages, list) or not messages:
-        raise RequestError("must be a list with at least one message", "messages")
+        raise RequestError("messages must be a list with at least one message", "messages")
     turns, images, clips = [], [], []
     for number, message in enumerate(messages):
         place = f"messages[{number}]"
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or message["role"] not in ROLES:
             raise RequestError(f"{place} must have a role: one of {', '.join(ROLES)}", "messages")
         text = ""
         for part in _parts(message.get("content"), place):
@@ -161,7 +161,10 @@ def _number(body: Mapping[str, Any], name: str, default: float) -> float:
         return default
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise RequestError(f"{name} is {value!r:.80}, must be a number", name)
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise RequestError(f"{name} is {value!r:.80}, too large a number", name) from error
 
 
 def _whole(body: Mapping[str, Any], name: str, least: int) -> int | None:
@@ -181,7 +184,7 @@ def _flag(body: Mapping[str, Any], name: str) -> bool:
 
 
 def _stops(value: Any) -> tuple[str, ...]:
-    stops = [value] if isinstance(value, str) else value or []
+    stops = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or len(stops) > MOST_STOPS or not all(isinstance(stop, str) and stop for stop in stops):
-        raise RequestError(f"stop must be a text or a list of at most {MOST_STOPS} texts", "stop")
+        raise RequestError(f"stop is {value!r:.80}, must be a text or a list of at most {MOST_STOPS} texts, none of them empty", "stop")
     return tuple(stops)

@@ -122,13 +122,26 @@ def test_a_benchmark_of_several_pictures_and_one_without(run, tmp_path, capsys):
 
 
 BROKEN_TABLES = [
-    ("index\tquestion\tA\n1\tWhat?\tyes\n", "row 1: has no picture"),
-    ("index\tA\timage_path\n1\tyes\tx.png\n", "has no column 'question'"),
-    ("index\tquestion\tA\timage_path\n1\tWhat?\tyes\tx.png\n", "x.png does not exist"),
-    ("index\tquestion\tA\timage_path\n1\tWhat?\tyes\t../x.png\n", "leads out of"),
-    ("index\tquestion\tA\timage\n1\tWhat?\tyes\t///\n", "neither a picture as base64 nor the index of another row"),
-    ("index\tquestion\tA\timage\n1\tWhat?\tyes\tbm90IGEgcGljdHVyZQ==\n", "row 1, picture 1: not an image"),
+    ("index\tquestion\tA\tanswer\n1\tWhat?\tyes\tA\n", "row 1: has no picture"),
+    ("index\tA\timage_path\tanswer\n1\tyes\tx.png\tA\n", "has no column 'question'"),
+    ("index\tquestion\tA\timage_path\n1\tWhat?\tyes\tx.png\n", "has no column 'answer'"),
+    ("index\tquestion\tA\timage_path\tanswer\n1\tWhat?\tyes\tx.png\tA\n", "x.png does not exist"),
+    ("index\tquestion\tA\timage_path\tanswer\n1\tWhat?\tyes\t../x.png\tA\n", "leads out of"),
+    ("index\tquestion\tA\timage\tanswer\n1\tWhat?\tyes\t///\tA\n", "neither a picture as base64 nor the index of another row"),
+    ("index\tquestion\tA\timage\tanswer\n1\tWhat?\tyes\tbm90IGEgcGljdHVyZQ==\tA\n", "row 1, picture 1: not an image"),
 ]
+
+
+def test_folders_that_are_none(run, rows, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "file").write_text("")
+    assert score(run, tmp_path / "file", rows) == DATA
+    assert "cannot be made a folder for answers" in capsys.readouterr().err
+    (tmp_path / "out").mkdir()
+    for text, message in (("", "it is empty"), ('{"settings": {}}\n{"key": "a", "prediction": null}\n', "an answer is no text")):
+        (tmp_path / "out" / "answers.jsonl").write_text(text)
+        assert score(run, tmp_path / "out", rows) == DATA
+        err = capsys.readouterr().err
+        assert message in err and "name a new --output, or remove it" in err
 
 
 @pytest.mark.parametrize(("text", "message"), BROKEN_TABLES)

@@ -1,5 +1,6 @@
 """The server, asked by OpenAI's client: answers are those of chat, streamed or not, alone or beside others; what it refuses."""
 
+import asyncio
 import base64
 import concurrent.futures
 import dataclasses
@@ -15,13 +16,17 @@ import time
 import urllib.error
 import urllib.request
 
+import jax
 import openai
 import pytest
 from PIL import Image
 
 from neo_jax import chat
 from neo_jax.exit_codes import DONE
+from neo_jax.inference.answering import Piece
+from neo_jax.serving.batching import Batcher, Job
 from neo_jax.serving.requests import RequestError, read_request
+from neo_jax.sharding import make_mesh
 from neo_jax.training.step import TrainState
 from tests.neo_jax.saved_run import saved_run
 from tests.neo_jax.test_chat import small_config
@@ -135,7 +140,13 @@ REFUSED = [
     ({"temperature": "hot"}, 400, "temperature is 'hot', must be a number"),
     ({"top_p": 0}, 400, "top_p is 0.0, must be above 0"),
     ({"seed": -1}, 400, "seed is -1, must be a whole number of at least 0"),
-    ({"stop": [""]}, 400, "stop must be a text or a list"),
+    ({"stop": [""]}, 400, "stop is [''], must be a text or a list"),
+    ({"stop": False}, 400, "stop is False, must be a text or a list"),
+    ({"top_k": 1 << 31}, 400, "top_k is 2147483648, must be at least 0 and at most"),
+    ({"temperature": int("9" * 400)}, 400, "too large a number"),
+    ({"stream_options": 3}, 400, "stream_options is 3, must be an object"),
+    ({"response_format": False}, 400, "response_format"),
+    ({"messages": [{"role": [], "content": "x"}]}, 400, "messages[0] must have a role"),
     ({"stream": 1.5}, 400, "stream is 1.5, must be true or false"),
     ({"messages": []}, 400, "must be a list with at least one message"),
     ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages[0] must have a role"),
@@ -161,10 +172,34 @@ def test_what_is_refused(client, change, status, message):
     assert error.value.status_code == status and message in error.value.body["message"]
 
 
+def test_a_request_that_fails_does_not_harm_others(monkeypatch):
+    """A batch that cannot be answered is answered one by one."""
+
+    class Failing:
+        def write(self, asked):
+            if any(each == "bad" for each in asked):
+                raise ValueError("of the test")
+            yield from (Piece(number, f"{each}!", "stop", 1) for number, each in enumerate(asked))
+
+    async def ask() -> list:
+        batcher = Batcher(Failing(), make_mesh(devices=jax.devices()[:1]), 1 << 20, 10)
+        jobs = [Job(each) for each in ("a", "bad", "b")]
+        for job in jobs:
+            batcher.add(job)
+        given = [await job.pieces.get() for job in jobs]
+        batcher.close()
+        return given
+
+    monkeypatch.setattr(Job, "tokens", 1)
+    first, failed, last = asyncio.run(ask())
+    assert (first.text, last.text) == ("a!", "b!") and isinstance(failed, ValueError)
+
+
 def test_requests_that_are_none(server):
-    def status(path: str, data: bytes | None = None, key: str = KEY) -> tuple[int, dict]:
+    def status(path: str, data: bytes | None = None, key: str = KEY, kind: str = "application/json") -> tuple[int, dict]:
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": kind}
         try:
-            with urllib.request.urlopen(urllib.request.Request(server + path, data, {"Authorization": f"Bearer {key}"})) as answer:
+            with urllib.request.urlopen(urllib.request.Request(server + path, data, headers)) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
@@ -172,6 +207,7 @@ def test_requests_that_are_none(server):
     code, body = status("/v1/chat/completions", b"{")
     assert code == 400 and "is not JSON" in body["error"]["message"]
     assert status("/v1/chat/completions", b"[" * 100_000)[0] == 400
+    assert status("/v1/chat/completions", b"{}", kind="application/json; charset=foo")[0] == 400
     assert status("/v1/chat/completions", b"3")[1]["error"]["message"] == "the body must be a JSON object"
     assert status("/v1/completions", b"{}")[0] == 404
     assert status("/v1/chat/completions")[0] == 405

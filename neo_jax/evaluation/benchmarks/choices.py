@@ -59,16 +59,15 @@ def _is_letter(key: str) -> bool:
 
 
 def by_first_word(said: Said, key: str, options: Mapping[str, str]) -> int:
-    """Scores MVBench's way: the first word of the answer, without full stops, occurs in "(x)" or the reverse; else the chosen option counts.
+    """Scores MVBench's way: the text before the first blank, without full stops, occurs in "(x)", or "(x)" in it; else the chosen option counts.
 
     Returns 1 or 0, or -1 for a failed request.
     """
     text = as_text(said)
-    if FAILED in text:
+    if f"{FAILED}." in text:
         return -1
-    first = (text.lower().split() or [""])[0].replace(".", "")
-    wanted = f"({key.lower()})"
-    return int(first in wanted or wanted in first or choose(said, options) == key)
+    first, wanted = text.lower().strip().split(" ")[0], f"({key.lower()})"
+    return int(first.replace(".", "") in wanted or wanted in first or choose(said, options) == key)
 
 
 def by_bracket(said: Said, key: str, options: Mapping[str, str]) -> int:
@@ -77,7 +76,7 @@ def by_bracket(said: Said, key: str, options: Mapping[str, str]) -> int:
     Returns 1 or 0, or -1 for a failed request.
     """
     text = as_text(said)
-    if FAILED in text:
+    if f"{FAILED}." in text:
         return -1
     before = text[: text.find(")")][-1:] if ")" in text else text
     return int(before == key or choose(said, options) == key)

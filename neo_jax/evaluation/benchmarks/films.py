@@ -72,7 +72,7 @@ class Film:
       length: of the whole video.
       indices: of the shown frames, ascending, as the official kit counts them.
       first_index: index of the first frame of the whole: 1 for folders of pictures.
-      jpeg: whether the frames are read from JPEG files that the official kit writes.
+      quirks: the frames are read from JPEG files that the official kit writes, and times are written its way.
       first_doubled: whether the first frame's sides are doubled (bilinear).
     """
 
@@ -80,7 +80,7 @@ class Film:
     length: Length
     indices: tuple[int, ...]
     first_index: int = 0
-    jpeg: bool = True
+    quirks: bool = True
     first_doubled: bool = False
 
     @functools.cached_property
@@ -100,7 +100,7 @@ class Film:
     def frame(self, number: int) -> Pixels:
         """Returns [H, W, 3] of a shown frame. Read in order, the video is decoded once."""
         frame = self._reader.frame(number)
-        frame = through_jpeg(frame) if self.jpeg else frame
+        frame = through_jpeg(frame) if self.quirks else frame
         return doubled(frame) if self.first_doubled and number == 0 else frame
 
     @functools.cached_property
@@ -115,9 +115,11 @@ class Film:
 
     def with_times(self) -> list[Part]:
         """Returns the frames, each behind its time."""
-        hundredths = decimals(np.array(self.times), 2).tolist()
-        pairs = zip(hundredths, self.shots, strict=True)
-        return [part for time, shot in pairs for part in (time_text(time), shot, AFTER_IMAGE)]
+        if self.quirks:  # the official kit rounds seconds behind the minutes: 00:60.00 is 01:00.00
+            marks = [f"[{int(time // 60):02d}:{time % 60:05.2f}]:" for time in self.times]
+        else:
+            marks = [time_text(hundredths) for hundredths in decimals(np.array(self.times), 2).tolist()]
+        return [part for mark, shot in zip(marks, self.shots, strict=True) for part in (mark, shot, AFTER_IMAGE)]
 
 
 class _Reader:
@@ -164,7 +166,7 @@ def open_film(path: pathlib.Path, place: str, choose: Choice, quirks: bool, firs
     chosen = choose(length)
     if not chosen:
         raise DataError(f"{place}: {path} lasts {info.duration:.1f} s: too short to show a frame of it")
-    return Film(clip, length, tuple(chosen), jpeg=quirks, first_doubled=first_doubled and quirks)
+    return Film(clip, length, tuple(chosen), quirks=quirks, first_doubled=first_doubled and quirks)
 
 
 def open_folder(folder: pathlib.Path, place: str, count: int, bounds: tuple[float, float] | None, quirks: bool) -> Film:
@@ -177,7 +179,7 @@ def open_folder(folder: pathlib.Path, place: str, count: int, bounds: tuple[floa
     start, end = bounds or (None, None)
     indices = segments(length, count, 1, len(files), start, end)
     clip = Clip(media, tuple(number / FOLDER_RATE for number in range(len(files))))
-    return Film(clip, length, tuple(indices), first_index=1, jpeg=quirks)
+    return Film(clip, length, tuple(indices), first_index=1, quirks=quirks)
 
 
 def with_subtitles(film: Film, subtitles: Sequence[tuple[float, float, str]]) -> list[Part]:

@@ -11,13 +11,18 @@ from data_pipelines.schema import DataError
 from neo_jax.evaluation.benchmarks.answers import Said, as_text
 from neo_jax.evaluation.benchmarks.choices import choose, open_as_choice
 from neo_jax.evaluation.benchmarks.declaration import Benchmark, Material, Rows, Scored, Variant, by, mean, means
-from neo_jax.evaluation.benchmarks.message import Part, pictures_last, pictures_numbered
+from neo_jax.evaluation.benchmarks.message import Part, pictures_last
 from neo_jax.evaluation.benchmarks.rows import Row, is_list
 from neo_jax.evaluation.benchmarks.yes_no import f1_scores, yes_or_no
 from neo_jax.evaluation.metrics import Options, anls, relaxed, vqa
 
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 DIRECTLY = "\nAnswer the question directly."
+CHINESE = re.compile("[\u4e00-\u9fff]")
+CHINESE_LETTER, CHINESE_DIRECTLY = (  # answer with the option's letter directly; answer the question directly
+    "\n\u8bf7\u76f4\u63a5\u56de\u7b54\u9009\u9879\u5b57\u6bcd\u3002",
+    "\n\u8bf7\u76f4\u63a5\u56de\u7b54\u95ee\u9898\u3002",
+)
 ONE_WORD = "\nAnswer the question using a single word or phrase."
 ROTATION = 1_000_000  # MMBench: the rotations of question i have the indices i + k * ROTATION
 ABBREVIATIONS = {
@@ -55,16 +60,25 @@ def lettered(options: dict[str, str]) -> str:
     return "".join(f"\n{letter}. {text}" for letter, text in options.items())
 
 
-def choice_prompt(row: Row, material: Material) -> Sequence[Part]:
-    """Hint, question, options, and how to answer."""
+def asking(row: Row, options: dict[str, str]) -> str:
+    """Returns hint, question, options, and how to answer; the latter in Chinese if any of it is."""
     hint = f"{row.text('hint')}\n" if row.has("hint") else ""
-    options = row.options()
-    return [f"{hint}{question_of(row)}{lettered(options)}{LETTER if options else DIRECTLY}", *material.images(row)]
+    text = f"{hint}{question_of(row)}{lettered(options)}"
+    if CHINESE.search(text):
+        return text + (CHINESE_LETTER if options else CHINESE_DIRECTLY)
+    return text + (LETTER if options else DIRECTLY)
+
+
+def choice_prompt(row: Row, material: Material) -> Sequence[Part]:
+    """A question with the options of its columns A, B, C, ..."""
+    return [asking(row, row.options()), *material.images(row)]
 
 
 def _mmmu_prompt(row: Row, material: Material) -> Sequence[Part]:
-    options = row.options()
-    text = f"{MMMU_CHOICE if options else MMMU_OPEN}{row.text('question')}{lettered(options)}"
+    tasks = {"multiple-choice": MMMU_CHOICE, "open": MMMU_OPEN}
+    if (kind := row.text("question_type")) not in tasks:
+        raise DataError(f"{row.place}: question_type is {kind!r}, must be one of {', '.join(tasks)}")
+    text = f"{tasks[kind]}{row.text('question')}{lettered(row.options())}"
     first, *others = material.images(row)
     return [text, dataclasses.replace(first, doubled=material.quirks), *others]
 
@@ -194,7 +208,10 @@ def accepted(row: Row) -> list[str]:
     if "answer" in row.values and not row.has("answer"):
         return ["nan"]
     text = row.text("answer")
-    return row.list("answer") if is_list(text) else [text]
+    try:
+        return row.list("answer") if is_list(text) else [text]
+    except DataError:  # a text in square brackets
+        return [text]
 
 
 def _score_texts(metric: Callable[[str, Sequence[str], Options], float], by_column: str = "") -> Callable[..., Scored]:
@@ -239,11 +256,11 @@ SPATIAL_PIXELS = (720 * 960, 720 * 960)
 
 
 def _image(name: str, title: str, data: str, prompt: Any, score: Any, pixels: tuple[int, int] = PIXELS, **others: Any) -> Benchmark:
-    return Benchmark(name, title, False, prompt, others.pop("layout", pictures_numbered), score, (Variant(data),), pixels, **others)
+    return Benchmark(name, title, False, prompt, pictures_last, score, (Variant(data),), pixels, **others)
 
 
 IMAGES = (
-    _image("mmmu", "MMMU (val)", "MMMU_DEV_VAL", _mmmu_prompt, _score_mmmu, (1_003_520, 4_014_080), layout=pictures_last),
+    _image("mmmu", "MMMU (val)", "MMMU_DEV_VAL", _mmmu_prompt, _score_mmmu, (1_003_520, 4_014_080)),
     _image("mmbench", "MMBench-EN", "MMBench_DEV_EN", choice_prompt, _score_rotations),
     _image("mmstar", "MMStar", "MMStar", choice_prompt, score_choices),
     _image("realworldqa", "RealWorldQA", "RealWorldQA", choice_prompt, score_choices, family=""),
@@ -255,7 +272,7 @@ IMAGES = (
         "HallusionBench",
         _question_and(" Please answer yes or no. Answer the question using a single word or phrase."),
         _score_hallusion,
-        leave_out=lambda row: not row.has("image") and not row.has("image_path"),
+        leave_out=lambda row: "image" in row.values and not row.has("image"),
     ),
     _image("pope", "POPE", "POPE", _question_and(""), _score_pope),
     _image("docvqa", "DocVQA (val)", "DocVQA_VAL", _question_and(ONE_WORD), _score_texts(anls), family=""),

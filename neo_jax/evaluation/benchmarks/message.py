@@ -13,6 +13,7 @@ from data_pipelines.schema import Turn
 from data_pipelines.text.marks import IMAGE_MARK, as_words
 
 Pixels = npt.NDArray[np.uint8]
+MARK = "<image>"  # of a picture in a question
 AFTER_IMAGE = "\n"  # what stands behind every picture
 
 
@@ -79,9 +80,9 @@ def pictures_of(message: Sequence[Part]) -> list[Picture]:
 
 
 def picture_first(message: Sequence[Part]) -> list[Part]:
-    """Lays out the one picture before the text."""
+    """Lays out the one picture before the texts, each on its line."""
     (picture,) = pictures_of(message)
-    return [picture, AFTER_IMAGE, text_of(message)]
+    return [picture, AFTER_IMAGE, "\n".join(part for part in message if isinstance(part, str))]
 
 
 def pictures_last(message: Sequence[Part]) -> list[Part]:
@@ -120,19 +121,29 @@ def _numbered(message: Sequence[Part], label: str) -> tuple[list[Part], str]:
     return [part for number, picture in pictures for part in (label.format(number), picture, AFTER_IMAGE)], text
 
 
-def at_marks(text: str, pictures: Sequence[Picture], mark: str = "<image>") -> Iterator[Part]:
-    """Yields a text divided at its marks, a picture for each; texts without surrounding blanks. Without marks, the pictures come first.
+def at_marks(text: str, pictures: Sequence[Picture], strict: bool) -> Iterator[Part]:
+    """Yields a text divided at its marks `<image>`, a picture for each; texts without surrounding blanks. Without marks, the pictures come first.
+
+    Args:
+      strict: refuses marks that are not as many as the pictures; else pictures without a mark are left out, and marks without a picture.
 
     Raises ValueError if there are marks, but not as many as pictures.
     """
-    texts = text.split(mark)
+    texts = text.split(MARK)
     if len(texts) == 1:
-        yield from pictures
-        yield text.strip()
-        return
-    if len(texts) != len(pictures) + 1:
-        raise ValueError(f"has {len(texts) - 1} marks {mark} for {len(pictures)} pictures: write one for each")
+        texts = [*[""] * len(pictures), text]
+    if strict and len(texts) != len(pictures) + 1:
+        raise ValueError(f"has {len(texts) - 1} marks {MARK} for {len(pictures)} pictures: write one for each")
     for number, each in enumerate(texts):
+        if each.strip():
+            yield each.strip()
+        if number < len(texts) - 1 and number < len(pictures):
+            yield pictures[number]
+
+
+def behind_texts(text: str, pictures: Sequence[Picture]) -> Iterator[Part]:
+    """Yields a text divided at its marks `<image>`, with a picture behind each part, the last one too, while there are any; the rest is left out."""
+    for number, each in enumerate(text.split(MARK)):
         if each.strip():
             yield each.strip()
         if number < len(pictures):

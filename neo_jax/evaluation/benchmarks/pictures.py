@@ -51,10 +51,27 @@ class StoredPicture:
         return (2 * height, 2 * width) if self.doubled else (height, width)
 
     def pixels(self) -> Pixels:
-        pixels = decode(read_bytes(self.media), self.media.name, self.media.pictures)
+        data = read_bytes(self.media)
+        pixels = decode(data, self.media.name, self.media.pictures)
+        if not self.written_as:
+            pixels = over_white(data, pixels)
         if self.written_as == "JPEG":
             pixels = through_jpeg(pixels)
         return doubled(pixels) if self.doubled else pixels
+
+
+def over_white(data: bytes, pixels: Pixels) -> Pixels:
+    """Returns a decoded picture as the official wrapper shows a file: over white if some of its pixels are wholly transparent, but not all."""
+    with Image.open(io.BytesIO(data)) as image:
+        if image.mode != "RGBA":
+            return pixels
+        alpha = image.getchannel("A")
+        low, high = alpha.getextrema()
+        if low or not high:
+            return pixels
+        shown = Image.new("RGB", image.size, "white")
+        shown.paste(image, mask=alpha)
+        return np.asarray(shown)
 
 
 def through_jpeg(pixels: Pixels) -> Pixels:

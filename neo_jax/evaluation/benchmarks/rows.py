@@ -9,7 +9,7 @@ import json
 import pathlib
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from data_pipelines.schema import DataError
 
@@ -20,8 +20,9 @@ EMPTY_WORDS = frozenset(
     {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"}
     | {"N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 )
+TRUTHS = ("True", "False", "TRUE", "FALSE", "true", "false")
 _WHOLE = re.compile(r"[+-]?\d+")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
 MOST_CELL_BYTES = 1 << 30  # pictures lie in cells
 
 
@@ -100,19 +101,21 @@ def read_rows(path: pathlib.Path, quirks: bool) -> list[Row]:
     csv.field_size_limit(MOST_CELL_BYTES)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header, *lines = [cells for cells in csv.reader(file, delimiter="\t") if cells]
+            table = [cells for cells in csv.reader(file, delimiter="\t") if cells]
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
-    except (csv.Error, ValueError) as error:
-        raise DataError(f"{path} is no tab-separated file with a header ({error})") from error
-    if not lines:
-        raise DataError(f"{path} has a header and no rows")
+    except csv.Error as error:
+        raise DataError(f"{path} is no tab-separated table ({error})") from error
+    if len(table) < 2:
+        raise DataError(f"{path} has {'a header and no rows' if table else 'no header'}: it must be a tab-separated table")
+    header, *lines = table
     for number, cells in enumerate(lines, 1):
         if len(cells) != len(header):
             raise DataError(f"{path}, row {number}: has {len(cells)} cells, the header {len(header)}: its quotes or tabs are broken")
-    columns = [_column([cells[place] for cells in lines], quirks) for place in range(len(header))]
+    read = typed if quirks else lambda cells: [cell or None for cell in cells]
+    columns = [read([cells[place] for cells in lines]) for place in range(len(header))]
     rows = [
         Row(f"{path}, row {number}", dict(zip(header, values, strict=True))) for number, values in enumerate(zip(*columns, strict=True), 1)
     ]
@@ -120,19 +123,18 @@ def read_rows(path: pathlib.Path, quirks: bool) -> list[Row]:
     return rows
 
 
-def _column(cells: Sequence[str], quirks: bool) -> list[Value]:
-    if not quirks:
-        return [cell or None for cell in cells]
+def typed(cells: Sequence[str]) -> list[Value]:
+    """Returns the cells of a column as the official kit reads them: empty ones are None, numbers and truth values if all others are."""
     filled = [cell for cell in cells if cell not in EMPTY_WORDS]
     empty = len(filled) < len(cells)
-    read: type[int] | type[float] | None = None
-    if filled and all(_WHOLE.fullmatch(cell) for cell in filled):
+    read: Callable[[str], Value] = str
+    if filled and all(_WHOLE.fullmatch(cell.strip()) for cell in filled):
         read = float if empty else int
-    elif filled and all(_NUMBER.fullmatch(cell) for cell in filled):
+    elif filled and all(_NUMBER.fullmatch(cell.strip()) for cell in filled):
         read = float
-    if filled and all(cell in ("True", "False", "TRUE", "FALSE", "true", "false") for cell in filled):
-        return [None if cell in EMPTY_WORDS else cell.lower() == "true" for cell in cells]
-    return [None if cell in EMPTY_WORDS else read(cell) if read else cell for cell in cells]
+    elif filled and all(cell in TRUTHS for cell in filled):
+        read = lambda cell: cell.lower() == "true"  # noqa: E731
+    return [None if cell in EMPTY_WORDS else read(cell) for cell in cells]
 
 
 def _check_keys(rows: Sequence[Row]) -> None:

@@ -7,21 +7,21 @@ import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from data_pipelines.schema import DataError
 from neo_jax.evaluation.benchmarks.answers import Said
 from neo_jax.evaluation.benchmarks.declaration import Benchmark, Material, Rows, Scored, Variant, by, mean, means
 from neo_jax.evaluation.benchmarks.films import linear
 from neo_jax.evaluation.benchmarks.images import (
-    DIRECTLY,
     LETTER,
     ONE_WORD,
     SPATIAL_PIXELS,
-    choice_prompt,
+    asking,
     lettered,
     score_choices,
     score_flips,
 )
 from neo_jax.evaluation.benchmarks.letters import letter_of
-from neo_jax.evaluation.benchmarks.message import AFTER_IMAGE, Part, at_marks, pictures_in_brackets, pictures_numbered
+from neo_jax.evaluation.benchmarks.message import AFTER_IMAGE, Part, at_marks, behind_texts, pictures_in_brackets, pictures_numbered
 from neo_jax.evaluation.benchmarks.numbers import moves_accuracy, number_of, relative_accuracy
 from neo_jax.evaluation.benchmarks.rows import Row
 
@@ -31,6 +31,11 @@ VSI_NUMBERS = {"object_counting", "object_abs_distance", "object_size_estimation
 VSI_DIRECTIONS = {f"object_rel_direction_{level}" for level in ("easy", "medium", "hard")}
 SPAR_MOVES = "view_change_infer"
 SPAR_LEVELS = {"position_matching": "Middle", "camera_motion_infer": "Middle", SPAR_MOVES: "Middle"}  # predictions are Low, others High
+SITE_CATEGORIES = (
+    *("counting & existence", "object localization & positioning", "3d information understanding"),
+    *("multi-view & cross-image reasoning", "spatial relationship reasoning", "movement prediction & navigation"),
+)
+UNKNOWN_OPTIONS = 4
 LETTER_NOW = "Give me the answer letter directly. The best answer is:"
 OMNI_PROMPT = """
 You are a spatial-reasoning assistant.
@@ -70,7 +75,7 @@ def _site(question: str, options: Sequence[str]) -> str:
 
 
 def _site_image(row: Row, material: Material) -> Sequence[Part]:
-    return list(at_marks(_site(row.text("question"), row.list("options")), material.images(row)))
+    return list(at_marks(_site(row.text("question"), row.list("options")), material.images(row), strict=not material.quirks))
 
 
 def _frames(row: Row, material: Material, name: str) -> list[Part]:
@@ -95,8 +100,9 @@ def _vsi(row: Row, material: Material) -> Sequence[Part]:
 
 
 def _mmsi(row: Row, material: Material) -> Sequence[Part]:
+    hint = f"Hint: {row.text('hint')}\n" if row.has("hint") else ""
     options = "".join(f"{letter}: {text}, " for letter, text in row.options().items())
-    text = f"{row.text('question')}\nOptions: {options}{LETTER} Enclose the option's letter within ``."
+    text = f"{hint}{row.text('question')}\n{'Options: ' if options else ''}{options}{LETTER} Enclose the option's letter within ``."
     return [*material.images(row), text]
 
 
@@ -108,7 +114,8 @@ def _viewspatial(row: Row, material: Material) -> Sequence[Part]:
 def _muir(row: Row, material: Material) -> Sequence[Part]:
     options = "".join(f"({letter}) {text}\n" for letter, text in row.options().items())
     hint = "Hint: Please provide the correct option letter, such as A, B, C, D, directly.\nAnswer:"
-    return list(at_marks(f"Question: {row.text('question')}\nChoices: \n{options}\n{hint}", material.images(row)))
+    text, pictures = f"Question: {row.text('question')}\nChoices: \n{options}\n{hint}", material.images(row)
+    return list(behind_texts(text, pictures) if material.quirks else at_marks(text, pictures, strict=True))
 
 
 def _omni(row: Row, material: Material) -> Sequence[Part]:
@@ -116,53 +123,69 @@ def _omni(row: Row, material: Material) -> Sequence[Part]:
     return [*material.images(row), f"{task}{row.text('question')}{lettered(row.options())}"]
 
 
-def _mindcube(row: Row, material: Material) -> Sequence[Part]:
-    return [row.text("question") + DIRECTLY, *material.images(row)]
+def _options(row: Row) -> dict[str, str]:
+    """Returns the options of the columns A, B, C, ...; else of a list `options`; else of lines `A. text` in `candidates`."""
+    if options := row.options():
+        return options
+    if row.has("options"):
+        return dict(zip(string.ascii_uppercase, row.list("options"), strict=False))
+    lines = [line.strip() for line in row.text("candidates").split("\n")] if row.has("candidates") else []
+    return {line[0].upper(): line[2:].strip() for line in lines if len(line) > 2 and line[0].isalpha() and line[1] == "."}
 
 
-def _embspatial(row: Row, material: Material) -> Sequence[Part]:
-    options = dict(zip(string.ascii_uppercase, row.list("options"), strict=False))
-    return [f"{row.text('question')}{lettered(options)}{LETTER}", *material.images(row)]
+def _choice(row: Row, material: Material) -> Sequence[Part]:
+    return [asking(row, _options(row)), *material.images(row)]
 
 
 def _spar(row: Row, material: Material) -> Sequence[Part]:
     return [row.text("question") + ONE_WORD, *material.images(row)]
 
 
-def _letter_fields(row: Row, said: Said) -> dict[str, Any]:
-    letter = letter_of(said)
-    return {"hit": int(letter is not None and letter == letter_of(row.text("answer"))), "pred_extracted": letter or False}
+def _letter_fields(row: Row, said: Said, quirks: bool) -> dict[str, Any]:
+    letter, key = letter_of(said), letter_of(row.text("answer"))
+    # To the official kit an unreadable answer equals an unreadable key.
+    return {"hit": int(letter == key and (letter is not None or quirks)), "pred_extracted": letter or False}
 
 
-def _number_fields(row: Row, said: Said) -> dict[str, Any]:
+def _number_fields(row: Row, said: Said, quirks: bool) -> dict[str, Any]:
     number = number_of(said)
     return {"pred_extracted": number, RELATIVE: relative_accuracy(number, row.number("answer"))}
 
 
-def _letters(rows: Rows, said: Sequence[Said]) -> tuple[list[dict[str, Any]], list[float]]:
-    fields = [_letter_fields(row, each) for row, each in zip(rows, said, strict=True)]
+def _letters(rows: Rows, said: Sequence[Said], quirks: bool) -> tuple[list[dict[str, Any]], list[float]]:
+    fields = [_letter_fields(row, each, quirks) for row, each in zip(rows, said, strict=True)]
     return fields, [float(each["hit"]) for each in fields]
 
 
 def _score_letters(column: str, rows: Rows, said: Sequence[Said], quirks: bool) -> Scored:
-    fields, hits = _letters(rows, said)
+    fields, hits = _letters(rows, said, quirks)
     overall = 100 * mean(hits)
     parts = means(by(rows, hits, column), 100, "_accuracy") if column else {}
     return Scored(fields, list(hits), {"overall": overall, **parts}, overall)
 
 
-def _above_chance(options: str, rows: Rows, hits: Sequence[float]) -> float:
-    chance = sum(1 / len(row.list(options)) for row in rows)
+def _count(row: Row) -> int:
+    """Returns the number of options; 4 where they cannot be read, as in the official kit."""
+    column = "candidates" if "candidates" in row.values else "options"
+    try:
+        return len(row.list(column)) or UNKNOWN_OPTIONS
+    except DataError:
+        return UNKNOWN_OPTIONS
+
+
+def _above_chance(rows: Rows, hits: Sequence[float]) -> float:
+    chance = sum(1 / _count(row) for row in rows)
     return 100 * (sum(hits) - chance) / (len(rows) - chance) if len(rows) > chance else 0.0
 
 
-def _score_site(options: str, rows: Rows, said: Sequence[Said], quirks: bool) -> Scored:
-    fields, hits = _letters(rows, said)
-    numbers = by(rows, list(range(len(rows))), "category")
-    table = {"overall_accuracy": 100 * mean(hits), "overall_caa": _above_chance(options, rows, hits)}
+def _score_site(rows: Rows, said: Sequence[Said], quirks: bool) -> Scored:
+    fields, hits = _letters(rows, said, quirks)
+    found = by(rows, list(range(len(rows))), "category")
+    numbers = {name: found[name] for name in SITE_CATEGORIES if name in found}
+    table = {"overall_accuracy": 100 * mean(hits), "overall_caa": _above_chance(rows, hits)}
     for name, places in numbers.items():
         within, right = [rows[int(place)] for place in places], [hits[int(place)] for place in places]
-        table |= {f"{name}_accuracy": 100 * mean(right), f"{name}_caa": _above_chance(options, within, right)}
+        table |= {f"{name}_accuracy": 100 * mean(right), f"{name}_caa": _above_chance(within, right)}
     return Scored(fields, list(hits), table, table["overall_caa"])
 
 
@@ -176,7 +199,7 @@ def _mixed(rows: Rows, fields: Sequence[dict[str, Any]], task: str) -> tuple[lis
 
 def _score_vsi(rows: Rows, said: Sequence[Said], quirks: bool) -> Scored:
     fields = [
-        (_number_fields if row.text("question_type") in VSI_NUMBERS else _letter_fields)(row, each)
+        (_number_fields if row.text("question_type") in VSI_NUMBERS else _letter_fields)(row, each, quirks)
         for row, each in zip(rows, said, strict=True)
     ]
     values, tasks = _mixed(rows, fields, "question_type")
@@ -190,21 +213,25 @@ def _score_vsi(rows: Rows, said: Sequence[Said], quirks: bool) -> Scored:
     return Scored(fields, list(values), table, overall)
 
 
-def _spar_fields(row: Row, said: Said) -> dict[str, Any]:
+def _spar_fields(row: Row, said: Said, quirks: bool) -> dict[str, Any]:
     task = row.text("task")
     if task == SPAR_MOVES:
         return {"pred_extracted": None, MOVES: moves_accuracy(said, row.text("answer"))}
-    return _number_fields(row, said) if "_prediction_" in task else _letter_fields(row, said)
+    return (_number_fields if "_prediction_" in task else _letter_fields)(row, said, quirks)
 
 
 def _score_spar(rows: Rows, said: Sequence[Said], quirks: bool) -> Scored:
-    fields = [_spar_fields(row, each) for row, each in zip(rows, said, strict=True)]
+    fields = [_spar_fields(row, each, quirks) for row, each in zip(rows, said, strict=True)]
     values, tasks = _mixed(rows, fields, "task")
-    levels: dict[str, list[float]] = {}
+    levels: dict[str, list[float]] = {"Low": [], "Middle": [], "High": []}
     for name, (_, value) in tasks.items():
-        levels.setdefault(SPAR_LEVELS.get(name, "Low" if "_prediction_" in name else "High"), []).append(value)
+        levels[SPAR_LEVELS.get(name, "Low" if "_prediction_" in name else "High")].append(value)
     overall = mean([value for _, value in tasks.values()])
-    table = {"overall": overall} | means(levels) | {f"{name}_{metric}": value for name, (metric, value) in tasks.items()}
+    table = (
+        {"overall": overall}
+        | {name: mean(values) if values else 0.0 for name, values in levels.items()}
+        | {f"{name}_{metric}": value for name, (metric, value) in tasks.items()}
+    )
     return Scored(fields, list(values), table, 100 * overall)
 
 
@@ -226,17 +253,17 @@ SPATIAL = (
         "SITE (video)",
         Variant("SiteBenchVideo_32frame", linear(32)),
         _site_video,
-        functools.partial(_score_site, "candidates"),
+        _score_site,
         layout=list,
     ),
-    _spatial("site_image", "SITE (image)", "SiteBenchImage", _site_image, functools.partial(_score_site, "options")),
+    _spatial("site_image", "SITE (image)", "SiteBenchImage", _site_image, _score_site),
     _spatial("mmsi_bench", "MMSI-Bench", "MMSIBench_wo_circular", _mmsi, _by_column("category")),
     _spatial("viewspatial", "ViewSpatial-Bench", "ViewSpatialBench", _viewspatial, _by_column("question_type"), "question_type"),
     _spatial("muirbench", "MUIRBench", "MUIRBench_EASI", _muir, _by_column("task"), "task", pictures_in_brackets),
     _spatial("omnispatial", "OmniSpatial", "OmniSpatialBench_manual_cot", _omni, _by_column(""), "task_type"),
-    _spatial("mindcube", "MindCube (tiny)", "MindCubeBench_tiny_raw_qa", _mindcube, _by_column("category")),
-    _spatial("embspatial", "EmbSpatial-Bench", "EmbSpatialBench", _embspatial, _by_column("data_source"), "data_source"),
-    _spatial("blink", "BLINK", "BLINK", choice_prompt, score_choices),
-    _spatial("3dsrbench", "3DSRBench", "3DSRBench", choice_prompt, score_flips),
+    _spatial("mindcube", "MindCube (tiny)", "MindCubeBench_tiny_raw_qa", _choice, _by_column("category")),
+    _spatial("embspatial", "EmbSpatial-Bench", "EmbSpatialBench", _choice, _by_column("data_source"), "data_source"),
+    _spatial("blink", "BLINK", "BLINK", _choice, score_choices),
+    _spatial("3dsrbench", "3DSRBench", "3DSRBench", _choice, score_flips),
     _spatial("spar_bench", "SPAR-Bench", "SparBench", _spar, _score_spar, "task"),
 )

@@ -33,6 +33,7 @@ VIDEO_MME = (
     "\nThese are the frames of a video. Select the best answer to the following multiple-choice question based on the video. Respond with "
     "only the letter (A, B, C, or D) of the correct option.\nQuestion: "
 )
+CHOICE = "multiple-choice"
 APPLY = "You should watch and learn the video content. Then apply what you learned to "
 ANSWER_CHOICE = (
     "answer the following multi-choice question. The image for this question is at the end of the video. Please provide only the single "
@@ -41,6 +42,8 @@ ANSWER_CHOICE = (
 ANSWER_OPEN = "answer the following open-ended question. The image for this question is at the end of the video.\n"
 IGNORE_QUIZ = "\nPlease ignore the Quiz question in last frame of the video."
 TASKS = ("Adaptation", "Comprehension", "Perception")
+NO_LETTER = "@"  # of a key that is none of the candidates: the official kit goes on, and nothing is right
+API_ERROR = "API Error"  # what the official kit reads an answer as that ends with "Answer:"; it leaves the row out of the table
 DURATIONS = ("short", "medium", "long")
 
 
@@ -64,13 +67,13 @@ def _best_option(row: Row) -> str:
     return f"Question: {row.text('question')}\nOptions:\n{options}Only give the best option."
 
 
-def _key(row: Row) -> str:
-    """Returns the letter of the right one of the candidates."""
+def _key(row: Row, quirks: bool) -> str:
+    """Returns the letter of the right one of the candidates: the last one, if several read the same."""
     answer = row.text("answer")
-    for letter, text in _in_brackets(row).items():
-        if text == answer:
-            return letter
-    raise DataError(f"{row.place}: the answer {answer!r} is none of its candidates")
+    letters = [letter for letter, text in _in_brackets(row).items() if text == answer]
+    if not letters and not quirks:
+        raise DataError(f"{row.place}: the answer {answer!r} is none of its candidates")
+    return letters[-1] if letters else NO_LETTER
 
 
 def _mvbench(row: Row, material: Material) -> Sequence[Part]:
@@ -120,22 +123,32 @@ def _seconds(text: str) -> float:
     return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
 
 
+def _mmmu_options(row: Row) -> dict[str, str]:
+    return dict(zip(string.ascii_uppercase, row.list("options"), strict=False)) if row.text("question_type") == CHOICE else {}
+
+
+def _mmmu_lines(options: dict[str, str]) -> str:
+    """Returns the options, each on its line; those that all have their letters already stay as they are."""
+    if all(text.startswith(f"{letter}.") for letter, text in options.items()):
+        return "".join(f"\n{text}" for text in options.values())
+    return lettered(options)
+
+
 def _video_mmmu(row: Row, material: Material) -> Sequence[Part]:
     film = material.film(row, row.text("video"), first_doubled=True)
     start: list[Part] = [film.opening(), *film.with_times()]
-    options = lettered(dict(zip(string.ascii_uppercase, row.list("options"), strict=False)))
-    question = row.text("question")
+    options, question = _mmmu_options(row), row.text("question")
     if row.text("category") != "Adaptation":
         if not options:
             raise DataError(f"{row.place}: is an open question of {row.text('category')}: the official kit asks none, only of Adaptation")
         task = f"{question}{ANSWER_CHOICE}" if material.quirks else f"{question}\n"
-        return [*start, f"{task}{options}{IGNORE_QUIZ}"]
-    (picture,) = [material.pictures.file(row, row.text("image"))]
-    question = f"{APPLY}{ANSWER_CHOICE if options else ANSWER_OPEN}{question}{options}"
+        return [*start, f"{task}{_mmmu_lines(options)}{IGNORE_QUIZ}"]
+    picture = material.pictures.file(row, row.text("image"))
+    question = f"{APPLY}{ANSWER_CHOICE if options else ANSWER_OPEN}{question}{_mmmu_lines(options)}"
     if not material.variant.in_text:
         return [*start, picture, AFTER_IMAGE, question]
-    before, mark, after = question.partition("<image 1>")
-    return [*start, before, *((picture, AFTER_IMAGE) if mark else ()), after]
+    before, _, after = question.partition("<image 1>")
+    return [*start, before, picture, AFTER_IMAGE, after if after.strip() else ""]
 
 
 def _three_decimals(groups: dict[str, list[float]]) -> dict[str, str]:
@@ -178,7 +191,7 @@ def _score_mvbench(rows: Rows, said: Sequence[Said], quirks: bool) -> Scored:
         elif not quirks and not str(each or "").replace(".", "").replace("(", "").strip():
             scores.append(0)
         else:
-            scores.append(by_first_word(each, _key(row), _in_brackets(row)))
+            scores.append(by_first_word(each, _key(row, quirks), _in_brackets(row)))
     # What is empty, and what failed, counts as right in the official kit's totals.
     hits = [float(score != 0) if quirks else float(score == 1) for score in scores]
     groups = by(rows, hits, "task_type") | {"overall": hits}
@@ -187,7 +200,7 @@ def _score_mvbench(rows: Rows, said: Sequence[Said], quirks: bool) -> Scored:
 
 
 def _score_mlvu(rows: Rows, said: Sequence[Said], quirks: bool) -> Scored:
-    scores = [by_bracket(each, _key(row), _in_brackets(row)) for row, each in zip(rows, said, strict=True)]
+    scores = [by_bracket(each, _key(row, quirks), _in_brackets(row)) for row, each in zip(rows, said, strict=True)]
     counted = [float(score) if quirks else float(score == 1) for score in scores]  # the official kit subtracts what failed
     groups = by(rows, counted, "task_type") | {"M-Avg": counted}
     table = [
@@ -200,19 +213,24 @@ def _score_mlvu(rows: Rows, said: Sequence[Said], quirks: bool) -> Scored:
 def _score_video_mmmu(rows: Rows, said: Sequence[Said], quirks: bool) -> Scored:
     fields: list[dict[str, Any]] = []
     for row, each in zip(rows, said, strict=True):
-        options = dict(zip(string.ascii_uppercase, row.list("options"), strict=False))
-        if options:
+        options = _mmmu_options(row)
+        if quirks and mmmu.is_empty(each):
+            fields.append({"score": 0, "parsed_pred": API_ERROR})
+        elif options:
             letter = mmmu.chosen(each, options)
             fields.append({"score": int(letter == row.text("answer")), "parsed_pred": letter})
         else:
             right = not quirks and mmmu.open_is_right(each, row.text("answer"))  # the official kit never finds one right
             fields.append({"score": int(right), "parsed_pred": str(mmmu.open_answers(each))})
+    counted = [number for number, each in enumerate(fields) if each["parsed_pred"] != API_ERROR]
     hits = [float(each["score"]) for each in fields]
-    groups = {name: values for name, values in by(rows, hits, "category").items() if name in TASKS} | {"Overall": hits}
+    right_of = [hits[number] for number in counted]
+    found = by([rows[number] for number in counted], right_of, "category")
+    groups = {name: values for name, values in found.items() if name in TASKS} | {"Overall": right_of}
     table = [
         {"index": "total", **{name: float(len(values)) for name, values in groups.items()}},
         {"index": "hit", **{name: sum(values) for name, values in groups.items()}},
-        {"index": "acc", **means(groups, 100)},
+        {"index": "acc", **means({name: values for name, values in groups.items() if values}, 100)},
     ]
     return Scored(fields, list(hits), table, 100 * mean(hits))
 

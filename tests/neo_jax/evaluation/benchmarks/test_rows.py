@@ -29,7 +29,7 @@ def test_quotes_lines_and_lists(tmp_path):
 
 
 BROKEN = [
-    ("", "no tab-separated file with a header"),
+    ("", "has no header"),
     ("index\tA\n", "has a header and no rows"),
     ("index\tA\n1\tx\ty\n", "row 1: has 3 cells, the header 2"),
     ("index\tA\n1\tx\n1\ty\n", "row 2: has the index '1' of"),
@@ -73,5 +73,11 @@ def test_cells_that_are_refused(tmp_path):
     ],
 )
 def test_answers_read_back(prediction, official, plain):
-    assert read_back(prediction, True) == official and read_back(prediction, False) == plain
+    assert read_back([prediction, "x"], True) == [official, "x"] and read_back([prediction], False) == [plain]
     assert as_text(None) == "nan" and as_text(0) == "0"
+
+
+def test_answers_that_are_all_numbers_come_back_as_numbers():
+    assert read_back(["007", "=B", "3"], True) == [7, 0, 3] and read_back(["1.50", "2"], True) == [1.5, 2.0]
+    assert read_back(["4", ""], True) == [4.0, None] and read_back(["True", "false"], True) == [True, False]
+    assert read_back(["007", "x"], True) == ["007", "x"] and read_back(["007", "3"], False) == ["007", "3"]
