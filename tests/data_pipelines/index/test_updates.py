@@ -238,7 +238,8 @@ def test_a_build_that_an_exception_ends_goes_on_from_there(root, tmp_path, inspe
     assert index.digest() == LengthIndex.open(source, tokenizer(), tmp_path / "whole").digest()
 
 
-def test_a_signal_handler_that_raises_ends_a_build_and_keeps_the_part(root, tmp_path, inspected, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_signal_handler_that_raises_ends_a_build_and_keeps_the_part(root, tmp_path, inspected, monkeypatch, threads):
     class Terminated(Exception):
         pass
 
@@ -253,7 +254,8 @@ def test_a_signal_handler_that_raises_ends_a_build_and_keeps_the_part(root, tmp_
             consumed.set()  # the next one is asked for: this one was taken over
 
     def header_and_signal(media):
-        if "3.jpg" in media.name and threading.current_thread() is not threading.main_thread():
+        if "3.jpg" in media.name:
+            assert (threading.current_thread() is threading.main_thread()) == (threads == 1)
             assert consumed.wait(60)
             os.kill(os.getpid(), signal.SIGTERM)
         return header(media)
@@ -265,7 +267,7 @@ def test_a_signal_handler_that_raises_ends_a_build_and_keeps_the_part(root, tmp_
         with monkeypatch.context() as patched, pytest.raises(Terminated):
             patched.setattr(images, "header", header_and_signal)
             patched.setattr(build, "progress", watched)
-            LengthIndex.open(source, tokenizer(), tmp_path, threads=1)
+            LengthIndex.open(source, tokenizer(), tmp_path, threads=threads)
     finally:
         signal.signal(signal.SIGTERM, before)
     inspected.clear()
