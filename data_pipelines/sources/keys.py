@@ -71,7 +71,8 @@ class Keys:
 
     def read(self, fields: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
         """Returns the fields of a row or turn that are read and not empty."""
-        return {key: fields[key] for key in known if key in fields and key not in self._ignore and not is_empty(fields[key])}
+        wanted = _set(known)
+        return {key: value for key, value in fields.items() if key in wanted and key not in self._ignore and not is_empty(value)}
 
     def check_others(self, fields: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
         """Counts the fields that are not read. Raises SampleError "unknown_key" for a field that can change what is trained.
@@ -81,7 +82,8 @@ class Keys:
           known: keys that are read. They are those of a turn if they include "role", of a part of a turn if they include "type", else of a row.
           where: name of the row or turn for messages.
         """
-        others = [key for key in fields if key not in known and key not in self._allowed and not is_empty(fields[key])]
+        read = _set(known)
+        others = [key for key in fields if key not in read and key not in self._allowed and not is_empty(fields[key])]
         if not others:
             return
         has_media = not is_empty([fields.get(key) for key in known if key in _MEDIA])
@@ -110,6 +112,12 @@ class Keys:
             f"the key {key!r} can change what is trained, and it is not read{_did_you_mean(key, known)}; the keys that are read: "
             f"{', '.join(known)}; rename it, or list it in `ignore` of source {self._source!r} to train without it"
         )
+
+
+@functools.lru_cache
+def _set(keys: tuple[str, ...]) -> frozenset[str]:
+    """Returns keys as a set: rows have few of the many keys that are read."""
+    return frozenset(keys)
 
 
 def can_change_training(key: str, value: object, in_turn: bool) -> bool:

@@ -54,6 +54,7 @@ class MediaRoot:
         if not root.is_dir():
             raise DataError(f"source {settings.name!r}: media_root {root} is not a folder; set it to the folder of the media files")
         self._root = root.resolve()
+        self._prefix = f"{self._root}/"
         self._allowed = [self._root, *_blobs(self._root)]
         # A folder is resolved once, not for each of its files: resolving takes a system call for each part of the path.
         self._resolved_folder = functools.lru_cache(_FOLDERS)(self._resolve_folder)
@@ -69,7 +70,7 @@ class MediaRoot:
             return self._find_object(name, key)
         if self._root is None:
             raise SampleError("bad_record", f"{key}: names the file {name!r}, but source {self._source!r} has no media_root; set it")
-        path = self._resolve(os.path.join(self._root, name), name, key)
+        path = self._resolve(name if name.startswith("/") else self._prefix + name, name, key)
         if not name.isascii() and not os.path.exists(path) and (composed := _other_composition(self._root, name)) is not None:
             return self._resolve(str(composed), name, key)
         return path
@@ -89,8 +90,8 @@ class MediaRoot:
 
     def _resolve(self, path: str, name: str, key: str) -> str:
         try:
-            folder, file = os.path.split(path)
-            if file != ".." and (inside := self._resolved_folder(folder)) and not os.path.islink(place := f"{inside}/{file}"):
+            folder, _, file = path.rpartition("/")
+            if file not in ("", ".", "..") and (inside := self._resolved_folder(folder)) and not os.path.islink(place := f"{inside}/{file}"):
                 return place
             resolved = pathlib.Path(path).resolve()
         except (OSError, RuntimeError) as error:  # for example a cycle of links

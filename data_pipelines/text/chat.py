@@ -57,7 +57,7 @@ def count(turns: Sequence[Turn], images: int, tokenizer: Tokenizer) -> tuple[int
     for opening, written, learned in _encoded(turns, [0] * images, tokenizer):
         tokens += len(opening) + len(written)
         if learned:
-            labels += sum(token not in image_tokens for token in written)
+            labels += len(written) - sum(map(written.count, image_tokens))
     return tokens, labels
 
 
