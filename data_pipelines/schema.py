@@ -133,7 +133,7 @@ class Sample:
     @property
     def files(self) -> tuple[Media, ...]:
         """All media files: first the images, then the files of the clips."""
-        return (*self.images, *(file for clip in self.clips for file in clip.files))
+        return (*self.images, *(file for clip in self.clips for file in clip.files)) if self.clips else self.images
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,10 @@ from data_pipelines.schema import Media, Sample, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.sources.samples import FILTERED
 from data_pipelines.text import chat
-from data_pipelines.text.marks import VIDEO_MARK, marks_of
+from data_pipelines.text.marks import VIDEO_MARK
 from data_pipelines.text.tokenizers import Tokenizer
 
+NEW = Entry(None, None)  # of a sample that was not measured yet
 MISSING = (-1, -1)  # the state of a file that does not exist
 # Reasons that depend only on a row, the settings and the tokenizer: while these stay the same, no change of a file makes the sample usable.
 # "bad_record" and "unknown_key" are not among them: for clips given as folders of frames they may depend on the content of a folder.
@@ -40,8 +41,10 @@ def inspect(sample: Sample, tokenizer: Tokenizer) -> Measured:
     headers = [_header(image, image.path is None or next(states) != MISSING) for image in sample.images]
     text, before = count_text(sample, tokenizer)
     clips = [video.probe(clip) for clip in sample.clips]
-    conversions = [name for header in headers for name in header.conversions] + [name for clip in clips for name in clip.conversions]
-    return Measured(text, [(header.height, header.width) for header in headers], clips, before, files, conversions)
+    conversions = [name for header in headers for name in header.conversions]
+    if clips:
+        conversions += [name for clip in clips for name in clip.conversions]
+    return Measured(text, [header[:2] for header in headers], clips, before, files, conversions)
 
 
 def _header(image: Media, exists: bool) -> images.Header:
@@ -54,7 +57,7 @@ def _header(image: Media, exists: bool) -> images.Header:
 
 def count_text(sample: Sample, tokenizer: Tokenizer) -> tuple[int, list[str]]:
     """Returns `text` and `before` of Measured. Raises SampleError "video_marks", "no_answer", and those of chat.count."""
-    if (marks := marks_of(sample.turns).count(VIDEO_MARK)) != len(sample.clips):
+    if (marks := sum([turn.text.count(VIDEO_MARK) for turn in sample.turns])) != len(sample.clips):
         raise SampleError(
             "video_marks",
             f"{sample.key}: the conversation has {marks} {VIDEO_MARK} marks for {len(sample.clips)} clips; write one for each",
@@ -93,9 +96,9 @@ def renew(source: Source, tokenizer: Tokenizer, number: int, known: Entry) -> En
 
     Args:
       number: number of the sample in the source.
-      known: previous entry; Entry(None, None) for a new sample.
+      known: previous entry; NEW for a new sample.
     """
-    if known != Entry(None, None) and not may_change(known):
+    if known != NEW and not may_change(known):
         return known
     try:
         sample = source[number]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import data_pipelines
 from data_pipelines.index import arrays
 from data_pipelines.index.columns import COLUMNS, Entry, cut, pack, unpack
-from data_pipelines.index.measures import renew
+from data_pipelines.index.measures import NEW, renew
 from data_pipelines.index.store import Damaged, describe, load
 from data_pipelines.schema import DataError, Interrupted, SourceSettings
 from data_pipelines.sources import Source
@@ -27,7 +27,6 @@ from data_pipelines.text.tokenizers import Tokenizer
 CHUNK = 4096  # samples of a chunk, and thus the most that a kill costs each process
 Stop = Callable[[], bool]
 _TASK = 64  # samples of one task of a thread: submitting a task costs as much as measuring half a text row
-_NEW = Entry(None, None)
 
 
 class Recipe(NamedTuple):
@@ -87,7 +86,7 @@ class Chunk(NamedTuple):
         if self.folder and (description := describe(pathlib.Path(self.folder), self.identity, COLUMNS)):
             with contextlib.suppress(Damaged):  # if another process has replaced the columns meanwhile, the samples are measured again
                 return unpack(cut(load(description, COLUMNS, verified=False), self.start, self.stop))
-        return [_NEW] * (self.stop - self.start)
+        return [NEW] * (self.stop - self.start)
 
 
 def _renewed(source: Source, tokenizer: Tokenizer, samples: Iterable[tuple[int, Entry]]) -> list[Entry]:

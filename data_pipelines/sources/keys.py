@@ -74,6 +74,10 @@ class Keys:
         wanted = _set(known)
         return {key: value for key, value in fields.items() if key in wanted and key not in self._ignore and not is_empty(value)}
 
+    def ignores(self, fields: Mapping[str, Any]) -> bool:
+        """Returns whether a key of a row or turn is one that the source ignores."""
+        return not self._ignore.isdisjoint(fields)
+
     def check_others(self, fields: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
         """Counts the fields that are not read. Raises SampleError "unknown_key" for a field that can change what is trained.
 

@@ -91,7 +91,11 @@ class MediaRoot:
     def _resolve(self, path: str, name: str, key: str) -> str:
         try:
             folder, _, file = path.rpartition("/")
-            if file not in ("", ".", "..") and (inside := self._resolved_folder(folder)) and not os.path.islink(place := f"{inside}/{file}"):
+            if (
+                file not in ("", ".", "..")
+                and (inside := self._resolved_folder(folder))
+                and not os.path.islink(place := f"{inside}/{file}")
+            ):
                 return place
             resolved = pathlib.Path(path).resolve()
         except (OSError, RuntimeError) as error:  # for example a cycle of links

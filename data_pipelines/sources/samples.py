@@ -99,6 +99,9 @@ class SampleReader:
 def _given_sizes(record: object, count: int, key: str) -> Sequence[tuple[int, int] | None]:
     """Returns the (height, width) that the row gives for each of `count` pictures. Raises SampleError "bad_record"."""
     assert isinstance(record, Mapping), "read_row takes nothing else"
+    height, width = record.get("height"), record.get("width")
+    if count == 1 and type(height) is int and type(width) is int and height > 0 and width > 0:
+        return ((height, width),)  # most rows
     sides = []
     for name in _SIDES:
         value = record.get(name)

@@ -18,6 +18,8 @@ from data_pipelines.text import video as video_text
 from data_pipelines.text.marks import IMAGE_MARK, VIDEO_MARK, words
 from data_pipelines.text.tokenizers import Tokenizer
 
+_ROLES = frozenset((*ROLES, DOCUMENT))
+
 
 def encode(
     turns: Sequence[Turn], tokens_per_image: Sequence[int], tokenizer: Tokenizer
@@ -144,9 +146,9 @@ def _check(turns: Sequence[Turn], tokens_per_image: Sequence[int]) -> None:
     if not turns:
         raise SampleError("empty", "the conversation has no turns")
     for number, turn in enumerate(turns):
-        if turn.role not in (*ROLES, DOCUMENT):
+        if turn.role not in _ROLES:
             raise SampleError("unknown_role", f"turn {number} has the role {turn.role!r}; roles are {', '.join(ROLES)}")
-    marks = sum(turn.text.count(IMAGE_MARK) for turn in turns)
+    marks = sum([turn.text.count(IMAGE_MARK) for turn in turns])
     if marks != len(tokens_per_image):
         raise SampleError(
             "image_marks", f"the conversation has {marks} {IMAGE_MARK} marks for {len(tokens_per_image)} images; write one for each"

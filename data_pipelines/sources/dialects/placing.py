@@ -30,8 +30,8 @@ def place_marks(turns: tuple[Turn, ...], images: int, clips: int, key: str) -> t
 
     Raises SampleError "unknown_mark" for a mark of another training code, "image_marks" or "video_marks" if marks and files do not match.
     """
-    if not images and not clips and not any("<" in turn.text for turn in turns):
-        return turns  # most rows of text
+    if not clips and _has_only_marks(turns, images):
+        return turns  # most rows
     for turn in turns:
         _refuse_other_marks(turn, key)
     escaped = tuple(map(_with_escapes, turns))
@@ -42,6 +42,17 @@ def place_marks(turns: tuple[Turn, ...], images: int, clips: int, key: str) -> t
     if not images and not clips and not _count(questions, IMAGE_MARK) and not any(_PLACED_VIDEO.search(turn.text) for turn in questions):
         return _only(questions, lambda turn: False)
     raise _mismatch(questions if any(_count(questions, mark) for mark in MARKS) else escaped, images, clips, key)
+
+
+def _has_only_marks(turns: tuple[Turn, ...], images: int) -> bool:
+    """Returns whether the turns have a mark for each picture, in questions, and no other `<`."""
+    marks = 0
+    for turn in turns:
+        if found := turn.text.count("<"):
+            if turn.role == "assistant" or "\\<" in turn.text or turn.text.count(IMAGE_MARK) != found:
+                return False
+            marks += found
+    return marks == images
 
 
 def _matched(turns: tuple[Turn, ...], images: int, clips: int) -> tuple[Turn, ...] | None:

@@ -94,6 +94,8 @@ class _TurnReader:
         """Returns the turn, and whether it is a tool's answer."""
         if not isinstance(turn, dict):
             raise SampleError("bad_record", f'{where}: a turn is an object with the strings "from" and "value", or "role" and "content"')
+        if len(turn) == 2 and (plain := self._plain(turn)):
+            return plain, False
         fields = self._keys.read(turn, TURN_KEYS)
         self._keys.check_others(turn, TURN_KEYS, where)
         name, name_key = _either(turn, "from", "role", where)
@@ -116,6 +118,16 @@ class _TurnReader:
                 f'{where}: the answer {text!r} has no words, so it teaches to say nothing: write one, or set "is_input" to true',
             )
         return Turn(role, text, is_input), is_answer
+
+    def _plain(self, turn: dict[str, Any]) -> Turn | None:
+        """Returns a turn of a role and a text alone, as most are; None for one that needs a closer look."""
+        name, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+        role = _ROLES.get(name) if type(name) is str else None
+        if role is None or type(text) is not str or not text.isascii() or self._keys.ignores(turn):
+            return None
+        if role == "assistant" and not text.replace(IMAGE_MARK, "").strip():
+            return None
+        return Turn(role, text)
 
     def with_marks(self, text: str) -> str:
         """Returns a turn's text with placeholders of files replaced by marks, after turning marks in the text into words."""
