@@ -25,7 +25,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TextIO
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, from anywhere
 
@@ -48,7 +49,7 @@ GUARD = ("/bin/sh", "-c", "read -r _; kill -KILL 0")
 class Group:
     """The running processes of one attempt, in one process group with all that they start themselves."""
 
-    def __init__(self, command: Sequence[str], processes: int, devices: int):
+    def __init__(self, command: Sequence[str], processes: int, devices: int, log: TextIO | None = None):
         self._running: list[subprocess.Popen[str]] = []
         self._readers: list[threading.Thread] = []
         self._deadline = float("inf")  # when those that still run are ended: by SIGTERM, or killed if they had one
@@ -60,15 +61,15 @@ class Group:
             flags = [f"--processes={processes}", f"--process={number}", f"--coordinator=127.0.0.1:{port}", f"--cpu-devices={devices}"]
             process = subprocess.Popen(
                 [*command, *(flags if devices else [])],
-                stdout=subprocess.DEVNULL if number else None,
-                stderr=subprocess.PIPE if number else None,
+                stdout=subprocess.DEVNULL if number else log,
+                stderr=subprocess.PIPE if number else log,
                 text=True,
                 errors="replace",
                 process_group=self._guard.pid,
             )
             self._running.append(process)
             if number:
-                self._readers.append(threading.Thread(target=_show, args=(process, number), daemon=True))
+                self._readers.append(threading.Thread(target=_show, args=(process, number, log), daemon=True))
                 self._readers[-1].start()
 
     def terminate(self, seconds: float) -> None:
@@ -117,11 +118,11 @@ class Group:
             os.killpg(self._guard.pid, signal.SIGKILL)
 
 
-def _show(process: subprocess.Popen[str], number: int) -> None:
+def _show(process: subprocess.Popen[str], number: int, log: TextIO | None) -> None:
     """Prints the stderr of a process, each line with the process number."""
     assert process.stderr is not None
     for line in process.stderr:
-        print(f"[{number}] {line}", end="", file=sys.stderr, flush=True)
+        print(f"[{number}] {line}", end="", file=log or sys.stderr, flush=True)
 
 
 def free_port() -> int:
@@ -134,44 +135,75 @@ def newest_checkpoint(directory: pathlib.Path) -> int:
     return max((int(path.name) for path in (directory / "checkpoints").glob("*") if path.name.isdigit()), default=-1)
 
 
+class Supervised:
+    """A command that is run until it ends for good.
+
+    Args:
+      command: without the flags of single processes.
+      directory: of the run; new checkpoints in it are progress.
+      processes: that run it.
+      devices: virtual CPU devices of each; 0: one process with the devices that there are.
+      grace_seconds: between the SIGTERM of `stop` and the end of what still runs then.
+      log: takes what the processes and this supervisor print; None: stdout and stderr do.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        directory: pathlib.Path,
+        processes: int = 1,
+        devices: int = 0,
+        grace_seconds: float = GRACE_SECONDS,
+        log: TextIO | None = None,
+    ):
+        self._command, self._directory, self._processes, self._devices = command, directory, processes, devices
+        self._grace_seconds, self._log = grace_seconds, log
+        self._stopping = False
+        self._group: Group | None = None
+
+    def stop(self) -> None:
+        """Sends SIGTERM to all processes, now and at any later start: `run` returns. May be called in a signal handler and in other threads."""
+        self._stopping = True
+        if self._group is not None:
+            self._group.terminate(self._grace_seconds)
+
+    def run(self) -> int:
+        """Starts the command until it ends for good; returns its last exit code."""
+        failures, progress = 0, newest_checkpoint(self._directory)
+        while True:
+            self._group = Group(self._command, self._processes, self._devices, self._log)
+            if self._stopping:  # while it was being started
+                self._group.terminate(self._grace_seconds)
+            code = self._group.wait()
+            if code in FINAL or self._stopping:
+                return code
+            newest = newest_checkpoint(self._directory)
+            failures = 0 if newest > progress else failures + 1
+            progress = newest
+            if failures >= RETRIES:
+                self._say(f"{RETRIES} attempts in a row wrote no checkpoint (last exit code {code}): given up")
+                return code
+            reason = "was stopped and saved" if code == PREEMPTED else f"ended with exit code {code}"
+            self._say(f"the run {reason}; starting it again from step {max(newest, 0)}")
+
+    def _say(self, sentence: str) -> None:
+        print(f"local: {sentence}", file=self._log or sys.stderr, flush=True)
+
+
 def supervise(
     command: Sequence[str], directory: pathlib.Path, processes: int = 1, devices: int = 0, grace_seconds: float = GRACE_SECONDS
 ) -> int:
-    """Runs the command until it ends for good; returns its last exit code. SIGTERM, SIGINT and SIGHUP end it: all processes get a SIGTERM.
+    """Runs a command as Supervised does; SIGTERM, SIGINT and SIGHUP to this program stop it, unless they are ignored (nohup)."""
+    supervised = Supervised(command, directory, processes, devices, grace_seconds)
+    on_signals(supervised.stop)
+    return supervised.run()
 
-    Args:
-      processes: that run it.
-      devices: virtual CPU devices of each; 0: one process with the devices that there are.
-      grace_seconds: between that SIGTERM and the end of what still runs then.
-    """
-    stopping = False
-    group: Group | None = None
 
-    def stop(*_: object) -> None:
-        nonlocal stopping
-        stopping = True
-        if group is not None:
-            group.terminate(grace_seconds)
-
+def on_signals(stop: Callable[[], None]) -> None:
+    """Calls a function on SIGTERM, SIGINT and SIGHUP, but for those that this program was started with ignored."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, stop)
-    failures, progress = 0, newest_checkpoint(directory)
-    while True:
-        group = Group(command, processes, devices)
-        if stopping:  # while it was being started
-            group.terminate(grace_seconds)
-        code = group.wait()
-        if code in FINAL or stopping:
-            return code
-        newest = newest_checkpoint(directory)
-        failures = 0 if newest > progress else failures + 1
-        progress = newest
-        if failures >= RETRIES:
-            print(f"local: {RETRIES} attempts in a row wrote no checkpoint (last exit code {code}): given up", file=sys.stderr)
-            return code
-        reason = "was stopped and saved" if code == PREEMPTED else f"ended with exit code {code}"
-        print(f"local: the run {reason}; starting it again from step {max(newest, 0)}", file=sys.stderr, flush=True)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: stop())
 
 
 def main(arguments: Sequence[str]) -> int:

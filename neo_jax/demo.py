@@ -8,6 +8,7 @@ Steps that an earlier call has finished are skipped, so the same command continu
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import itertools
 import pathlib
 import sys
@@ -36,7 +37,14 @@ DEMO = dataclasses.replace(
 
 
 def prepare(corpus: pathlib.Path, scenes: ScenesSettings) -> None:
-    """Writes the corpus, the tokenizer and the converted source, each unless it exists."""
+    """Writes the corpus, the tokenizer and the converted source, each unless it exists. Several runs may call this at once: one writes."""
+    corpus.parent.mkdir(parents=True, exist_ok=True)
+    with (corpus.parent / f".{corpus.name}.prepare.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _prepare(corpus, scenes)
+
+
+def _prepare(corpus: pathlib.Path, scenes: ScenesSettings) -> None:
     write_scenes(corpus, scenes)
     tokenizer = corpus / "tokenizer.model"
     if not tokenizer.exists():

@@ -49,7 +49,8 @@ NEO_JAX = {
     "neo_jax.evaluation": LOW | {"neo_jax.model", "neo_jax.inference", "neo_jax.processes", "neo_jax.runs"},
     "neo_jax.training": LOW
     | {f"neo_jax.{room}" for room in ("attention", "model", "processes", "runs", "interop", "places", "inference", "evaluation")},
-    "neo_jax.planning": LOW | {"neo_jax.attention", "neo_jax.model", "neo_jax.training"},
+    "neo_jax.sweeps": LOW | {"neo_jax.runs", "neo_jax.evaluation"},
+    "neo_jax.planning": LOW | {"neo_jax.attention", "neo_jax.model", "neo_jax.inference", "neo_jax.training"},
 }
 # What of data_pipelines a room of neo_jax may import: schema and batches alone, but where inputs are opened, questions read or rows planned.
 SCHEMA = {"data_pipelines.schema", "data_pipelines.batch", "data_pipelines.storage", "data_pipelines.failures"}

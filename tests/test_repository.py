@@ -17,11 +17,13 @@ import pytest
 from packaging.requirements import Requirement
 
 from neo_jax.config import Config, ConfigError, parse_command_line
+from neo_jax.sweeps.file import read_sweep
 
 ROOT = pathlib.Path(__file__).parents[1]
 REQUIREMENTS = tuple(f"requirements{name}.txt" for name in ("", "-dev", "-cloud", "-serve", "-beam"))
-PACKAGES = ("neo_jax", "data_pipelines", "configs")
+PACKAGES = ("neo_jax", "data_pipelines", "launch", "configs")
 CONFIGURATIONS = {"demo": ("", "smoke"), "neo_ov_2b": ("", "laptop"), "neo_ov_9b": ("", "laptop")}
+SWEEPS = ("learning_rate",)
 
 # Modules that import Apache Beam, which has an environment of its own: tests/beam imports them.
 BEAM = {f"data_pipelines.beam.{name}" for name in ("convert", "files", "index", "run", "workers")}
@@ -47,7 +49,8 @@ for name in sys.argv[2:]:
 def source_files() -> list[pathlib.Path]:
     """The modules of the packages; of configs/ those that belong to the project, for users keep their own there."""
     modules = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-    return [path for path in modules if path.parts[-2] != "configs" or path.stem in {"__init__", *CONFIGURATIONS}]
+    ours = {"configs": {"__init__", *CONFIGURATIONS}, "sweeps": {"__init__", *SWEEPS}}
+    return [path for path in modules if "configs" not in path.parts or path.stem in ours[path.parts[-2]]]
 
 
 @functools.cache
@@ -91,6 +94,7 @@ def needed_by(requirements: list[str]) -> set[str]:
 
 def test_every_module_imports_without_tensorflow_and_network() -> None:
     names = [*(package for package in PACKAGES if package != "configs"), *(f"configs.{name}" for name in CONFIGURATIONS)]
+    names += [f"configs.sweeps.{name}" for name in SWEEPS]
     result = subprocess.run(
         [sys.executable, "-c", IMPORT_EVERYTHING, " ".join(BEAM), *names],
         cwd=ROOT,
@@ -193,7 +197,8 @@ def test_a_configuration_of_ones_own_breaks_nothing(monkeypatch: pytest.MonkeyPa
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "Makefile"):
         shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / "configs" / "mine.py").write_text("import torch, no_such_package; raise SystemExit( 'not today' )\n")
+    for folder in ("configs", "configs/sweeps"):
+        (tmp_path / folder / "mine.py").write_text("import torch, no_such_package; raise SystemExit( 'not today' )\n")
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     test_every_module_imports_without_tensorflow_and_network()
     test_every_import_is_a_dependency()
@@ -226,6 +231,15 @@ def test_every_configuration_resolves(name: str, argument: str) -> None:
     assert f"python -m neo_jax.train --config=configs/{name}.py" in path.read_text()  # its command stands in its docstring
     with pytest.raises(ConfigError, match="no_such_argument"):
         parse_command_line([f"--config={path}:no_such_argument"])
+
+
+def test_every_sweep_is_listed_here_and_resolves() -> None:
+    assert set(SWEEPS) <= {path.stem for path in (ROOT / "configs/sweeps").glob("*.py")}
+    for name in SWEEPS:
+        path = ROOT / "configs/sweeps" / f"{name}.py"
+        found = read_sweep(str(path), pathlib.Path("runs/sweeps"))
+        assert found.question.partition("\n")[0].endswith("?")
+        assert f"python -m launch.sweep run configs/sweeps/{name}.py" in path.read_text()
 
 
 def test_guesses_and_sources_are_marked() -> None:

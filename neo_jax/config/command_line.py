@@ -1,7 +1,11 @@
-"""Reads the configuration from a command line: --config=FILE[:ARG], and --config.section.key=value for single keys."""
+"""Reads the configuration from a command line: --config=FILE[:ARG], and --config.section.key=value for single keys.
+
+FILE is a Python file with get_config(arg), or the config.json that a run has written.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import runpy
@@ -50,11 +54,17 @@ def read_command_line(arguments: Sequence[str], layout: type) -> tuple[dict[str,
 
 
 def load(file: str) -> dict[str, Any]:
-    """Runs get_config(ARG) of a configuration file FILE[:ARG]; returns its sections as dictionaries. Raises ConfigError if that fails."""
+    """Returns the sections of a configuration file as dictionaries: of get_config(ARG) in FILE[:ARG], or of a run's config.json.
+
+    Raises:
+      ConfigError: the file cannot be read, or does not run.
+    """
     path, _, argument = file.partition(":")
     path = os.path.expanduser(path)
     if not pathlib.Path(path).is_file():
         raise ConfigError([f"--config={file}: no such file {path}"])
+    if path.endswith(".json"):
+        return _resolved(file, path, argument)
     try:
         names = runpy.run_path(path)
     except Exception as error:  # the user's code may raise anything
@@ -66,6 +76,18 @@ def load(file: str) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError([f"--config={file}: {error}"]) from error
     return _copy(config.to_dict())
+
+
+def _resolved(file: str, path: str, argument: str) -> dict[str, Any]:
+    if argument:
+        raise ConfigError([f"--config={file}: a .json file takes no argument after a colon"])
+    try:
+        values = json.loads(pathlib.Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"--config={file}: cannot be read as JSON ({error})"]) from error
+    if not isinstance(values, dict):
+        raise ConfigError([f"--config={file}: is not an object with the sections of a configuration, as config.json of a run is"])
+    return values
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from neo_jax.config.fields import INVALID, ConfigError, field_types, nearest, pa
 
 WIDTH = 110
 CONFIGURATION_FLAGS = {
-    "--config=FILE[:ARG]": "the configuration: a Python file with get_config(arg). Required.",
+    "--config=FILE[:ARG]": "the configuration: a Python file with get_config(arg), or the config.json of a run. Required.",
     "--config.KEY=VALUE": "sets one key, such as --config.run.seed=3. A * stands for all names: --config.phases.*.mesh.fsdp=16. "
     "A new name adds a source or phase; --config.phases.NEW=OLD copies one. docs/configuration.md lists the keys.",
 }

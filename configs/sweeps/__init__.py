@@ -1,0 +1,1 @@
+"""Sweeps of the project: python -m launch.sweep run configs/sweeps/FILE.py."""

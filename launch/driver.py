@@ -1,0 +1,194 @@
+"""Runs a sweep on this machine: so many runs at once, each supervised, until all have ended or the sweep is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TextIO
+
+from launch.local import Supervised, on_signals
+from neo_jax.exit_codes import DONE, FAILED, PREEMPTED
+from neo_jax.runs.metrics import StepRecord, read_records
+from neo_jax.sweeps import rules
+from neo_jax.sweeps.file import Sweep, setting_of, written
+from neo_jax.sweeps.folder import FAILED as STATE_FAILED
+from neo_jax.sweeps.folder import FINISHED, RUNNING, STOPPED, WAITING, Listed, State, SweepFolder
+
+POLL_SECONDS = 0.1
+RULE_SECONDS = 2.0  # between looks at the metrics of the runs, where there is a rule
+
+
+@dataclasses.dataclass
+class _Active:
+    """A run that is going on."""
+
+    run: Listed
+    supervised: Supervised
+    thread: threading.Thread
+    reason: str = ""  # why the rule ended it
+    paused: bool = False  # by the rule
+    code: int | None = None
+
+
+class Driver:
+    """Launches the runs of a sweep that have not ended.
+
+    Args:
+      sweep: the file.
+      folder: of the sweep, whose lock the caller holds.
+      parallel: runs at once.
+      processes, devices, grace_seconds: of each run, as for launch.local.
+    """
+
+    def __init__(self, sweep: Sweep, folder: SweepFolder, parallel: int, processes: int, devices: int, grace_seconds: int):
+        self._sweep, self._folder, self._parallel = sweep, folder, parallel
+        self._options = (processes, devices, grace_seconds)
+        names = {run.name for run in sweep.runs}
+        self._runs = [run for run in folder.listed() if run.name in names]
+        self._active: dict[str, _Active] = {}
+        self._stopping = False
+        self._looked = 0.0
+        self._seen: dict[str, tuple[int, list[StepRecord]]] = {}  # size of a run's metrics, and its records
+
+    def stop(self) -> None:
+        """Ends all runs, which save first; `run` returns. For signal handlers."""
+        self._stopping = True
+
+    def run(self) -> int:
+        """Returns DONE if all runs have finished or were ended by the rule, FAILED if any failed, PREEMPTED after `stop`."""
+        on_signals(self.stop)
+        for run in self._runs:
+            if self._states()[run.name].status == RUNNING:  # when an earlier launcher was killed, and its runs with it
+                self._folder.record(run, "lost")
+        (self._folder.path / "logs").mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((self._folder.path / "compilation_cache").absolute()))  # one for all runs
+        held: frozenset[str] = frozenset()
+        while True:
+            ended = self._collect()
+            if self._sweep.rule and not self._stopping and (ended or time.monotonic() - self._looked >= RULE_SECONDS):
+                held = self._apply()
+            if self._stopping:
+                for active in self._active.values():
+                    active.supervised.stop()
+            else:
+                self._start(held)
+            if not self._active:
+                break
+            time.sleep(POLL_SECONDS)
+        if self._stopping:
+            return PREEMPTED
+        return FAILED if any(state.status == STATE_FAILED for state in self._states().values()) else DONE
+
+    def _states(self) -> dict[str, State]:
+        states = self._folder.states()
+        return {run.name: states[run.name] for run in self._runs}
+
+    def _start(self, held: frozenset[str]) -> None:
+        if len(self._active) >= self._parallel:
+            return
+        states = self._states()
+        ready = [run for run in self._runs if run.name not in self._active and run.name not in held and states[run.name].status == WAITING]
+        for run in ready[: self._parallel - len(self._active)]:
+            self._launch(run)
+
+    def _launch(self, run: Listed) -> None:
+        command = [sys.executable, "-m", self._sweep.command, f"--config={self._folder.configuration(run.name)}"]
+        log = self._folder.log(run.name).open("a")
+        supervised = Supervised(command, self._folder.run_directory(run.name), *self._options, log)
+        active = _Active(run, supervised, threading.Thread(target=lambda: self._supervise(active, log), daemon=True))
+        self._folder.record(run, "started")
+        self._active[run.name] = active
+        _say(f"run {run.index} ({run.name}) starts: {written(run.settings)}")
+        active.thread.start()
+
+    @staticmethod
+    def _supervise(active: _Active, log: TextIO) -> None:
+        try:
+            with log:
+                active.code = active.supervised.run()
+        except OSError as error:  # no process can be started
+            _say(f"run {active.run.index} cannot be started ({error})")
+            active.code = FAILED
+
+    def _collect(self) -> bool:
+        """Records the runs that have ended; returns whether any has."""
+        over = [active for active in self._active.values() if not active.thread.is_alive()]
+        for active in over:
+            run = active.run
+            code = FAILED if active.code is None else active.code
+            del self._active[run.name]
+            self._folder.record(run, "ended", code=code)
+            state = self._states()[run.name]
+            what = (
+                f"waits for the others ({self._step(run.name)} steps, saved)" if active.paused and state.status == WAITING else state.status
+            )
+            if active.reason and code != DONE:
+                self._folder.record(run, "stopped", reason=active.reason)
+                what = f"stopped by the rule: {active.reason}"
+            reason = f": {state.reason}; its log: {self._folder.log(run.name)}" if state.status == STATE_FAILED else ""
+            _say(f"run {run.index} ({run.name}) {what}{reason}")
+        return bool(over)
+
+    def _apply(self) -> frozenset[str]:
+        """Asks the rule: ends runs, pauses those that must wait, and returns their names."""
+        states = self._states()
+        contestants = [
+            rules.Contestant(
+                run.name,
+                setting_of(run.settings),
+                self._step(run.name),
+                states[run.name].status in (FINISHED, STOPPED),
+                states[run.name].status == STATE_FAILED,
+                lambda step, name=run.name: rules.value_at(self._records(name), self._sweep.rule.quantity, step),
+            )
+            for run in self._runs
+        ]
+        decision = rules.decide(self._sweep.rule, contestants)
+        for run in self._runs:
+            active = self._active.get(run.name)
+            if run.name in decision.ended and active and not active.reason:
+                active.reason = decision.ended[run.name]
+                active.supervised.stop()
+            elif run.name in decision.ended and not active and states[run.name].status == WAITING:
+                self._folder.record(run, "stopped", reason=decision.ended[run.name])
+                _say(f"run {run.index} ({run.name}) stopped by the rule: {decision.ended[run.name]}")
+            elif run.name in decision.waiting and active and not active.paused:
+                active.paused = True
+                active.supervised.stop()
+        self._looked = time.monotonic()
+        return decision.waiting
+
+    def _records(self, name: str) -> list[StepRecord]:
+        path = self._folder.run_directory(name) / "metrics.jsonl"
+        size = path.stat().st_size if path.exists() else 0
+        if name not in self._seen or self._seen[name][0] != size:
+            self._seen[name] = (size, read_records(path)[0])
+        return self._seen[name][1]
+
+    def _step(self, name: str) -> int:
+        records = self._records(name)
+        return records[-1].step if records else 0
+
+
+def _say(sentence: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(f"sweep: {sentence}", file=sys.stderr, flush=True)
+
+
+def stop_driver(folder: SweepFolder, wait_seconds: float) -> bool:
+    """Sends SIGTERM to the process that runs a sweep and waits for its end; returns False if there is none. Raises TimeoutError."""
+    number = folder.driver()
+    if not number:
+        return False
+    os.kill(number, signal.SIGTERM)
+    deadline = time.monotonic() + wait_seconds
+    while folder.driver() == number:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"process {number} still runs the sweep in {folder.path} {wait_seconds:.0f} s after SIGTERM")
+        time.sleep(POLL_SECONDS)
+    return True

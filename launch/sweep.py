@@ -1,0 +1,162 @@
+"""Runs many settings of one configuration, and compares them: python -m launch.sweep run configs/sweeps/FILE.py --parallel=2.
+
+`--help` lists actions, flags and exit codes. docs/sweeps.md describes sweep files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+from launch.driver import Driver, stop_driver
+from launch.local import GRACE_SECONDS
+from neo_jax.config import ConfigError
+from neo_jax.config.fields import Positive, Whole
+from neo_jax.config.flags import Command, read_flags
+from neo_jax.exit_codes import CONFIGURATION, DONE, FAILED, PREEMPTED
+from neo_jax.sweeps.file import Sweep, read_sweep, written
+from neo_jax.sweeps.folder import FAILED as STATE_FAILED
+from neo_jax.sweeps.folder import Listed, SweepFolder
+
+ACTIONS = ("run", "status", "results", "stop", "retry")
+COMMAND = Command(
+    "launch.sweep",
+    "Runs many settings of one configuration, and compares them. run: launches what has not ended; the same command goes on after a kill. status: "
+    "a line a run. results: a table over settings, with means over seeds. stop: ends the launcher and its runs, which save first. retry: lets the "
+    "next run launch those that failed.",
+    "run configs/sweeps/learning_rate.py --parallel=2",
+    {
+        DONE: "done: all runs have finished or were ended by the rule",
+        FAILED: "at least one run failed: status says why",
+        PREEMPTED: "stopped by a signal with everything saved: the same command continues",
+        CONFIGURATION: "a command line or a sweep file that cannot be used",
+    },
+    "ACTION FILE",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+    """The flags of the command.
+
+    Attributes:
+      parallel: runs at once.
+      processes: processes of each run; more than one needs --devices.
+      devices: virtual CPU devices of each process; without it, a run is one process with the devices that there are.
+      grace_seconds: that runs have to save and end after a signal.
+      folder: where sweeps keep their runs.
+      dry_run: only lists the runs that `run` would launch.
+      csv: `results` writes a line a run to this file.
+      html: `results` writes a page to this file.
+    """
+
+    parallel: Positive = 1
+    processes: Positive = 1
+    devices: Whole = 0
+    grace_seconds: Positive = GRACE_SECONDS
+    folder: Annotated[str, pathlib.Path] = "runs/sweeps"
+    dry_run: bool = False
+    csv: Annotated[str, pathlib.Path] = ""
+    html: Annotated[str, pathlib.Path] = ""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.processes > 1 and not self.devices:
+            yield "devices", f"is missing: {self.processes} processes need to know how many virtual CPU devices each has"
+
+
+def main(arguments: Sequence[str]) -> int:
+    try:
+        flags, operands = read_flags(Flags, arguments, COMMAND)
+        if len(operands) != 2 or operands[0] not in ACTIONS:
+            raise ConfigError(
+                [f"{' '.join(operands) or 'nothing'}: must be one of {', '.join(ACTIONS)} and a sweep file: write {COMMAND.example}"]
+            )
+        action, file = operands
+        sweep = read_sweep(file, pathlib.Path(flags.folder))
+        folder = SweepFolder(pathlib.Path(flags.folder) / sweep.name)
+        return {"run": _run, "status": _status, "results": _results, "stop": _stop, "retry": _retry}[action](sweep, folder, flags)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return CONFIGURATION
+
+
+def _run(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
+    if flags.dry_run:
+        listed, states = {run.name: run for run in folder.listed()}, folder.states()
+        for place, run in enumerate(sweep.runs):
+            state = states[run.name].status if run.name in listed else "new"
+            print(f"{place:4d}  {run.name}  {state:8}  {written(run.settings)}")
+        return DONE
+    with folder.lock():
+        folder.add(sweep.runs)
+        code = Driver(sweep, folder, flags.parallel, flags.processes, flags.devices, flags.grace_seconds).run()
+    _print_status(folder)
+    return code
+
+
+def _status(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
+    _check_begun(sweep, folder)
+    _print_status(folder)
+    known = {run.name for run in folder.listed()}
+    if new := sum(run.name not in known for run in sweep.runs):
+        print(f"{new} new in the file")
+    return DONE
+
+
+def _results(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
+    from data_pipelines.storage import write_whole
+    from neo_jax.sweeps import outcomes, page, table
+
+    _check_begun(sweep, folder)
+    runs = outcomes.outcomes(folder)
+    print(table.results_table(runs))
+    for problem in [problem for run in runs for problem in run.problems]:
+        print(problem, file=sys.stderr)
+    for path, contents in (
+        (flags.csv, outcomes.as_csv),
+        (flags.html, lambda runs: page.page(sweep, runs, lambda name: folder.configuration(name).read_text())),
+    ):
+        if path:
+            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(pathlib.Path(path), contents(runs))
+            print(pathlib.Path(path).absolute())
+    return DONE
+
+
+def _stop(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
+    try:
+        stopped = stop_driver(folder, flags.grace_seconds + 30)
+    except TimeoutError as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    print("stopped; its runs have saved" if stopped else f"nothing runs the sweep in {folder.path}")
+    return DONE
+
+
+def _retry(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
+    _check_begun(sweep, folder)
+    states = folder.states()
+    failed: list[Listed] = [run for run in folder.listed() if states[run.name].status == STATE_FAILED]
+    for run in failed:
+        folder.record(run, "retry")
+        print(f"run {run.index} ({run.name}) will be launched again from its last checkpoint; it had failed: {states[run.name].reason}")
+    print(f"{len(failed)} to launch again: python -m launch.sweep run ..." if failed else "no run has failed")
+    return DONE
+
+
+def _check_begun(sweep: Sweep, folder: SweepFolder) -> None:
+    if not folder.listed():
+        raise ConfigError([f"{folder.path}: no run of {sweep.name} has been launched there: write {COMMAND.example}, or set --folder"])
+
+
+def _print_status(folder: SweepFolder) -> None:
+    from neo_jax.sweeps import outcomes, table
+
+    print(table.status_table(outcomes.outcomes(folder)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

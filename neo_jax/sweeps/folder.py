@@ -1,0 +1,170 @@
+"""The folder of a sweep, beside its runs: the list of runs and what happened to them. Both files are only ever appended to.
+
+list.jsonl              a line a run: its index, which never changes, its name and its settings
+events.jsonl            a line an event: started, ended (with the exit code), lost (its launcher was killed), stopped (by the rule), retry
+configurations/NAME.json  what each run is started with
+runs/NAME/              run directories            logs/NAME.log   what runs print
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from data_pipelines.storage import write_whole
+from neo_jax.config import ConfigError
+from neo_jax.exit_codes import DATA, DONE, NOT_FINITE, PREEMPTED
+from neo_jax.sweeps.choices import Settings
+from neo_jax.sweeps.file import SweepRun
+
+WAITING, RUNNING, FINISHED, STOPPED, FAILED = "waiting", "running", "finished", "stopped", "failed"
+REASONS = {DATA: "data cannot be used", NOT_FINITE: "a loss or a gradient is not finite"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """A run in the list: its index, name and settings."""
+
+    index: int
+    name: str
+    settings: Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Where a run is: one of the states above, and why it stopped or failed."""
+
+    status: str = WAITING
+    reason: str = ""
+
+
+class SweepFolder:
+    """The folder of one sweep. Reading needs no lock; whoever launches runs holds `lock`.
+
+    Args:
+      path: created when something is first written.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+
+    def run_directory(self, name: str) -> pathlib.Path:
+        return self.path / "runs" / name
+
+    def configuration(self, name: str) -> pathlib.Path:
+        return self.path / "configurations" / f"{name}.json"
+
+    def log(self, name: str) -> pathlib.Path:
+        return self.path / "logs" / f"{name}.log"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the sweep while its runs are launched. Raises ConfigError if another process does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError([f"{self.path} is being run by process {self.driver()}: wait for it, or stop it with stop"]) from None
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+
+    def driver(self) -> int | None:
+        """Returns the number of the process that launches runs of the sweep; None if there is none."""
+        try:
+            with (self.path / "lock").open() as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    text = file.read().strip()
+                    return int(text) if text.isdecimal() else 0
+        except FileNotFoundError:
+            pass
+        return None
+
+    def add(self, runs: Sequence[SweepRun]) -> None:
+        """Appends the runs that are not yet in the list, and writes the configurations of all."""
+        known = {each.name for each in self.listed()}
+        (self.path / "configurations").mkdir(parents=True, exist_ok=True)
+        for run in runs:
+            write_whole(self.configuration(run.name), json.dumps(run.configuration, indent=2) + "\n")
+        new = [run for run in runs if run.name not in known]
+        for index, run in enumerate(new, len(known)):
+            _append(self.path / "list.jsonl", {"index": index, "name": run.name, "settings": run.settings})
+
+    def listed(self) -> list[Listed]:
+        return [Listed(**line) for line in _lines(self.path / "list.jsonl")]
+
+    def record(self, run: Listed, event: str, **more: Any) -> None:
+        _append(self.path / "events.jsonl", {"time": time.time(), "index": run.index, "name": run.name, "event": event, **more})
+
+    def states(self) -> dict[str, State]:
+        """Returns the state of every run in the list, by name."""
+        states = {each.name: State() for each in self.listed()}
+        alive = self.driver() is not None
+        for line in _lines(self.path / "events.jsonl"):
+            if line["name"] in states:
+                states[line["name"]] = _after(line, states[line["name"]], alive)
+        return states
+
+    def seconds(self) -> dict[str, float]:
+        """Returns for how long each run has run, all of its starts together; a start whose launcher was killed counts to the last event
+        before."""
+        total: dict[str, float] = {}
+        started: dict[str, float] = {}
+        last, now = 0.0, time.time() if self.driver() is not None else None
+        for line in _lines(self.path / "events.jsonl"):
+            name, moment = line["name"], line["time"]
+            if line["event"] == "started":
+                started[name] = moment
+            elif name in started and line["event"] in ("ended", "lost"):
+                total[name] = total.get(name, 0.0) + (last if line["event"] == "lost" else moment) - started.pop(name)
+            last = moment
+        for name, begin in started.items():
+            total[name] = total.get(name, 0.0) + (now or last) - begin
+        return total
+
+
+def _after(line: dict[str, Any], before: State, alive: bool) -> State:
+    match line["event"]:
+        case "started":
+            return State(RUNNING) if alive else State()  # its launcher was killed, and it with it
+        case "stopped":
+            return State(STOPPED, line["reason"])
+        case "retry" | "lost":
+            return State()
+    if before.status == STOPPED:
+        return before
+    code = line["code"]
+    if code in (DONE, PREEMPTED):
+        return State(FINISHED if code == DONE else WAITING)
+    return State(FAILED, f"exit code {code}" + (f" ({REASONS[code]})" if code in REASONS else ""))
+
+
+def _append(path: pathlib.Path, line: dict[str, Any]) -> None:
+    """Appends a line. One that was cut by a kill before is ended first, so that it spoils no other."""
+    with path.open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        cut = end > 0 and file.read(1) != b"\n"
+        file.write((b"\n" if cut else b"") + json.dumps(line).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the lines of a file that are whole."""
+    found = []
+    for text in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(text))
+    return found
