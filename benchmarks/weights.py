@@ -1,6 +1,7 @@
-"""Times reading and writing a checkpoint of NEO-ov 2B's sizes, and measures the host's memory; writes benchmarks/results/weights.json.
+"""Times reading and writing a checkpoint of NEO-ov's sizes, and measures the host's memory; writes results/weights.json or weights_9b.json.
 
-    python -m benchmarks.weights [--layers N] [--folder .cache/benchmark_weights]        (11 GB of disk and 8 GB of memory; a few minutes)
+    python -m benchmarks.weights [--folder .cache/benchmark_weights]        (11 GB of disk and 8 GB of memory; a few minutes)
+    python -m benchmarks.weights --size 9b --layers 8                       (8 and 4 of 36 and 6 layers: 15 GB of disk and 12 GB of memory)
 
 A folder as published is made (bfloat16, random bits, tied). Import: onto one device as bfloat16 parameters (training.beginning.begin, without the
 moments). Export: the folder again, and a checkpoint of a run with these parameters. Each stage has a process of its own. `beside_gb` is the
@@ -30,7 +31,7 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.step import machine
-from configs.neo_ov_2b import get_config
+from configs import neo_ov_2b, neo_ov_9b
 from neo_jax import export
 from neo_jax.config import Config
 from neo_jax.interop.load import load
@@ -41,14 +42,15 @@ from neo_jax.interop.written_config import written_config
 from neo_jax.places import open_place
 from neo_jax.sharding import make_mesh
 
-RESULT = pathlib.Path("benchmarks/results/weights.json")
+RESULTS = {"2b": pathlib.Path("benchmarks/results/weights.json"), "9b": pathlib.Path("benchmarks/results/weights_9b.json")}
+CONFIGURATIONS = {"2b": neo_ov_2b.get_config, "9b": neo_ov_9b.get_config}
 WANTED_SECONDS, WANTED_BESIDE = 120, 1e9  # of the import; bytes beside the parameters and the largest tensor
 GB = 1e9
 
 
-def settings_of(layers: int) -> Config:
-    """configs/neo_ov_2b.py, with so many base layers and half as many in the pre-buffer; 0: all of both."""
-    settings = Config.from_config_dict(get_config())
+def settings_of(size: str, layers: int) -> Config:
+    """A shipped configuration, with so many base layers and half as many in the pre-buffer; 0: all of both."""
+    settings = Config.from_config_dict(CONFIGURATIONS[size]())
     model = dataclasses.replace(settings.model, base_layers=layers, pre_buffer_layers=layers // 2) if layers else settings.model
     return dataclasses.replace(settings, model=model)
 
@@ -109,11 +111,12 @@ def save_run(folder: pathlib.Path, settings: Config) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--layers", type=int, default=0, help="base layers; 0: those of NEO-ov 2B")
+    parser.add_argument("--layers", type=int, default=0, help="base layers; 0: all")
+    parser.add_argument("--size", choices=RESULTS, default="2b")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path(".cache/benchmark_weights"))
     parser.add_argument("--stage", default="")
     arguments = parser.parse_args()
-    folder, settings = arguments.folder, settings_of(arguments.layers)
+    folder, settings = arguments.folder, settings_of(arguments.size, arguments.layers)
     if arguments.stage == "make":
         make(folder / "published", settings)
         save_run(folder, settings)
@@ -124,7 +127,15 @@ def main() -> None:
     load = os.getloadavg()[0]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    call = [sys.executable, "-m", "benchmarks.weights", f"--layers={arguments.layers}", f"--folder={folder}", "--stage"]
+    call = [
+        sys.executable,
+        "-m",
+        "benchmarks.weights",
+        f"--size={arguments.size}",
+        f"--layers={arguments.layers}",
+        f"--folder={folder}",
+        "--stage",
+    ]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     subprocess.run([*call, "make"], check=True, env=environment)
     rows = {}
@@ -137,7 +148,7 @@ def main() -> None:
     tensors = open_folder(folder / "published")
     largest = max(int(np.prod(tensor.shape)) * 2 for tensor in tensors.values())
     result = {
-        "command": "python -m benchmarks.weights" + (f" --layers={arguments.layers}" if arguments.layers else ""),
+        "command": f"python -m benchmarks.weights --size {arguments.size} --layers {arguments.layers}",
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("jax", "numpy", "safetensors", "orbax-checkpoint")},
         "machine": machine(load),
@@ -145,7 +156,7 @@ def main() -> None:
         "wanted": {"import_seconds": WANTED_SECONDS, "beside_gb": round((largest + WANTED_BESIDE) / GB, 2)},
         "rows": rows,
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    RESULTS[arguments.size].write_text(json.dumps(result, indent=1) + "\n")
     shutil.rmtree(folder)
 
 

@@ -6,12 +6,14 @@ import contextlib
 import dataclasses
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from typing import TextIO
 
 from launch.local import Supervised, on_signals
+from neo_jax.config import ConfigError
 from neo_jax.exit_codes import DONE, FAILED, PREEMPTED
 from neo_jax.runs.metrics import StepRecord, read_records
 from neo_jax.sweeps import rules
@@ -181,13 +183,21 @@ def _say(sentence: str) -> None:
 
 
 def stop_driver(folder: SweepFolder, wait_seconds: float) -> bool:
-    """Sends SIGTERM to the process that runs a sweep and waits for its end; returns False if there is none. Raises TimeoutError."""
-    number = folder.driver()
-    if not number:
+    """Sends SIGTERM to the process that runs a sweep and waits for its end; returns False if there is none.
+
+    Raises:
+      ConfigError: it runs on another host.
+      TimeoutError: it does not end.
+    """
+    running = folder.driver()
+    if not running:
         return False
-    os.kill(number, signal.SIGTERM)
+    number, _, host = running.partition(" ")
+    if host != socket.gethostname():
+        raise ConfigError([f"{folder.path} is being run on {host}: stop it there"])
+    os.kill(int(number), signal.SIGTERM)
     deadline = time.monotonic() + wait_seconds
-    while folder.driver() == number:
+    while folder.driver() == running:
         if time.monotonic() > deadline:
             raise TimeoutError(f"process {number} still runs the sweep in {folder.path} {wait_seconds:.0f} s after SIGTERM")
         time.sleep(POLL_SECONDS)

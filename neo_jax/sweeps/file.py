@@ -84,6 +84,7 @@ def read_sweep(file: str, folder: pathlib.Path) -> Sweep:
         *([] if isinstance(names.get("CONFIG"), str) else [f'{file}: has no CONFIG, such as CONFIG = "configs/demo.py"']),
         *([] if settings else [f"{file}: has no sweep() that returns a list of settings, at least one"]),
         *([] if question else [f"{file}: its docstring is empty: say which question the sweep answers and how the result is read"]),
+        *([] if isinstance(command, str) else [f'{file}: COMMAND must be the name of a module, such as "neo_jax.train"']),
         *([] if rule is None or isinstance(rule, Threshold | Halving) else [f"{file}: RULE must be a Threshold or a Halving"]),
         *(f"{file}: RULE: {problem}" for problem in (rule.problems() if isinstance(rule, Threshold | Halving) else [])),
     ]

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import pathlib
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -74,19 +75,18 @@ class SweepFolder:
             except OSError:
                 raise ConfigError([f"{self.path} is being run by process {self.driver()}: wait for it, or stop it with stop"]) from None
             file.truncate(0)
-            file.write(f"{os.getpid()}\n")
+            file.write(f"{os.getpid()} {socket.gethostname()}\n")
             file.flush()
             yield
 
-    def driver(self) -> int | None:
-        """Returns the number of the process that launches runs of the sweep; None if there is none."""
+    def driver(self) -> str | None:
+        """Returns number and host of the process that launches runs of the sweep, such as "4711 host"; None if there is none."""
         try:
             with (self.path / "lock").open() as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except OSError:
-                    text = file.read().strip()
-                    return int(text) if text.isdecimal() else 0
+                    return file.read().strip()
         except FileNotFoundError:
             pass
         return None

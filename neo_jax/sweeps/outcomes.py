@@ -15,7 +15,7 @@ from scipy import stats
 from neo_jax.runs.metrics import StepRecord, finite, read_records
 from neo_jax.sweeps.choices import SEED, Settings
 from neo_jax.sweeps.file import setting_of
-from neo_jax.sweeps.folder import Listed, State, SweepFolder
+from neo_jax.sweeps.folder import FINISHED, Listed, State, SweepFolder
 from neo_jax.sweeps.rules import value_at
 
 CONFIDENCE = 0.95
@@ -70,14 +70,19 @@ class Group:
     settings: Settings
     runs: tuple[Outcome, ...]
 
+    @property
+    def finished(self) -> list[Outcome]:
+        """The runs that have finished: only these are compared, for what others have reached was measured at other steps."""
+        return [run for run in self.runs if run.state.status == FINISHED]
+
     def mean(self, quantity: str) -> Mean | None:
-        """Over the runs that have the quantity; None if there is none."""
-        return mean([run.quantities[quantity] for run in self.runs if quantity in run.quantities])
+        """Over the finished runs that have the quantity; None if there is none."""
+        return mean([run.quantities[quantity] for run in self.finished if quantity in run.quantities])
 
     def less(self, other: Group, quantity: str) -> Mean | None:
-        """Returns the mean difference of a quantity, this group less another, over the seeds that both have."""
-        theirs = {run.run.settings.get(SEED): run.quantities.get(quantity) for run in other.runs}
-        pairs = [(run.quantities.get(quantity), theirs.get(run.run.settings.get(SEED))) for run in self.runs]
+        """Returns the mean difference of a quantity, this group less another, over the seeds that both have finished."""
+        theirs = {run.run.settings.get(SEED): run.quantities.get(quantity) for run in other.finished}
+        pairs = [(run.quantities.get(quantity), theirs.get(run.run.settings.get(SEED))) for run in self.finished]
         return mean([mine - yours for mine, yours in pairs if mine is not None and yours is not None])
 
 

@@ -12,7 +12,7 @@ from neo_jax.evaluation.report.figures import short
 from neo_jax.evaluation.report.style import STYLE
 from neo_jax.sweeps.choices import SEED
 from neo_jax.sweeps.file import Sweep
-from neo_jax.sweeps.folder import FAILED
+from neo_jax.sweeps.folder import FAILED, FINISHED
 from neo_jax.sweeps.outcomes import Outcome, groups, quantities, varied
 from neo_jax.sweeps.table import figure, ranked, said, short_key, shown, spread, text
 
@@ -55,7 +55,7 @@ def page(sweep: Sweep, runs: Sequence[Outcome], configurations: Callable[[str], 
     sections = [
         (
             "Settings",
-            "Means over seeds with 95% intervals (Student's t); differences to the first setting are paired by seed.",
+            "Means over the finished seeds with 95% intervals (Student's t); differences to the first setting are paired by seed.",
             _settings(runs),
         ),
         ("Curves", "Over the tokens that a run has trained on; a line is one run.", _curves(runs)),
@@ -64,7 +64,7 @@ def page(sweep: Sweep, runs: Sequence[Outcome], configurations: Callable[[str], 
             "Each line is one run, from its settings to what it reached; the best are drawn last.",
             _coordinates(runs),
         ),
-        ("Best runs", "By held-out loss.", _best(runs)),
+        ("Best runs", "By held-out loss, of those that have finished.", _best(runs)),
         ("Failed runs", "They are kept; `retry` launches them again from their last checkpoint.", _failed(runs)),
         ("What differs between two runs", "Every key of their configurations and every figure.", _differences(runs, configurations)),
     ]
@@ -85,11 +85,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _settings(runs: Sequence[Outcome]) -> str:
     every, names = groups(runs), shown(runs)
     keys = [key for key in varied(runs) if key != SEED]
-    header = [*map(short_key, keys), "seeds", *(title for name in names for title in (NAMES.get(name, name), "- first"))]
+    header = [*map(short_key, keys), "finished", *(title for name in names for title in (NAMES.get(name, name), "- first"))]
     rows = [
         [
             *(text(group.settings.get(key)) for key in keys),
-            f"{sum(bool(run.quantities) for run in group.runs)} of {len(group.runs)}",
+            f"{len(group.finished)} of {len(group.runs)}",
             *(cell for name in names for cell in (spread(group.mean(name)), spread(group.less(every[0], name)) if place else "")),
         ]
         for place, group in enumerate(every)
@@ -100,7 +100,8 @@ def _settings(runs: Sequence[Outcome]) -> str:
 def _curves(runs: Sequence[Outcome]) -> str:
     """Returns a chart a quantity, with the runs of the best settings: as many as there are colours."""
     drawn = []
-    best = [group for group, _ in ranked(groups(runs))] or groups(runs)
+    best = [group for group, _ in ranked(groups(runs))]
+    best += [group for group in groups(runs) if not group.finished]
     styles = {group.runs[0].setting: charts.line_style(place) for place, group in enumerate(best[: charts.MAX_LINES])}
     note = f"The best {len(styles)} of {len(best)} settings." if len(best) > len(styles) else ""
     for quantity in ("heldout", "loss"):
@@ -164,7 +165,9 @@ def _places(values: Sequence[object]) -> list[float | None]:
 
 
 def _best(runs: Sequence[Outcome]) -> str:
-    done = sorted((run for run in runs if "heldout" in run.quantities), key=lambda run: run.quantities["heldout"])[:BEST]
+    done = sorted(
+        (run for run in runs if run.state.status == FINISHED and "heldout" in run.quantities), key=lambda run: run.quantities["heldout"]
+    )[:BEST]
     names = shown(done)
     rows = [
         [run.run.name, said(run.run.settings), f"{run.step}/{run.steps}", *(figure(run.quantities.get(name)) for name in names)]

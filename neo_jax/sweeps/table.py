@@ -41,15 +41,15 @@ def status_table(runs: Sequence[Outcome]) -> str:
 
 
 def results_table(runs: Sequence[Outcome]) -> str:
-    """Returns a line for each setting: means over its seeds with 95% intervals, and the paired differences to the first setting."""
+    """Returns a line for each setting: means over its finished seeds with 95% intervals, and the paired differences to the first setting."""
     every = groups(runs)
     names = shown(runs)
     keys = [key for key in varied(runs) if any(key in group.settings for group in every)]
-    header = ["setting", *map(short_key, keys), "seeds", *names, *(f"{name} - first" for name in names if len(every) > 1)]
+    header = ["setting", *map(short_key, keys), "finished", *names, *(f"{name} - first" for name in names if len(every) > 1)]
     lines = []
     for place, group in enumerate(every):
         differences = [spread(group.less(every[0], name)) if place else "" for name in names if len(every) > 1]
-        seeds = f"{sum(bool(run.quantities) for run in group.runs)} of {len(group.runs)}"
+        seeds = f"{len(group.finished)} of {len(group.runs)}"
         lines.append(
             [
                 str(place),

@@ -13,6 +13,7 @@ import pytest
 
 from launch import sweep
 from neo_jax.exit_codes import CONFIGURATION, DONE, FAILED, PREEMPTED
+from neo_jax.sweeps.folder import SweepFolder
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILE = '''"""Which rate is best?"""
@@ -167,6 +168,15 @@ def test_stop_ends_the_driver_and_its_runs(folder: pathlib.Path, capsys: pytest.
     assert alive(folder) == 0
     assert call(folder, "stop") == DONE
     assert "nothing runs the sweep" in capsys.readouterr().out
+
+
+def test_a_launcher_on_another_host_is_not_stopped_here(folder: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    """Its process number may be another program's on this one."""
+    write(folder)
+    with SweepFolder(folder / "sweeps/rates").lock():
+        monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+        assert call(folder, "stop") == CONFIGURATION
+    assert "is being run on" in capsys.readouterr().err
 
 
 def test_dry_run_launches_nothing(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

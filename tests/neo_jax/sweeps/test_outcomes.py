@@ -48,6 +48,13 @@ def test_differences_are_paired_by_seed():
     assert third.less(first, "heldout") is None
 
 
+def test_only_finished_runs_are_compared():
+    runs = [*RUNS[:2], outcome(2, {"a": 2, "run.seed": 0}, "stopped", heldout=0.1), outcome(3, {"a": 2, "run.seed": 1}, heldout=3.0)]
+    first, second = groups(runs)
+    assert second.mean("heldout").mean == 3.0
+    assert (second.less(first, "heldout").mean, second.less(first, "heldout").count) == (1.0, 1)
+
+
 def test_tables():
     table = results_table(RUNS)
     assert "0.2000 ± 1.2706" in table and "3 of 3" in table and "0 of 1" in table
