@@ -3,8 +3,8 @@
     python -m benchmarks.sweep [--runs 24] [--parallel 1]        (about 10 minutes on two cores)
 
 overhead = (wall time of the sweep x parallel - time of the runs' processes) / time of the runs' processes. A process's time goes from its start to
-its last line of Python. Wanted: less than 5%. Expected: a run's end is noticed after at most 0.05 s + 0.1 s and an interpreter ends in about 0.1 s: 0.3
-s of 20 to 30 s a run.
+its last line of Python. Wanted: less than 5%. Expected: a run's end is noticed after at most 0.05 s + 0.1 s and an interpreter ends in about 0.1 s:
+0.3 s of 20 to 30 s a run.
 """
 
 from __future__ import annotations
