@@ -47,7 +47,8 @@ class Phase:
       steps: number of updates of the parameters.
       rows_per_step: packed rows of one update, over all devices and accumulation passes.
       accumulate: number of gradient accumulation passes that the rows of an update are divided into.
-      learning_rate: peak learning rate: linear warm-up over warmup_ratio of the steps, then a cosine to minimum_ratio of the peak.
+      learning_rate: peak learning rate: linear warm-up over warmup_ratio of the steps, then a cosine to minimum_ratio of the peak over
+        decay_ratio of the steps.
       carry_optimizer: True: parameters that the previous phase trained too keep their moments; False: all moments start at zero.
       remat: what the backward pass recomputes. "none": nothing; "full": whole layers, from their inputs; "attention": layers except for attention;
         "dots": layers except for attention and projections.
@@ -56,6 +57,8 @@ class Phase:
       attention: attention implementation; "auto" chooses it by devices, shapes and type.
       minimum_ratio: learning rate at the end of the phase, as a share of the peak.
       warmup_ratio: share of the steps in which the learning rate rises to its peak.
+      decay_ratio: share of the steps, the last ones, in which the learning rate falls: 1.0: all after the warm-up; 0.2: it stays at the peak until a
+        fifth of the steps is left (warm-up, stable, decay); 0.0: it does not fall.
       compute_dtype: type of activations and of the parameters in matrix products.
     """
 
@@ -78,6 +81,7 @@ class Phase:
     learning_rate: AboveZero
     minimum_ratio: Ratio
     warmup_ratio: Ratio
+    decay_ratio: Ratio = 1.0
     loss_weighting: Annotated[str, OneOf(LOSS_WEIGHTINGS)] = "square"
     carry_optimizer: bool = True
     remat: Annotated[str, OneOf(REMAT_POLICIES)] = "none"

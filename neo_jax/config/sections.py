@@ -33,8 +33,8 @@ PATCHES_PER_TOKEN = 4
 
 INITIAL_TAKES = ("parameters", "moments", "position")
 OVERRIDABLE = (
-    *("phases.*.learning_rate", "phases.*.minimum_ratio", "phases.*.warmup_ratio"),
-    *("optimizer.clip_norm", "optimizer.weight_decay", "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon"),
+    *("phases.*.learning_rate", "phases.*.minimum_ratio", "phases.*.warmup_ratio", "phases.*.decay_ratio"),
+    *("optimizer.clip_norm", "optimizer.z_loss", "optimizer.weight_decay", "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon"),
 )
 STALLING_BETA2 = 0.99  # above it, a bfloat16 second moment can hardly decrease: round-to-nearest undoes relative changes below 2^-9
 
@@ -122,6 +122,8 @@ class Optimizer:
       epsilon: added to the square root of the second moment.
       weight_decay: decoupled weight decay of matrices, multiplied by the learning rate; norms and biases have none.
       clip_norm: gradients with a larger global norm are scaled down to it.
+      z_loss: weight of log(sum(exp(logits)))**2, which the gradient has beside the loss of every label; reported losses do not contain it. 0: none;
+        1e-4 is usual.
       mu_dtype: storage type of the first moment.
       nu_dtype: storage type of the second moment; bfloat16 needs a beta2 of at most 0.99.
       parameter_dtype: storage type of the parameters. bfloat16 is rounded stochastically: rounding to nearest would lose small updates.
@@ -133,6 +135,7 @@ class Optimizer:
     epsilon: AboveZero = 1e-8
     weight_decay: AtLeastZero = 0.01
     clip_norm: AboveZero = 1.0
+    z_loss: AtLeastZero = 0.0
     mu_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     nu_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     parameter_dtype: Annotated[str, OneOf(DTYPES)] = "float32"

@@ -77,7 +77,7 @@ class RunDirectory:
                     "to a new folder"
                 )
             return
-        self._before = read_config(path)
+        self._before = _with_defaults(read_config(path))
         self._read_plans(self.path)
         self.check_changes([])
 
@@ -88,7 +88,7 @@ class RunDirectory:
           run: the other's directory.
           configuration: that of the checkpoint from which this one goes on.
         """
-        self._before = dict(configuration)
+        self._before = _with_defaults(configuration)
         self._read_plans(run)
 
     def _read_plans(self, run: pathlib.Path) -> None:
@@ -189,6 +189,14 @@ def _read_ends(path: pathlib.Path) -> dict[str, list[int]]:
         raise RunDirectoryError(
             f"{path} cannot be read ({error}): it says where phases had ended that got more steps; restore it, or set run.directory to a new one"
         ) from error
+
+
+def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration with the defaults of keys that did not exist when it was written: they are what it was trained with."""
+    try:
+        return config.Config.from_config_dict(values).resolved()
+    except config.ConfigError:  # keys that exist no more: they are named as differences
+        return dict(values)
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ CHUNK = 1024  # tokens of one device whose logits exist at the same time
 HIDDEN, TABLE, ROWS = spec("batch", "length", None), spec("vocabulary", "embed"), spec("batch", "length")
 
 
-def token_losses(hidden: jax.Array, output_matrix: jax.Array, targets: jax.Array, chunk: int = CHUNK) -> jax.Array:
+def token_losses(hidden: jax.Array, output_matrix: jax.Array, targets: jax.Array, chunk: int = CHUNK, z_loss: float = 0.0) -> jax.Array:
     """Returns the cross-entropy of every position, -log softmax(hidden @ output_matrix.T)[target].
 
     The output matrix is gathered along fsdp in the type of `hidden`; each device along tensor computes the logits of its part of the vocabulary.
@@ -28,15 +28,17 @@ def token_losses(hidden: jax.Array, output_matrix: jax.Array, targets: jax.Array
       output_matrix: [V, D], sharded as spec("vocabulary", "embed").
       targets: [B, L] int32.
       chunk: tokens of one device whose logits are computed at a time.
+      z_loss: the gradient is that of loss + z_loss * log(sum(exp(logits)))**2, which keeps logits from drifting (PaLM, arXiv 2204.02311, uses 1e-4).
+        The values are those of the loss alone, so that losses with and without it compare.
 
     Returns:
       [B, L] float32, in nats.
     """
-    return _losses(hidden, jax.sharding.reshard(output_matrix, TABLE), targets, chunk)
+    return _losses(hidden, jax.sharding.reshard(output_matrix, TABLE), targets, chunk, z_loss)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _losses(hidden, matrix, targets, chunk: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _losses(hidden, matrix, targets, chunk: int, z_loss: float) -> jax.Array:
     return _losses_and_lses(hidden, matrix, targets, chunk)[0]
 
 
@@ -60,13 +62,13 @@ def _losses_and_lses(hidden, matrix, targets, chunk: int) -> tuple[jax.Array, ja
     return jax.shard_map(local, in_specs=(HIDDEN, TABLE, ROWS), out_specs=(ROWS, ROWS), check_vma=False)(hidden, matrix, targets)
 
 
-def _forward(hidden: Any, matrix: Any, targets: Any, chunk: int):
+def _forward(hidden: Any, matrix: Any, targets: Any, chunk: int, z_loss: float):
     losses, lses = _losses_and_lses(hidden.value, matrix.value, targets.value, chunk)
     marker = jnp.zeros(()) if matrix.perturbed else None  # None: the matrix is frozen
     return losses, (hidden.value, matrix.value, targets.value, lses, marker)
 
 
-def _backward(chunk: int, residuals, gradient):
+def _backward(chunk: int, z_loss: float, residuals, gradient):
     hidden, matrix, targets, lses, marker = residuals
 
     def local(hidden, matrix, targets, lses, gradient):
@@ -75,7 +77,10 @@ def _backward(chunk: int, residuals, gradient):
         def chunk_gradients(d_matrix, x):
             hidden, targets, lse, gradient = x
             logits, is_target = _logits(hidden, matrix, targets)
-            d_logits = ((jnp.exp(logits - lse[:, None]) - is_target) * gradient[:, None]).astype(hidden.dtype)
+            shares = jnp.exp(logits - lse[:, None])
+            if z_loss:
+                shares *= 1 + 2 * z_loss * lse[:, None]
+            d_logits = ((shares - is_target) * gradient[:, None]).astype(hidden.dtype)
             if d_matrix is not None:
                 d_matrix += jnp.einsum("cv,cd->dv", d_logits, hidden, preferred_element_type=jnp.float32)
             return d_matrix, jnp.einsum("cv,vd->cd", d_logits, matrix, preferred_element_type=jnp.float32)

@@ -30,13 +30,21 @@ def decayed(names: Iterable[str]) -> list[str]:
 def learning_rates(phase: config.Phase) -> np.ndarray:
     """Returns the learning rate of every step, [steps] float32: linear warm-up to the peak, then a cosine to minimum_ratio x peak.
 
+    With decay_ratio below 1 the rate stays at the peak until that share of the steps is left, and the cosine is as long as they are.
+
     Computed at once and kept on the host: evaluating the schedule at each step would run a small program on the device after the training step
     in progress, and wait for both.
     """
     warmup = round(phase.warmup_ratio * phase.steps)
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, phase.learning_rate, warmup, max(phase.steps, warmup + 1), phase.minimum_ratio * phase.learning_rate
-    )
+    decay = min(round(phase.decay_ratio * phase.steps), phase.steps - warmup)
+    if decay == phase.steps - warmup:
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0, phase.learning_rate, warmup, max(phase.steps, warmup + 1), phase.minimum_ratio * phase.learning_rate
+        )
+    else:
+        rise, hold = optax.linear_schedule(0.0, phase.learning_rate, max(warmup, 1)), optax.constant_schedule(phase.learning_rate)
+        fall = optax.cosine_decay_schedule(phase.learning_rate, max(decay, 1), phase.minimum_ratio)
+        schedule = optax.join_schedules([rise, hold, fall], [warmup, phase.steps - decay])
     # Counted from 1: the first step has a rate above 0, the last one the minimum.
     return np.asarray(jax.device_get(jax.jit(jax.vmap(schedule))(np.arange(1, phase.steps + 1))), np.float32)
 

@@ -82,11 +82,13 @@ class StepMetrics(NamedTuple):
         return {name: float(loss / weight) for name, loss, weight in pairs if weight > 0}
 
 
-def weighted_losses(model: config.Model, computation: Computation, sources: int, parameters: Parameters, batch: Batch) -> LossSums:
-    """Returns the loss sums of a batch without accumulation axis (arrays [B, L])."""
+def weighted_losses(
+    model: config.Model, computation: Computation, sources: int, parameters: Parameters, batch: Batch, z_loss: float = 0.0
+) -> LossSums:
+    """Returns the loss sums of a batch without accumulation axis (arrays [B, L]). z_loss: as for token_losses."""
     backbone = build(model, computation.architecture, parameters)
     x = backbone(batch.inputs, computation)
-    losses = token_losses(backbone.apply_final_norm(x), backbone.output_matrix(), batch.targets)
+    losses = token_losses(backbone.apply_final_norm(x), backbone.output_matrix(), batch.targets, z_loss=z_loss)
     weights = batch.loss_weights
     weighted = losses * weights
     source_masks = [batch.source == source for source in range(sources)]
@@ -109,7 +111,7 @@ def make_train_step(
     """
 
     def loss(trainable, frozen, batch):
-        sums = weighted_losses(model, computation, sources, trainable | frozen, batch)
+        sums = weighted_losses(model, computation, sources, trainable | frozen, batch, optimizer.z_loss)
         return sums.loss, sums
 
     def step(state: TrainState, batch: Batch, rate: jax.Array):

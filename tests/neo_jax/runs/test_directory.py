@@ -33,6 +33,22 @@ def test_a_claimed_directory_is_for_its_configuration_alone(tmp_path):
     assert "run.log_every: 1 -> 7" in (tmp_path / "config_changes.jsonl").read_text()
 
 
+def test_a_run_of_before_a_key_existed_goes_on_with_its_default(tmp_path):
+    with RunDirectory(settings(tmp_path)) as directory:
+        directory.claim([])
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["optimizer"]["z_loss"]
+    for phase in values["phases"].values():
+        del phase["decay_ratio"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with RunDirectory(settings(tmp_path)):
+        pass
+    other = settings(tmp_path)
+    other = dataclasses.replace(other, optimizer=dataclasses.replace(other.optimizer, z_loss=1e-4))
+    with pytest.raises(RunDirectoryError, match=r"optimizer.z_loss: 0.0 -> 0.0001"), RunDirectory(other):
+        pass
+
+
 def changed(folder, mixture, **limits) -> Config:
     """A run whose phase `captions` has this mixture, and its source `text` these limits."""
     values = settings(folder).resolved()

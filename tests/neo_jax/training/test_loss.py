@@ -54,6 +54,29 @@ def test_equals_the_loss_of_full_logits(chunk):
     assert ours[0].dtype == jnp.float32
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_z_loss_changes_the_gradient_and_not_the_value(frozen):
+    """The gradients equal those of the loss over full logits with the term written out."""
+    (hidden, matrix, weights), targets = inputs()
+
+    def with_term(hidden, matrix, targets):
+        lse = jax.nn.logsumexp(jnp.einsum("bld,vd->blv", hidden, matrix), axis=-1)
+        return of_full_logits(hidden, matrix, targets) + 0.1 * lse**2
+
+    def results(losses):
+        arguments = (hidden,) if frozen else (hidden, matrix)
+        each, pullback = jax.vjp(lambda *x: losses(*x, *((matrix,) if frozen else ()), targets), *arguments)
+        return each, *pullback(weights)
+
+    value, *gradients = jax.jit(lambda: results(functools.partial(token_losses, chunk=16, z_loss=0.1)))()
+    _, *expected = jax.jit(lambda: results(with_term))()
+    plain, *without = jax.jit(lambda: results(functools.partial(token_losses, chunk=16)))()
+    np.testing.assert_array_equal(value, plain)
+    for mine, theirs, other in zip(gradients, expected, without, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5, rtol=1e-5)
+        assert np.abs(mine - other).max() > 0.01
+
+
 def test_bfloat16_hidden_states_give_float32_losses():
     (hidden, matrix, _), targets = inputs()
     losses = token_losses(hidden.astype(jnp.bfloat16), matrix, targets, 16)

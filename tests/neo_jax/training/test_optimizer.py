@@ -171,10 +171,26 @@ def test_schedule():
     assert np.all(np.diff(rates[9:]) < 0)
 
 
-@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.0), (1, 1.0), (3, 0.01), (10, 1.0)])
-def test_schedule_of_short_phases(steps, warmup):
+def test_schedule_that_is_stable_before_it_falls():
     phase = Config.from_config_dict(get_config()).phases[1]
-    phase = dataclasses.replace(phase, steps=steps, warmup_ratio=warmup, learning_rate=1e-3, minimum_ratio=0.1)
+    phase = dataclasses.replace(phase, steps=200, warmup_ratio=0.05, learning_rate=3e-3, minimum_ratio=0.2, decay_ratio=0.25)
+    rates = learning_rates(phase)
+    np.testing.assert_allclose(rates[:10], np.linspace(3e-4, 3e-3, 10), rtol=1e-6)
+    np.testing.assert_allclose(rates[9:149], 3e-3, rtol=1e-6)  # up to the last 50 steps
+    assert np.all(np.diff(rates[149:]) < 0)
+    assert rates[174] == pytest.approx((3e-3 + 6e-4) / 2)  # half-way through the cosine
+    assert rates[199] == pytest.approx(6e-4)
+    flat = learning_rates(dataclasses.replace(phase, decay_ratio=0.0))
+    np.testing.assert_allclose(flat[9:], 3e-3, rtol=1e-6)
+    longest = [learning_rates(dataclasses.replace(phase, decay_ratio=ratio)) for ratio in (0.95, 0.99, 1.0)]
+    assert all(np.array_equal(rates, longest[0]) for rates in longest)  # it falls from the end of the warm-up on at the earliest
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.0), (1, 1.0), (3, 0.01), (10, 1.0)])
+def test_schedule_of_short_phases(steps, warmup, decay):
+    phase = Config.from_config_dict(get_config()).phases[1]
+    phase = dataclasses.replace(phase, steps=steps, warmup_ratio=warmup, learning_rate=1e-3, minimum_ratio=0.1, decay_ratio=decay)
     rates = learning_rates(phase)
     assert len(rates) == steps
     assert all(0 < rate <= 1e-3 * (1 + 1e-6) for rate in rates)

@@ -46,13 +46,14 @@ def mesh_of(axes: dict[str, int]) -> jax.sharding.Mesh:
 
 
 @functools.cache
-def after_one_step(accumulate: int, **axes: int) -> tuple[StepMetrics, dict[str, np.ndarray]]:
+def after_one_step(accumulate: int, z_loss: float = 0.0, **axes: int) -> tuple[StepMetrics, dict[str, np.ndarray]]:
     """Metrics and parameters after one step over all rows."""
+    optimizer = dataclasses.replace(OPTIMIZER, z_loss=z_loss)
     with jax.set_mesh(mesh_of(axes)), jax.default_matmul_precision("highest"):
         trainable = on_mesh(MODEL, "qwen3", before())
         state = TrainState(trainable, {}, jax.jit(lambda x: initial_moments(OPTIMIZER, x))(trainable))
         passes = accumulated(rows(), accumulate)
-        step = make_train_step(MODEL, COMPUTATION, OPTIMIZER, SOURCES)
+        step = make_train_step(MODEL, COMPUTATION, optimizer, SOURCES)
         state, metrics = step(state, to_devices(passes, accumulation_axis=True), RATE)
         return jax.device_get(metrics), jax.device_get(state.trainable)
 
@@ -99,6 +100,12 @@ def test_accumulation_and_devices_change_nothing(accumulate, axes):
         # Adam's first step divides a gradient by its own size: where it is almost zero, rounding decides.
         differs = np.abs(updated[name] - value) > 1e-3 * moved
         assert differs.mean() < 0.005, name
+
+
+def test_z_loss_is_in_the_gradient_and_not_in_the_loss():
+    plain, with_term = after_one_step(1)[0], after_one_step(1, z_loss=0.1)[0]
+    assert with_term.loss == plain.loss
+    assert abs(with_term.gradient_norm - plain.gradient_norm) > 0.01 * plain.gradient_norm
 
 
 def test_sums_of_each_source():
