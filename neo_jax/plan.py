@@ -42,7 +42,7 @@ from neo_jax.planning.programs import Program, compile_step
 from neo_jax.planning.show import memory_chart, show
 from neo_jax.sharding import make_mesh
 from neo_jax.training import flops
-from neo_jax.training.curriculum import abstract_state, mesh_problems, phase_mesh
+from neo_jax.training.curriculum import abstract_state, phase_mesh, phase_problems
 
 DAY = 86_400
 FACTS = ("flops", "hbm_bytes", "hbm_bandwidth", "link_bandwidth", "slow_bandwidth")  # properties of a chip that a plan records
@@ -99,7 +99,7 @@ def make_plan(settings: Config, flags: Flags, tell: Callable[[str], None], file:
     settings = dataclasses.replace(settings, phases=tuple(p for p in settings.phases if not flags.phases or p.name in flags.phases))
     hardware = open_hardware(flags.hardware)
     slices = hardware.groups if hardware.is_tpu else 1
-    if not flags.search and (problems := mesh_problems(settings, len(hardware.devices), slices)):
+    if not flags.search and (problems := phase_problems(settings, len(hardware.devices), slices)):
         raise ConfigError(problems)
     phases: list[PhasePlan] = []
     compiled: dict[Any, Program] = {}
@@ -145,7 +145,16 @@ def _with_evaluation(settings: Config, plan: PhasePlan, phase: config.Phase, har
 
 def _program_key(phase: config.Phase) -> Any:
     """Returns everything in a phase that its compiled program depends on."""
-    return Computation.of(phase), phase.trains, phase.mesh, phase.rows_per_step, phase.accumulate, phase.context, phase.visual_tokens
+    return (
+        Computation.of(phase),
+        phase.trains,
+        phase.rates,
+        phase.mesh,
+        phase.rows_per_step,
+        phase.accumulate,
+        phase.context,
+        phase.visual_tokens,
+    )
 
 
 def _sizes(settings: Config, phase: config.Phase, hardware: Hardware) -> tuple[int, int]:

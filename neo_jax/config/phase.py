@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 from data_pipelines.schema import FRAME_CHOICES, IMAGE_BUDGETS, LOSS_WEIGHTINGS, RESIZES, PhaseSettings
-from neo_jax.config.fields import AboveZero, AtLeastZero, OneOf, Positive, Ratio, Whole, near_divisors, near_multiples
+from neo_jax.config.fields import AboveZero, AtLeastZero, OneOf, Positive, Ratio, Text, Whole, near_divisors, near_multiples
 
 ARCHITECTURES = ("qwen3", "neo")
 REMAT_POLICIES = ("none", "full", "attention", "dots")
@@ -55,6 +56,8 @@ class Phase:
       unroll: how many layers an iteration of the loop over layers computes. With 1 the time to compile does not grow with depth; with more, a small
         model trains faster.
       attention: attention implementation; "auto" chooses it by devices, shapes and type.
+      rates: factors of the learning rate for parameters by name, "PATTERN=FACTOR", such as base.*=0.1; the last pattern that matches counts. What is
+        not to train at all is chosen by trains.
       minimum_ratio: learning rate at the end of the phase, as a share of the peak.
       warmup_ratio: share of the steps in which the learning rate rises to its peak.
       decay_ratio: share of the steps, the last ones, in which the learning rate falls: 1.0: all after the warm-up; 0.2: it stays at the peak until a
@@ -79,6 +82,7 @@ class Phase:
     rows_per_step: Positive
     accumulate: Positive = 1
     learning_rate: AboveZero
+    rates: tuple[Text, ...] = ()
     minimum_ratio: Ratio
     warmup_ratio: Ratio
     decay_ratio: Ratio = 1.0
@@ -115,7 +119,14 @@ class Phase:
             yield "trains", 'is "new", but the architecture qwen3 has no new parameters: train "all"'
         if self.architecture == "qwen3" and self.visual_tokens:
             yield "visual_tokens", f'is {self.visual_tokens}, but the architecture qwen3 reads text only: set it to 0 or use "neo"'
+        for text in self.rates:
+            if _rate_pattern(text) is None:
+                yield "rates", f"has {text!r}, must be PATTERN=FACTOR with a factor above 0, such as base.*=0.1"
         yield from self.input().problems()
+
+    def rate_patterns(self) -> list[tuple[str, float]]:
+        """Returns `rates` as (pattern, factor)."""
+        return [found for text in self.rates if (found := _rate_pattern(text))]
 
     def input(self) -> PhaseSettings:
         """Returns the settings of this phase that data_pipelines needs."""
@@ -124,3 +135,13 @@ class Phase:
         }
         used = {source: weight for source, weight in self.mixture.items() if weight > 0}
         return PhaseSettings(rows=self.steps * self.rows_per_step, mixture=used, **fields)
+
+
+def _rate_pattern(text: str) -> tuple[str, float] | None:
+    """Returns pattern and factor of an entry of `rates`; None if it has none."""
+    pattern, _, number = text.rpartition("=")
+    try:
+        factor = float(number)
+    except ValueError:
+        return None
+    return (pattern, factor) if pattern and 0 < factor < math.inf else None

@@ -33,7 +33,7 @@ PATCHES_PER_TOKEN = 4
 
 INITIAL_TAKES = ("parameters", "moments", "position")
 OVERRIDABLE = (
-    *("phases.*.learning_rate", "phases.*.minimum_ratio", "phases.*.warmup_ratio", "phases.*.decay_ratio"),
+    *("phases.*.learning_rate", "phases.*.minimum_ratio", "phases.*.warmup_ratio", "phases.*.decay_ratio", "phases.*.rates"),
     *("optimizer.clip_norm", "optimizer.z_loss", "optimizer.weight_decay", "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon"),
 )
 STALLING_BETA2 = 0.99  # above it, a bfloat16 second moment can hardly decrease: round-to-nearest undoes relative changes below 2^-9

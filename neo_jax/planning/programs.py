@@ -14,12 +14,11 @@ from data_pipelines.batch import BATCHES_AHEAD, Batch
 from neo_jax import config
 from neo_jax.attention.api import Kernel, choose
 from neo_jax.chips import GIB
-from neo_jax.model.computation import Computation
 from neo_jax.planning.collectives import Collective, collectives
 from neo_jax.planning.devices import Hardware
 from neo_jax.sharding import abstract_batch, make_mesh
 from neo_jax.training.curriculum import abstract_state
-from neo_jax.training.step import TrainState, make_train_step
+from neo_jax.training.step import TrainState, train_step_of
 
 GPU_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}  # there is no GPU to time kernels on
 
@@ -86,7 +85,7 @@ def compile_step(settings: config.Config, phase: config.Phase, hardware: Hardwar
         state = abstract_state(settings, phase, mesh)
         batch = abstract_batch(phase.rows_per_step, phase.context, phase.visual_tokens, phase.accumulate)
         kernel = _kernel(settings, phase, mesh.shape)
-        step = make_train_step(settings.model, Computation.of(phase), settings.optimizer, len(settings.data.sources))
+        step = train_step_of(settings, phase, state.trainable)
         start = time.monotonic()
         traced = cast(Any, step).trace(state, batch, jax.ShapeDtypeStruct((), np.float32))
         at_lower = time.monotonic()

@@ -16,6 +16,7 @@ from neo_jax.model.freezing import split, trains
 from neo_jax.model.initialise import neo_from_qwen3
 from neo_jax.sharding import make_mesh, mesh_problem
 from neo_jax.training.optimizer import initial_moments, to_storage
+from neo_jax.training.rates import rate_problems
 from neo_jax.training.step import TrainState
 
 
@@ -42,6 +43,11 @@ def mesh_problems(settings: config.Config, devices: int, slices: int = 1) -> lis
                 f"fsdp {mesh.fsdp}: {near} would; or divide each row over devices with mesh.context or mesh.tensor"
             )
     return problems
+
+
+def phase_problems(settings: config.Config, devices: int, slices: int = 1) -> list[str]:
+    """Returns a sentence for everything in phases that needs the devices or the parameters' names to be checked: meshes, rows, rates."""
+    return [*mesh_problems(settings, devices, slices), *rate_problems(settings)]
 
 
 def first_state(settings: config.Config, parameters: dict[str, jax.Array] | None = None) -> TrainState:

@@ -6,7 +6,8 @@ A frozen parameter has no state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,7 @@ def update(
     trainable: Parameters,
     rate: jax.Array,
     applies: jax.Array | bool = True,
+    factors: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[Parameters, Moments, jax.Array]:
     """Takes one AdamW step, with gradients clipped by their global norm.
 
@@ -74,6 +76,7 @@ def update(
       gradients: float32, by parameter name.
       rate: learning rate of this step; weight decay is multiplied by it (decoupled).
       applies: False leaves parameters and moments unchanged.
+      factors: of the rates of some parameters, by name; the others have `rate`.
 
     Returns:
       New parameters, new moments, and the global norm of the gradients before clipping.
@@ -88,7 +91,7 @@ def update(
         step, moment = _adam(optimizer).update(gradients[name] * scale, before)
         if name in decay:
             step = step + optimizer.weight_decay * value
-        value = value - rate * step
+        value = value - (rate * factors[name] if name in factors else rate) * step
         if old.dtype == jnp.bfloat16:
             # The key depends only on step count and parameter: the same bits on every mesh, different ones in each step.
             value = round_stochastically(value, jax.random.fold_in(jax.random.key(number), moment.count))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ from neo_jax.model.backbone import Parameters, build
 from neo_jax.model.computation import Computation
 from neo_jax.training.loss import token_losses
 from neo_jax.training.optimizer import Moments, update
+from neo_jax.training.rates import Factors, rate_factors
 
 
 @jax.tree_util.register_dataclass
@@ -102,12 +103,13 @@ def weighted_losses(
 
 @functools.cache
 def make_train_step(
-    model: config.Model, computation: Computation, optimizer: config.Optimizer, sources: int
+    model: config.Model, computation: Computation, optimizer: config.Optimizer, sources: int, factors: Factors = ()
 ) -> Callable[[TrainState, Batch, np.float32], tuple[TrainState, StepMetrics]]:
     """Returns the jitted step: (state, batch, learning rate) -> (state, metrics). The given state is donated.
 
     The loss is the weighted sum over the whole global batch, all accumulation passes included, divided by the sum of its weights.
-    A batch without labels leaves the state unchanged. Phases with the same computation and shapes share one compiled program.
+    `factors` multiply the learning rates of parameters (rates.rate_factors). A batch without labels leaves the state unchanged. Phases with the same
+    computation, factors and shapes share one compiled program.
     """
 
     def loss(trainable, frozen, batch):
@@ -127,11 +129,17 @@ def make_train_step(
         weight = jnp.where(labelled, sums.weight, 1.0)
         gradients = jax.tree.map(lambda gradient: gradient / weight, gradients)
         # A step without a label (all its samples failed) changes nothing: no weight decay, no update of the moments.
-        trainable, moments, norm = update(optimizer, gradients, state.moments, state.trainable, rate, labelled)
+        trainable, moments, norm = update(optimizer, gradients, state.moments, state.trainable, rate, labelled, dict(factors))
         metrics = StepMetrics(sums.loss / weight, norm, optax.tree.norm(trainable), sums.weight, sums.source_loss, sums.source_weight)
         return TrainState(trainable, state.frozen, moments), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def train_step_of(settings: config.Config, phase: config.Phase, trainable: Iterable[str]) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """Returns make_train_step of a phase. trainable: names of the parameters that it trains."""
+    computation, factors = Computation.of(phase, settings.run.debug), rate_factors(phase, trainable)
+    return make_train_step(settings.model, computation, settings.optimizer, len(settings.data.sources), factors)
 
 
 @functools.cache

@@ -21,7 +21,6 @@ from data_pipelines.batch import Batch
 from data_pipelines.planning.planner import InputState
 from data_pipelines.schema import Interrupted
 from neo_jax import config
-from neo_jax.model.computation import Computation
 from neo_jax.processes import exchange
 from neo_jax.runs.checkpoints import Checkpoints
 from neo_jax.runs.directory import RunDirectory
@@ -34,12 +33,12 @@ from neo_jax.training.beginning import as_tree, begin, check_origin, goes_on, wr
 from neo_jax.training.benchmarks import Benchmarks
 from neo_jax.training.console import Progress, step_line
 from neo_jax.training.continuing import check_changes, check_data, continued
-from neo_jax.training.curriculum import abstract_state, mesh_problems, next_state, phase_mesh
+from neo_jax.training.curriculum import abstract_state, next_state, phase_mesh, phase_problems
 from neo_jax.training.heldout import HeldoutLosses
 from neo_jax.training.inputs import RunData, check_same, local_rows, on_devices, open_run_data
 from neo_jax.training.optimizer import learning_rates
 from neo_jax.training.phase_evaluation import evaluate_phase
-from neo_jax.training.step import StepMetrics, TrainState, make_train_step
+from neo_jax.training.step import StepMetrics, TrainState, train_step_of
 from neo_jax.training.stopping import Preempted, StallGuard, StopSignal
 from neo_jax.training.throughput import Throughput
 
@@ -90,14 +89,14 @@ class Trainer:
         """Trains from the last checkpoint in the run directory, or from the start, to the end of the curriculum.
 
         Raises:
-          config.ConfigError: the mesh of a phase does not fit the devices.
+          config.ConfigError: the mesh of a phase does not fit the devices, or its rates name no parameter.
           RunDirectoryError: the directory is in use, or holds a run with another configuration or other data.
           runs.checkpoints.CheckpointError: checkpoints cannot be read or written.
           NonFiniteError: a loss or norm is not finite.
           Preempted: a signal stopped the run; its state is saved.
           data_pipelines.schema.DataError: the data cannot be used.
         """
-        if problems := mesh_problems(self.settings, jax.device_count(), slice_count(jax.devices())):
+        if problems := phase_problems(self.settings, jax.device_count(), slice_count(jax.devices())):
             raise config.ConfigError(problems)
         self._started = time.monotonic()
         with contextlib.ExitStack() as resources:
@@ -213,8 +212,7 @@ class Trainer:
 
     def _train(self, phase: config.Phase, position: Position, mesh: Mesh) -> Position:
         """Takes the steps of a phase from `position` to its end; returns the position there. Fetches the results of each step while the next runs."""
-        computation, sources = Computation.of(phase, self.settings.run.debug), len(self.settings.data.sources)
-        step = make_train_step(self.settings.model, computation, self.settings.optimizer, sources)
+        step = train_step_of(self.settings, phase, self._current_state().trainable)
         tools = self._tools(phase)
         if position.phase not in self._data.train.laid_out:
             with self._guard.watching(f"reading the lengths of phase {phase.name}"):
