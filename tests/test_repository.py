@@ -187,9 +187,10 @@ def test_every_configuration_is_listed_here() -> None:
     assert CONFIGURATIONS.keys() <= {path.stem for path in (ROOT / "configs").glob("*.py")}
     modules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["modules"]
     assert modules == [f"configs.{name}" for name in CONFIGURATIONS]
-    tracked = subprocess.run(["git", "ls-files", "configs/*.py"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if tracked.returncode == 0 and tracked.stdout:  # not in an unpacked archive
-        assert {pathlib.Path(line).stem for line in tracked.stdout.splitlines()} - {"__init__"} == CONFIGURATIONS.keys()
+    for folder, names in (("configs", set(CONFIGURATIONS)), ("configs/sweeps", set(SWEEPS))):
+        tracked = subprocess.run(["git", "ls-files", f":(glob){folder}/*.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+        if tracked.returncode == 0 and tracked.stdout:  # not in an unpacked archive
+            assert {pathlib.Path(line).stem for line in tracked.stdout.splitlines()} - {"__init__"} == names
 
 
 def test_a_configuration_of_ones_own_breaks_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:

@@ -269,13 +269,13 @@ import sys
 import jax
 from data_pipelines.schema import DataError
 from neo_jax.train import main
-from neo_jax.training import trainer
-place_rows = trainer.to_devices
+from neo_jax.training import inputs
+place_rows = inputs.to_devices
 def fail(*arguments, **options):
     if jax.process_index() == 1:
         raise DataError("a disk of one machine is gone")
     return place_rows(*arguments, **options)
-trainer.to_devices = fail
+inputs.to_devices = fail
 sys.exit(main(sys.argv[1:]))
 """
 
