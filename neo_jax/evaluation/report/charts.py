@@ -23,7 +23,7 @@ class Line:
     """A named line.
 
     Attributes:
-      name: for the legend.
+      name: for the legend; "": it shows no entry.
       points: (x, y) in data units, x ascending.
       style: CSS classes that give its colour and its dashes, as line_style makes them.
     """
@@ -136,7 +136,7 @@ def line_chart(
     x_labels = "".join(f'<span style="left:{_percent(x_axis.place(tick))}">{escape(x_axis.label(tick))}</span>' for tick in x_axis.ticks)
     legend = ""
     if len(lines) > 1:
-        keys = (f'<li class="dash {line.style}">{escape(line.name)}</li>' for line in lines)
+        keys = (f'<li class="dash {line.style}">{escape(line.name)}</li>' for line in lines if line.name)
         legend = f'<ul class="legend">{"".join(keys)}</ul>'
     return (
         f'<figure class="panel{" wide" if wide else ""}"><figcaption><h3>{escape(title)}</h3><p>{escape(note)}</p></figcaption>{legend}'

@@ -77,6 +77,12 @@ def test_the_page_takes_settings_as_data():
         assert f"<h2>{title}</h2>" in text
 
 
+def test_a_setting_has_one_entry_in_a_legend():
+    text = page(Sweep("mine", "Is it?", "neo_jax.train", None, ()), RUNS, lambda name: CONFIGURATION)
+    (held_out,) = [part for part in text.split("<figure") if "<h3>Held-out loss</h3>" in part]
+    assert held_out.count("<li") == 2 and held_out.count('<path class="line') == 5  # settings, runs
+
+
 def test_a_page_before_the_first_step():
     runs = [outcome(0, {}, "waiting"), outcome(1, {"a": 2}, "running")]
     text = page(Sweep("mine", "Is it?", "neo_jax.train", None, ()), runs, lambda name: CONFIGURATION)
