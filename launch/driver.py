@@ -22,7 +22,7 @@ from neo_jax.sweeps.folder import FAILED as STATE_FAILED
 from neo_jax.sweeps.folder import FINISHED, RUNNING, STOPPED, WAITING, Listed, State, SweepFolder
 
 POLL_SECONDS = 0.1
-RULE_SECONDS = 2.0  # between looks at the metrics of the runs, where there is a rule
+RULE_SECONDS = 0.5  # between looks at the metrics of the runs, where there is a rule
 
 
 @dataclasses.dataclass

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
 import math
 import os
 import pathlib
@@ -115,9 +116,11 @@ def near_divisors(number: int, wanted: int) -> str:
     )
 
 
-def field_types(kind: type) -> dict[str, Any]:
+@functools.cache  # annotations are texts, which are compiled at each look: it took nine tenths of the time to read a configuration
+def field_types(kind: type) -> Mapping[str, Any]:
     """Returns the types of a dataclass's fields that a configuration sets. `name` is left out: it is the key of the section."""
-    return {name: hint for name, hint in typing.get_type_hints(kind, include_extras=True).items() if name != "name"}
+    hints = typing.get_type_hints(kind, include_extras=True).items()
+    return types.MappingProxyType({name: hint for name, hint in hints if name != "name"})
 
 
 def required_fields(kind: type) -> list[str]:

@@ -104,7 +104,7 @@ def read_flags[T](kind: type[T], arguments: Sequence[str], command: Command) -> 
     Raises:
       ConfigError: all problems of the command line.
     """
-    types_ = {name.replace("_", "-"): hint for name, hint in field_types(kind).items()}
+    types_ = {name.replace("_", "-"): hint for name, hint in field_types(typing.cast(type, kind)).items()}
     known = [*types_, "help", *(["config"] if command.operands == "" else [])]
     values: dict[str, Any] = {}
     problems: list[str] = []

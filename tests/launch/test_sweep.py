@@ -99,7 +99,7 @@ def test_a_failed_run_is_kept_and_launched_again(folder: pathlib.Path, capsys: p
 
 
 def test_a_threshold_ends_runs(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(folder, 'grid({"phases.*.learning_rate": (0.1, 0.4), "phases.text.steps": (300,)})', "RULE = Threshold(step=5, above=0.5)")
+    write(folder, 'grid({"phases.*.learning_rate": (0.1, 0.4), "phases.text.steps": (120,)})', "RULE = Threshold(step=5, above=0.5)")
     assert call(folder, "run", "--parallel=2") == DONE
     out = capsys.readouterr().out
     assert "1 finished, 1 stopped" in out and "heldout 0.8 at step 5, above 0.5" in out
@@ -107,7 +107,7 @@ def test_a_threshold_ends_runs(folder: pathlib.Path, capsys: pytest.CaptureFixtu
 
 def test_halving_ends_the_worse_settings(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With one run at a time, each is saved at the step and waits until the others have been there."""
-    settings = 'seeds(grid({"phases.*.learning_rate": (0.4, 0.1, 0.3, 0.2), "phases.text.steps": (300,)}), 2)'
+    settings = 'seeds(grid({"phases.*.learning_rate": (0.4, 0.1, 0.3, 0.2), "phases.text.steps": (120,)}), 2)'
     write(folder, settings, "RULE = Halving(steps=(5, 50))")
     assert call(folder, "run", "--parallel=3") == DONE
     out = capsys.readouterr().out
