@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import jax
@@ -20,7 +21,7 @@ COMPARED_ROWS = 1 << 14  # of a tied output matrix and its embedding at a time
 
 
 def load(model: config.Model, architecture: str, tensors: Mapping[str, StoredTensor], dtype: str | None = None) -> Parameters:
-    """Reads the parameters of a model onto the current mesh. The host holds one tensor at a time; each process reads all tensors.
+    """Reads the parameters of a model onto the current mesh. The host holds one tensor at a time, and it twice; each process reads all.
 
     Args:
       tensors: headers by official name (tensors.open_folder).
@@ -33,7 +34,9 @@ def load(model: config.Model, architecture: str, tensors: Mapping[str, StoredTen
     mesh = jax.sharding.get_mesh()
     shapes = abstract(model, architecture)
     parameters: Parameters = {}
-    for name, entries in by_parameter(table).items():
+    groups = by_parameter(table)
+    # The largest tensors first: the host holds one twice while it is read, when few parameters are there yet.
+    for name, entries in sorted(groups.items(), key=lambda item: -math.prod(item[1][0].shape)):
         kind = np.dtype(dtype or jnp.result_type(*(tensors[entry.name].dtype for entry in entries)))
         spec = shapes[name].sharding.spec
         if entries[0].layer is None:
@@ -44,7 +47,7 @@ def load(model: config.Model, architecture: str, tensors: Mapping[str, StoredTen
         for number, entry in enumerate(entries):
             stack = _with_layer(stack, _place(entry, tensors, of_layer, kind), np.int32(number))
         parameters[name] = stack
-    return parameters
+    return {name: parameters[name] for name in groups}
 
 
 def checked_table(model: config.Model, architecture: str, tensors: Mapping[str, StoredTensor]) -> Table:
