@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 
@@ -14,6 +15,7 @@ from neo_jax.interop.errors import WeightsError
 
 # As safetensors names types, and as numpy (with ml_dtypes) does.
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+READ_VALUES = 1 << 25  # of a tensor that are read at a time
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -34,8 +36,16 @@ class StoredTensor:
     dtype: str
 
     def read(self) -> np.ndarray:
-        """Reads the values. The file is opened for this tensor alone, so that nothing of it stays mapped into memory."""
-        return _with_file(self.path, lambda file: file.get_tensor(self.name))
+        """Reads the values. The file is opened for a part of the tensor at a time, so that memory holds little of it twice (as mapped pages too)."""
+        if not self.shape or math.prod(self.shape) <= READ_VALUES:
+            return _with_file(self.path, lambda file: file.get_tensor(self.name))
+        values, start = None, 0
+        for block in self.blocks(max(1, READ_VALUES * self.shape[0] // math.prod(self.shape))):
+            values = np.empty(self.shape, block.dtype) if values is None else values
+            values[start : start + len(block)] = block
+            start += len(block)
+        assert values is not None
+        return values
 
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
         """Yields the values, so many rows of the first axis at a time."""

@@ -3,12 +3,14 @@
 import json
 import pathlib
 
+import ml_dtypes  # noqa: F401 (numpy then knows bfloat16)
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from neo_jax.interop import tensors as module
 from neo_jax.interop.errors import WeightsError
-from neo_jax.interop.tensors import INDEX, SINGLE, open_file, open_folder
+from neo_jax.interop.tensors import INDEX, SINGLE, StoredTensor, open_file, open_folder
 
 CASES = pathlib.Path(__file__).parent / "cases"
 PARTS = {"a.safetensors": {"one": np.ones(3, np.float32)}, "b.safetensors": {"two": np.zeros((2, 2), np.float32)}}
@@ -99,3 +101,16 @@ def test_tensors_of_integers_are_refused(tmp_path, dtype):
     save_file({"packed": np.ones(4, dtype)}, tmp_path / SINGLE)
     with pytest.raises(WeightsError, match=r"tensor 'packed' is stored as .*bfloat16"):
         open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7, 3), (2, 3, 4), (9, 1), (0, 4)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_tensor_read_in_parts_is_whole(tmp_path, monkeypatch, shape, dtype):
+    values = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
+    save_file({"a": values}, tmp_path / "model.safetensors")
+    tensor = StoredTensor(tmp_path / "model.safetensors", "a", shape, dtype)
+    whole = tensor.read()
+    monkeypatch.setattr(module, "READ_VALUES", 5)
+    for read in (whole, tensor.read()):
+        assert read.dtype == values.dtype and read.shape == shape
+        np.testing.assert_array_equal(read, values)
