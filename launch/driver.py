@@ -64,8 +64,9 @@ class Driver:
     def run(self) -> int:
         """Returns DONE if all runs have finished or were ended by the rule, FAILED if any failed, PREEMPTED after `stop`."""
         on_signals(self.stop)
+        states = self._states()
         for run in self._runs:
-            if self._states()[run.name].status == RUNNING:  # when an earlier launcher was killed, and its runs with it
+            if states[run.name].status == RUNNING:  # when an earlier launcher was killed, and its runs with it
                 self._folder.record(run, "lost")
         (self._folder.path / "logs").mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((self._folder.path / "compilation_cache").absolute()))  # one for all runs

@@ -78,9 +78,9 @@ def _key(path: str) -> str:
     try:
         key = pathlib.Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"--key_file: {path} cannot be read ({error})"]) from error
+        raise ConfigError([f"--key-file: {path} cannot be read ({error})"]) from error
     if not key:
-        raise ConfigError([f"--key_file: {path} is empty: write a key into it"])
+        raise ConfigError([f"--key-file: {path} is empty: write a key into it"])
     return key
 
 
@@ -97,7 +97,7 @@ def serve(flags: Flags, tell: Callable[[str], None], ready: Callable[[str], None
     def listening(address: str) -> None:
         tell(f"model {name!r} at {address}/v1")
         if flags.host not in LOOPBACK and not key:
-            tell("anyone who reaches this address can ask: --key_file names a key that requests must bear")
+            tell("anyone who reaches this address can ask: --key-file names a key that requests must bear")
         ready(address)
 
     try:

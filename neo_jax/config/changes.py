@@ -54,7 +54,7 @@ def differences(
       (forbidden, allowed): what changed, as "key: old -> new". Forbidden changes would change the order of the data or the mathematics of
       what a run has begun; allowed ones do not.
     """
-    before, after = _flat(old), _flat(new)
+    before, after = flat(old), flat(new)
     forbidden: list[str] = []
     allowed: list[str] = []
     for key in sorted(before.keys() | after.keys()):
@@ -96,8 +96,9 @@ def _matches(key: str, patterns: Collection[str]) -> bool:
     return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a resolved configuration by dotted key."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found

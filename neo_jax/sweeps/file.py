@@ -10,6 +10,7 @@ Its docstring says which question the sweep answers and how the result is read.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -130,7 +131,7 @@ def _resolve(file: str, shared: dict[str, Any], settings: Sequence[Any], directo
 
 
 def _run(shared: dict[str, Any], settings: Settings, directory: pathlib.Path) -> SweepRun:
-    values = json.loads(json.dumps(shared))
+    values = copy.deepcopy(shared)
     override(values, settings)
     resolved = Config.from_config_dict(values).resolved()
     resolved["run"]["directory"] = ""

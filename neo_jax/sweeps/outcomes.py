@@ -8,6 +8,7 @@ import io
 import json
 import math
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 
 from scipy import stats
@@ -103,11 +104,10 @@ def groups(runs: Sequence[Outcome]) -> list[Group]:
 def mean(values: Sequence[float]) -> Mean | None:
     if not values:
         return None
-    count, middle = len(values), math.fsum(values) / len(values)
+    count, middle = len(values), statistics.fmean(values)
     if count == 1:
         return Mean(middle, math.inf, 1)
-    deviation = math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (count - 1))
-    return Mean(middle, float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * deviation / math.sqrt(count), count)
+    return Mean(middle, float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * statistics.stdev(values) / math.sqrt(count), count)
 
 
 def quantities(runs: Sequence[Outcome]) -> list[str]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
+from neo_jax.config.changes import flat
 from neo_jax.evaluation.report import charts
 from neo_jax.evaluation.report.figures import short
 from neo_jax.evaluation.report.style import STYLE
@@ -186,7 +187,7 @@ def _failed(runs: Sequence[Outcome]) -> str:
 def _differences(runs: Sequence[Outcome], configurations: Callable[[str], str]) -> str:
     data = []
     for run in runs:
-        values = {key: json.dumps(value) for key, value in _flat(json.loads(configurations(run.run.name))).items()}
+        values = {key: json.dumps(value) for key, value in flat(json.loads(configurations(run.run.name))).items()}
         figures = {NAMES.get(name, name): figure(run.quantities.get(name)) for name in quantities([run])}
         more = {"state": run.state.status, "tokens": short(run.tokens), "tokens/s": figure(run.tokens_per_second)}
         data.append({"label": f"{run.run.index}  {run.run.name}  {said(run.run.settings)}", "values": {**values, **more, **figures}})
@@ -196,10 +197,3 @@ def _differences(runs: Sequence[Outcome], configurations: Callable[[str], str]) 
         f'<tr><th>key</th><th>first</th><th>second</th></tr></thead><tbody id="differences"></tbody></table></div>'
         f'<script type="application/json" id="runs">{contents}</script><script>{SCRIPT}</script>'
     )
-
-
-def _flat(values: dict, prefix: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in values.items():
-        found.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return found
