@@ -9,17 +9,15 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
-from data_pipelines.schema import Clip, DataError, Media, Sample, SampleError, Turn
+from data_pipelines.schema import Clip, Media, Sample, SampleError, Turn
 from data_pipelines.text.marks import as_words
-from neo_jax.config.fields import AboveZero, AtLeastZero, ConfigError, Positive, Seed, Text, Whole
+from neo_jax.config.fields import AboveZero, AtLeastZero, Positive, Seed, Text, Whole
 from neo_jax.config.flags import Command, read_flags
 from neo_jax.exit_codes import CONFIGURATION, DATA, DONE
 from neo_jax.inference.answering import Answerer
 from neo_jax.inference.opening import CheckpointFlags, mesh_for, open_answerer
 from neo_jax.inference.sampling import Sampling
-from neo_jax.interop.errors import WeightsError
-from neo_jax.places import open_place
-from neo_jax.runs.reading import CheckpointError
+from neo_jax.places import exit_code, open_place
 
 HELP = "/image FILE and /video FILE add to the next question, /reset begins a new conversation, /quit ends"
 
@@ -152,7 +150,8 @@ def _lines() -> Iterator[str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    try:
+
+    def work() -> None:
         flags, operands = read_flags(Flags, arguments, COMMAND)
         place = open_place(flags.checkpoint)
         with jax.set_mesh(mesh_for(place.model)):
@@ -162,13 +161,8 @@ def main(arguments: Sequence[str]) -> int:
             else:
                 print(HELP, file=sys.stderr)
                 talk(answerer, place.pictures, flags, _lines())
-    except (ConfigError, WeightsError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return CONFIGURATION
-    except (DataError, SampleError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return DATA
-    return DONE
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

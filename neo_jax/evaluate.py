@@ -13,16 +13,14 @@ import jax
 from data_pipelines.progress import counter
 from data_pipelines.schema import DataError
 from neo_jax import config
-from neo_jax.config.fields import ConfigError, OptionalPath, Path, Positive
+from neo_jax.config.fields import OptionalPath, Path, Positive
 from neo_jax.config.flags import Command, read_flags
 from neo_jax.evaluation.published import published_line
 from neo_jax.evaluation.results import AnswersFile, differences_of, read_results, table, write_results
 from neo_jax.evaluation.suites import Suite, answer, open_suite
 from neo_jax.exit_codes import CONFIGURATION, DATA, DONE
 from neo_jax.inference.opening import CheckpointFlags, mesh_for, open_answerer
-from neo_jax.interop.errors import WeightsError
-from neo_jax.places import open_place
-from neo_jax.runs.reading import CheckpointError
+from neo_jax.places import exit_code, open_place
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,17 +92,13 @@ def _model_settings(flags: Flags) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    try:
+
+    def work() -> None:
         flags, _ = read_flags(Flags, arguments, COMMAND)
         for each in evaluate(flags):
             print(each)
-    except (ConfigError, WeightsError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return CONFIGURATION
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return DATA
-    return DONE
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

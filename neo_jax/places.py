@@ -8,12 +8,15 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
+from data_pipelines.schema import DataError
 from neo_jax import config
+from neo_jax.exit_codes import CONFIGURATION, DATA, DONE
 from neo_jax.interop.config_fields import neo_model, qwen3_model, read_config
 from neo_jax.interop.errors import WeightsError
 from neo_jax.interop.load import load
@@ -166,3 +169,16 @@ def open_place(text: str) -> RunPlace | FolderPlace:
     if is_run(folder):
         return RunPlace(text, find(text))
     return FolderPlace(text, folder)
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Does the work of a command that opens a place; returns its exit code. What its user can mend is said in one message on stderr."""
+    try:
+        work()
+    except (config.ConfigError, WeightsError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return CONFIGURATION
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return DATA
+    return DONE

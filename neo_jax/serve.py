@@ -11,14 +11,11 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from data_pipelines.schema import DataError
 from neo_jax.config.fields import ConfigError, OptionalPath, Positive, Text, Whole
 from neo_jax.config.flags import Command, read_flags
 from neo_jax.exit_codes import CONFIGURATION, DATA, DONE
 from neo_jax.inference.opening import CheckpointFlags, mesh_for, open_answerer
-from neo_jax.interop.errors import WeightsError
-from neo_jax.places import open_place
-from neo_jax.runs.reading import CheckpointError
+from neo_jax.places import exit_code, open_place
 
 try:
     from aiohttp import web
@@ -128,16 +125,12 @@ async def _listen(flags: Flags, service: Service, listening: Callable[[str], Non
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    try:
+
+    def work() -> None:
         flags, _ = read_flags(Flags, arguments, COMMAND)
         serve(flags, lambda line: print(line, file=sys.stderr, flush=True))
-    except (ConfigError, WeightsError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return CONFIGURATION
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return DATA
-    return DONE
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":
