@@ -42,6 +42,8 @@ def problems_between_sections(file: Mapping[str, Any], values: Mapping[str, Any]
                     if size % shards:
                         would = near_divisors(size, shards)
                         yield f"phases.{name}.mesh.{axis}: model.{key} {size} does not divide by {shards}: {axis} {would} would"
+            if file["model"].pre_buffer == "encoder" and phase.mesh.context > 1:
+                yield f'phases.{name}.mesh.context: is {phase.mesh.context}, but model.pre_buffer "encoder" needs whole rows: set it to 1'
     if file["curriculum"] is INVALID:
         return
     curriculum: tuple[str, ...] = file["curriculum"]

@@ -58,6 +58,11 @@ class Model:
       patch_rope_theta: rotary base of x and y in the patch embedding.
       patch_channels: channels between the two convolutions of the patch embedding.
       norm_epsilon: added to the mean square in every RMSNorm.
+      mask: "mixed", NEO-ov's: a visual token attends to earlier tokens and to its whole image; or "causal": to itself and earlier tokens, as text.
+      positions: "native", NEO-ov's: all tokens of an image share one t and have their row h and column w; or "one_dimensional": t counts every
+        token and h and w are 0, so that their channels carry no position.
+      pre_buffer: "native", NEO-ov's: its layers take all tokens; or "encoder": they change visual tokens alone, each of which attends within its
+        image, as a vision encoder of the same size would. Layers compute all tokens either way. For ablations, as mask and positions.
       initializer_range: standard deviation of random matrices. Qwen3's 0.02 suits widths in the thousands; for narrow models use 1 / sqrt(hidden).
     """
 
@@ -75,6 +80,9 @@ class Model:
     patch_channels: Positive = 1024
     patch_rope_theta: AboveZero = 1e4
     norm_epsilon: AboveZero = 1e-6
+    mask: Annotated[str, OneOf(("mixed", "causal"))] = "mixed"
+    positions: Annotated[str, OneOf(("native", "one_dimensional"))] = "native"
+    pre_buffer: Annotated[str, OneOf(("native", "encoder"))] = "native"
     initializer_range: AboveZero = 0.02
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -87,6 +95,11 @@ class Model:
             yield "head_dim", f"is {self.head_dim}, must be a multiple of 4: half of it is rotated in pairs for height, half for width"
         if self.patch_channels % 4:
             yield "patch_channels", f"is {self.patch_channels}, must be a multiple of 4: half is rotated in pairs for x, half for y"
+
+    def variant(self) -> list[str]:
+        """Returns the settings, KEY=VALUE, in which the model is not NEO-ov's and for which other programs have no field."""
+        chosen = {"mask": "mixed", "positions": "native", "pre_buffer": "native"}
+        return [f"model.{key}={getattr(self, key)}" for key, official in chosen.items() if getattr(self, key) != official]
 
     def parameters(self) -> int:
         """Returns the number of parameters of the whole model, pre-buffer and patch embedding included."""

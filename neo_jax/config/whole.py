@@ -67,6 +67,16 @@ class Config:
             | {"curriculum": [phase.name for phase in self.phases]}
         )
 
+    def essential(self) -> dict[str, Any]:
+        """Returns `resolved` without the run directory and without what has its default: equal for two configurations that train the same.
+
+        A version that adds a key with a default leaves it as it is.
+        """
+        essential: dict[str, Any] = _departures(self)
+        essential["phases"] = {phase.name: section for phase, section in zip(self.phases, essential["phases"], strict=True)}
+        essential["run"].pop("directory", None)
+        return essential | {"curriculum": [phase.name for phase in self.phases]}
+
     def to_json(self) -> str:
         """Returns the resolved configuration as JSON. Config.from_config_dict(json.loads(...)) returns an equal Config."""
         return json.dumps(self.resolved(), indent=2) + "\n"
@@ -91,6 +101,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(entry) for key, entry in value.items()}
     return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
+
+
+def _departures(value: Any) -> Any:
+    """Returns `_plain(value)` without the fields, at any depth, that have their default."""
+    if dataclasses.is_dataclass(value):
+        fields = [field for field in dataclasses.fields(value) if field.name != "name" and getattr(value, field.name) != field.default]
+        return {field.name: _departures(getattr(value, field.name)) for field in fields}
+    if isinstance(value, Mapping):
+        return {key: _departures(entry) for key, entry in value.items()}
+    return [_departures(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 def parse_command_line(arguments: Sequence[str]) -> Config:

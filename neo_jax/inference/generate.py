@@ -78,10 +78,9 @@ def prefill(program: Program, parameters: Parameters, prompts: ModelInputs, samp
       capacity: room of the caches: the prompts' length and the tokens that may follow.
     """
     computation = program.computation.for_decoding()
-    dtype = jnp.dtype(computation.compute_dtype)
     backbone = build(program.model, computation.architecture, parameters)
     length = prompts.tokens.shape[1]
-    x, caches = backbone.prefill(backbone.embed(prompts, dtype), prompts.positions, prompts.intervals, computation, capacity)
+    x, caches = backbone.prefill(prompts, computation, capacity)
     first_key = prompts.intervals.lo[:, -1]  # of the prompt's last token: where the document begins
     seen = seen_tokens(prompts.tokens, jnp.arange(length) >= first_key[:, None], program.model.vocabulary)
     token = choose_tokens(backbone.logits(x[:, -1:])[:, 0], sampling, seen, jnp.int32(0), program.banned_ids)

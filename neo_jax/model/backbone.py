@@ -9,7 +9,8 @@ parts, no pixels.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import functools
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from jax.sharding import NamedSharding
 from data_pipelines.batch import Intervals, ModelInputs
 from neo_jax import config
 from neo_jax.attention.api import SAVED_NAMES
+from neo_jax.model import variants
 from neo_jax.model.computation import Computation
 from neo_jax.model.embedding import lookup
 from neo_jax.model.layers import Cache, Context, Layer, normal, ones, rms_norm
@@ -63,61 +65,56 @@ class Backbone(nnx.Module):
     def __call__(self, inputs: ModelInputs, computation: Computation) -> jax.Array:
         """Runs the forward pass of training; returns hidden states [B, L, D] before the final norm."""
         x_BLD = self.embed(inputs, jnp.dtype(computation.compute_dtype))
-        context = self._context(inputs.positions, inputs.intervals, inputs.pieces)
 
-        def body(x_BLD, layer):
-            return layer(x_BLD, context, computation), None
+        def body(context, x_BLD, layer):
+            return context.keep_others(x_BLD, layer(x_BLD, context, computation)), None
 
-        if computation.remat != "none":
-            body = jax.checkpoint(body, policy=REMATERIALISATION[computation.remat])
-        for stack in self.stacks().values():
-            x_BLD, _ = jax.lax.scan(body, x_BLD, stack, unroll=computation.unroll)
+        for name, context in self._contexts(inputs.positions, inputs.intervals, inputs.visual_slot >= 0, inputs.pieces):
+            one_layer = functools.partial(body, context)
+            if computation.remat != "none":
+                one_layer = jax.checkpoint(one_layer, policy=REMATERIALISATION[computation.remat])
+            x_BLD, _ = jax.lax.scan(one_layer, x_BLD, getattr(self, name), unroll=computation.unroll)
         return x_BLD
 
     def layer_states(self, inputs: ModelInputs, computation: Computation) -> jax.Array:
         """Returns the hidden states after every layer, [layers, B, L, D], for comparison with recorded ones."""
         x_BLD = self.embed(inputs, jnp.dtype(computation.compute_dtype))
-        context = self._context(inputs.positions, inputs.intervals, inputs.pieces)
         states = []
 
-        def body(x_BLD, layer):
-            x_BLD = layer(x_BLD, context, computation)
+        def body(context, x_BLD, layer):
+            x_BLD = context.keep_others(x_BLD, layer(x_BLD, context, computation))
             return x_BLD, x_BLD
 
-        for stack in self.stacks().values():
-            x_BLD, stack_states = jax.lax.scan(body, x_BLD, stack)
+        for name, context in self._contexts(inputs.positions, inputs.intervals, inputs.visual_slot >= 0, inputs.pieces):
+            x_BLD, stack_states = jax.lax.scan(functools.partial(body, context), x_BLD, getattr(self, name))
             states.append(stack_states)
         return jnp.concatenate(states)
 
-    def prefill(
-        self, x_BLD: jax.Array, positions: jax.Array, intervals: Intervals, computation: Computation, capacity: int
-    ) -> tuple[jax.Array, Caches]:
-        """Runs the forward pass of prompts that are embedded, [B, L, D].
+    def prefill(self, prompts: ModelInputs, computation: Computation, capacity: int) -> tuple[jax.Array, Caches]:
+        """Runs the forward pass of prompts.
 
         Args:
-          positions: [B, L, 3] int32: t, h, w.
-          intervals: [B, L] int32 each: the interval of the prompt that each token attends to.
           capacity: S, room of the caches: for the prompt and the tokens that will follow.
 
         Returns:
           Hidden states [B, L, D] before the final norm, and caches that hold the prompt's keys and values in front.
         """
-        context = self._context(positions, intervals, None)
+        x_BLD = self.embed(prompts, jnp.dtype(computation.compute_dtype))
         room = ((0, 0), (0, capacity - x_BLD.shape[1]), (0, 0), (0, 0))
 
-        def body(x_BLD, layer):
-            x_BLD, cache = layer.prefill(x_BLD, context, computation)
-            return x_BLD, Cache(*(jnp.pad(x, room) for x in cache))
+        def body(context, x_BLD, layer):
+            after_BLD, cache = layer.prefill(x_BLD, context, computation)
+            return context.keep_others(x_BLD, after_BLD), Cache(*(jnp.pad(x, room) for x in cache))
 
         caches: Caches = {}
-        for name, stack in self.stacks().items():
-            x_BLD, caches[name] = jax.lax.scan(body, x_BLD, stack)
+        for name, context in self._contexts(prompts.positions, prompts.intervals, prompts.visual_slot >= 0):
+            x_BLD, caches[name] = jax.lax.scan(functools.partial(body, context), x_BLD, getattr(self, name))
         return x_BLD, caches
 
     def step(
         self, x_BLD: jax.Array, positions: jax.Array, intervals: Intervals, computation: Computation, caches: Caches, start: jax.Array
     ) -> tuple[jax.Array, Caches]:
-        """Runs the forward pass of the next few tokens of each row, embedded, [B, L, D].
+        """Runs the forward pass of the next few text tokens of each row, embedded, [B, L, D].
 
         Args:
           positions: [B, L, 3] int32: t, h, w.
@@ -128,22 +125,18 @@ class Backbone(nnx.Module):
         Returns:
           Hidden states [B, L, D] before the final norm, and the updated caches.
         """
-        context = self._context(positions, intervals, None)
 
-        def body(carry, numbered_layer):
+        def body(context, carry, numbered_layer):
             # The caches are carried, not scanned over: a scan would write each layer's into another array.
             (x_BLD, caches), (number, layer) = carry, numbered_layer
-            return layer.step(x_BLD, context, computation, caches, number, start), None
+            after_BLD, caches = layer.step(x_BLD, context, computation, caches, number, start)
+            return (context.keep_others(x_BLD, after_BLD), caches), None
 
         updated: Caches = {}
-        for name, stack in self.stacks().items():
-            numbers = jnp.arange(caches[name].keys.shape[0])
-            (x_BLD, updated[name]), _ = jax.lax.scan(body, (x_BLD, caches[name]), (numbers, stack))
+        for name, context in self._contexts(positions, intervals, jnp.zeros(intervals.lo.shape, bool), start=start):
+            numbered = jnp.arange(caches[name].keys.shape[0]), getattr(self, name)
+            (x_BLD, updated[name]), _ = jax.lax.scan(functools.partial(body, context), (x_BLD, caches[name]), numbered)
         return x_BLD, updated
-
-    def stacks(self) -> dict[str, Layer]:
-        """Returns the stacks by name, in the order in which they run; the first axis of each array counts the layers."""
-        return {name: getattr(self, name) for name in STACKS if hasattr(self, name)}
 
     def embed_tokens(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Returns the embeddings [B, L, D] of tokens [B, L]."""
@@ -172,8 +165,26 @@ class Backbone(nnx.Module):
         merged = jax.shard_map(local, in_specs=(hidden, spec("batch", "length")), out_specs=hidden, check_vma=False)
         return jnp.where((slot_BL >= 0)[..., None], merged(visual_BVD, slot_BL), x_BLD)
 
-    def _context(self, positions: jax.Array, intervals: Intervals, pieces: jax.Array | None) -> Context:
-        return Context(rope_angles(positions, self.model, self.spatial), intervals, pieces)
+    def _contexts(
+        self, positions: jax.Array, intervals: Intervals, is_visual: jax.Array, pieces: jax.Array | None = None, start: jax.Array | int = 0
+    ) -> Iterator[tuple[str, Context]]:
+        """Yields name and context of each stack, in the order in which they run; the first axis of a stack's arrays counts its layers.
+
+        Args:
+          positions, intervals: of NEO-ov; `variants` changes them for other models.
+          is_visual: [B, L] bool.
+          pieces: as in ModelInputs.
+          start: place of the first token among the keys, if there are no pieces.
+        """
+        places = variants.key_places(intervals.lo.shape[1], pieces, start)
+        placed, attended = variants.varied(self.model, positions, intervals, places)
+        angles = rope_angles(placed, self.model, self.spatial)
+        for name in STACKS:
+            if name == "pre_buffer" and self.model.pre_buffer == "encoder" and hasattr(self, name):
+                of_images = variants.image_intervals(positions, intervals, is_visual, places, self.model.mask)
+                yield name, Context(angles, of_images, None, is_visual)
+            elif hasattr(self, name):
+                yield name, Context(angles, attended, pieces)
 
     def apply_final_norm(self, x_BLD: jax.Array) -> jax.Array:
         """Returns the hidden states [B, L, D] that are multiplied by the output matrix."""

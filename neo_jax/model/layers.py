@@ -39,11 +39,17 @@ class Context(NamedTuple):
       angles: rotary angles of the t part; architecture "neo": also of the h and the w part.
       intervals: [B, L] int32 each: the interval of keys that each token attends to, in its row or in the cache.
       pieces: [B, P] int32, as in data_pipelines.batch.ModelInputs.
+      only: [B, L] bool: the tokens that the layers change; None: all.
     """
 
     angles: tuple[Angles, ...]
     intervals: Intervals
     pieces: jax.Array | None = None
+    only: jax.Array | None = None
+
+    def keep_others(self, before_BLD: jax.Array, after_BLD: jax.Array) -> jax.Array:
+        """Returns the hidden states after a layer, given those before it."""
+        return after_BLD if self.only is None else jnp.where(self.only[..., None], after_BLD, before_BLD)
 
 
 def normal(rngs: nnx.Rngs, model: config.Model, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:

@@ -46,8 +46,13 @@ def files_of_run(place: RunPlace, dtype: str, scratch: pathlib.Path) -> Files:
       scratch: folder for files that are made.
 
     Raises:
-      WeightsError: the tokenizer cannot be read.
+      WeightsError: the tokenizer cannot be read, or the model is a variant that the format has no fields for.
     """
+    if variant := place.model.variant():
+        raise WeightsError(
+            f"{place.text} trained a variant of the model ({', '.join(variant)}) that the published format cannot say, and that other programs "
+            "would read as NEO-ov: such a run can be evaluated and continued here, not exported"
+        )
     files: Files = {}
     initial = place.found.run / INITIAL
     own = {"config.json", "preprocessor_config.json", "README.md", "tokenizer.json", "tokenizer.model", *TOKENIZER_COMPANIONS}

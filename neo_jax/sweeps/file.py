@@ -33,7 +33,7 @@ class SweepRun:
     """One run of a sweep.
 
     Attributes:
-      name: the first DIGITS digits of a SHA-256 of the resolved configuration, without the run directory.
+      name: the first DIGITS digits of a SHA-256 of the configuration, without the run directory and without what has its default.
       settings: as the file gives them.
       configuration: resolved, with its run directory.
     """
@@ -133,8 +133,8 @@ def _resolve(file: str, shared: dict[str, Any], settings: Sequence[Any], directo
 def _run(shared: dict[str, Any], settings: Settings, directory: pathlib.Path) -> SweepRun:
     values = copy.deepcopy(shared)
     override(values, settings)
-    resolved = Config.from_config_dict(values).resolved()
-    resolved["run"]["directory"] = ""
-    name = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:DIGITS]
+    config = Config.from_config_dict(values)
+    name = hashlib.sha256(json.dumps(config.essential(), sort_keys=True).encode()).hexdigest()[:DIGITS]
+    resolved = config.resolved()
     resolved["run"]["directory"] = str(directory / name)
     return SweepRun(name, dict(settings), resolved)

@@ -28,7 +28,7 @@ from neo_jax.training.curriculum import abstract_state, first_state, next_state,
 from neo_jax.training.step import TrainState
 
 # Fields of a model that are not compared: those of the parts that a Qwen3 lacks, and the scale of random parameters.
-NEO_ONLY = ("pre_buffer_layers", "patch_channels", "rope_theta_hw", "patch_rope_theta")
+NEO_ONLY = ("pre_buffer_layers", "patch_channels", "rope_theta_hw", "patch_rope_theta", "mask", "positions", "pre_buffer")
 RANDOM_ONLY = ("initializer_range",)
 ORIGIN = "origin.json"  # in the folder INITIAL of a run directory
 PARAMETERS = ("trainable", "frozen")  # parts of a state

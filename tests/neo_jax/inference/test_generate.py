@@ -105,9 +105,10 @@ def test_stop_and_banned_ids(values, answers):
 @pytest.mark.parametrize(
     "axes", [{}, pytest.param({"data": 2, "tensor": 2, "fsdp": 2}, marks=pytest.mark.nightly)], ids=["one device", "mesh"]
 )
-def test_logits_of_every_step_equal_those_without_a_cache(axes):
+@pytest.mark.parametrize("variant", [{}, {"mask": "causal", "positions": "one_dimensional"}, {"pre_buffer": "encoder"}])
+def test_logits_of_every_step_equal_those_without_a_cache(axes, variant):
     """To 1e-4 of the largest, pre-buffer and pixels included: through prefill and steps of one token and of three."""
-    settings = model(kv_heads=2)
+    settings = model(kv_heads=2, **variant)
     rng = np.random.default_rng(3)
     documents = [document(rng, pieces) for pieces in ([3, (2, 3), 9], [4, (2, 2), 2, (1, 2), 10], [16], [9, (2, 2), 4])]
     length, prompt = 24, 12  # the prompts end at 12 of 24 positions
@@ -130,8 +131,10 @@ def test_logits_of_every_step_equal_those_without_a_cache(axes):
         def cached(values, inputs, cut, size):
             backbone = build(settings, "neo", values)
             x = backbone.embed(inputs, jnp.float32)
-            first = jax.tree.map(lambda a: a[:, :cut], (x, inputs.positions, inputs.intervals))
-            out, caches = backbone.prefill(*first, Computation(), length)
+            first = inputs._replace(
+                **{name: jax.tree.map(lambda a: a[:, :cut], getattr(inputs, name)) for name in ("tokens", "positions", "intervals", "visual_slot")}
+            )
+            out, caches = backbone.prefill(first, Computation(), length)
             parts = [out]
             for start in range(cut, length, size):
                 some = jax.tree.map(lambda a, start=start: a[:, start : start + size], (x, inputs.positions, inputs.intervals))
