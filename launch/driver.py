@@ -20,6 +20,8 @@ from neo_jax.sweeps import rules
 from neo_jax.sweeps.file import Sweep, setting_of, written
 from neo_jax.sweeps.folder import FAILED as STATE_FAILED
 from neo_jax.sweeps.folder import FINISHED, RUNNING, STOPPED, WAITING, Listed, State, SweepFolder
+from neo_jax.sweeps.outcomes import outcomes
+from neo_jax.sweeps.records import Records
 
 POLL_SECONDS = 0.1
 RULE_SECONDS = 0.5  # between looks at the metrics of the runs, where there is a rule
@@ -50,7 +52,8 @@ class Driver:
     def __init__(self, sweep: Sweep, folder: SweepFolder, parallel: int, processes: int, devices: int, grace_seconds: int):
         self._sweep, self._folder, self._parallel = sweep, folder, parallel
         self._options = (processes, devices, grace_seconds)
-        names = {run.name for run in sweep.runs}
+        self._kept = Records(sweep.records, sweep.name)
+        names = {run.name for run in sweep.runs if run.name not in self._kept}
         self._runs = [run for run in folder.listed() if run.name in names]
         self._active: dict[str, _Active] = {}
         self._stopping = False
@@ -68,6 +71,7 @@ class Driver:
         for run in self._runs:
             if states[run.name].status == RUNNING:  # when an earlier launcher was killed, and its runs with it
                 self._folder.record(run, "lost")
+            self._keep(run, states[run.name])
         (self._folder.path / "logs").mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((self._folder.path / "compilation_cache").absolute()))  # one for all runs
         held: frozenset[str] = frozenset()
@@ -135,7 +139,13 @@ class Driver:
                 what = f"stopped by the rule: {active.reason}"
             reason = f": {state.reason}; its log: {self._folder.log(run.name)}" if state.status == STATE_FAILED else ""
             _say(f"run {run.index} ({run.name}) {what}{reason}")
+            self._keep(run, state)
         return bool(over)
+
+    def _keep(self, run: Listed, state: State) -> None:
+        """Records a run that has finished."""
+        if state.status == FINISHED:
+            self._kept.add(outcomes(self._folder, [run])[0], self._folder.run_directory(run.name))
 
     def _apply(self) -> frozenset[str]:
         """Asks the rule: ends runs, pauses those that must wait, and returns their names."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from neo_jax.exit_codes import CONFIGURATION, DONE, FAILED, PREEMPTED
 from neo_jax.sweeps.file import Sweep, read_sweep, written
 from neo_jax.sweeps.folder import FAILED as STATE_FAILED
 from neo_jax.sweeps.folder import Listed, SweepFolder
+from neo_jax.sweeps.outcomes import Outcome, outcomes
+from neo_jax.sweeps.records import Records
 
 ACTIONS = ("run", "status", "results", "stop", "retry")
 COMMAND = Command(
@@ -85,21 +88,20 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
     if flags.dry_run:
-        listed, states = {run.name: run for run in folder.listed()}, folder.states()
+        listed, states, recorded = {run.name: run for run in folder.listed()}, folder.states(), Records(sweep.records, sweep.name)
         for place, run in enumerate(sweep.runs):
-            state = states[run.name].status if run.name in listed else "new"
+            state = "recorded" if run.name in recorded else states[run.name].status if run.name in listed else "new"
             print(f"{place:4d}  {run.name}  {state:8}  {written(run.settings)}")
         return DONE
     with folder.lock():
         folder.add(sweep.runs)
         code = Driver(sweep, folder, flags.parallel, flags.processes, flags.devices, flags.grace_seconds).run()
-    _print_status(folder)
+    _print_status(sweep, folder)
     return code
 
 
 def _status(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
-    _check_begun(sweep, folder)
-    _print_status(folder)
+    _print_status(sweep, folder)
     known = {run.name for run in folder.listed()}
     if new := sum(run.name not in known for run in sweep.runs):
         print(f"{new} new in the file")
@@ -108,16 +110,21 @@ def _status(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
 
 def _results(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
     from data_pipelines.storage import write_whole
-    from neo_jax.sweeps import outcomes, page, table
+    from neo_jax.sweeps import page, table
+    from neo_jax.sweeps.outcomes import as_csv
 
-    _check_begun(sweep, folder)
-    runs = outcomes.outcomes(folder)
+    runs = _outcomes(sweep, folder)
+    of_file = {run.name: json.dumps(run.configuration) for run in sweep.runs}
+
+    def configuration(name: str) -> str:
+        return of_file[name] if name in of_file else folder.configuration(name).read_text()
+
     print(table.results_table(runs))
     for problem in [problem for run in runs for problem in run.problems]:
         print(problem, file=sys.stderr)
     for path, contents in (
-        (flags.csv, outcomes.as_csv),
-        (flags.html, lambda runs: page.page(sweep, runs, lambda name: folder.configuration(name).read_text())),
+        (flags.csv, as_csv),
+        (flags.html, lambda runs: page.page(sweep, runs, configuration)),
     ):
         if path:
             pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +144,8 @@ def _stop(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
 
 
 def _retry(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
-    _check_begun(sweep, folder)
+    if not folder.listed():
+        raise ConfigError([f"{folder.path}: no run of {sweep.name} has been launched there, so none can have failed"])
     states = folder.states()
     failed: list[Listed] = [run for run in folder.listed() if states[run.name].status == STATE_FAILED]
     for run in failed:
@@ -147,15 +155,22 @@ def _retry(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
     return DONE
 
 
-def _check_begun(sweep: Sweep, folder: SweepFolder) -> None:
-    if not folder.listed():
+def _outcomes(sweep: Sweep, folder: SweepFolder) -> list[Outcome]:
+    """Returns what the runs in the list of a sweep have reached, and those of its file that are recorded."""
+    records, listed = Records(sweep.records, sweep.name), folder.listed()
+    known = {run.name for run in listed}
+    unlisted = [run for run in sweep.runs if run.name in records and run.name not in known]
+    runs = listed + [Listed(index, run.name, run.settings) for index, run in enumerate(unlisted, len(listed))]
+    if not runs:
         raise ConfigError([f"{folder.path}: no run of {sweep.name} has been launched there: write {COMMAND.example}, or set --folder"])
+    found = {each.run.name: each for each in outcomes(folder, [run for run in listed if run.name not in records])}
+    return [found[run.name] if run.name in found else records.outcome(run) for run in runs]
 
 
-def _print_status(folder: SweepFolder) -> None:
-    from neo_jax.sweeps import outcomes, table
+def _print_status(sweep: Sweep, folder: SweepFolder) -> None:
+    from neo_jax.sweeps import table
 
-    print(table.status_table(outcomes.outcomes(folder)))
+    print(table.status_table(_outcomes(sweep, folder)))
 
 
 if __name__ == "__main__":

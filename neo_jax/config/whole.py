@@ -106,11 +106,18 @@ def _plain(value: Any) -> Any:
 def _departures(value: Any) -> Any:
     """Returns `_plain(value)` without the fields, at any depth, that have their default."""
     if dataclasses.is_dataclass(value):
-        fields = [field for field in dataclasses.fields(value) if field.name != "name" and getattr(value, field.name) != field.default]
-        return {field.name: _departures(getattr(value, field.name)) for field in fields}
+        return {
+            field.name: _departures(chosen)
+            for field in dataclasses.fields(value)
+            if field.name != "name" and (chosen := getattr(value, field.name)) != _default(field)
+        }
     if isinstance(value, Mapping):
         return {key: _departures(entry) for key, entry in value.items()}
     return [_departures(entry) for entry in value] if isinstance(value, tuple) else value
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def parse_command_line(arguments: Sequence[str]) -> Config:

@@ -4,6 +4,7 @@ CONFIG   the configuration that all runs share, as --config takes it: "configs/d
 sweep()  the list of settings, one for each run: {"phases.*.learning_rate": 1e-3, "run.seed": 0}; neo_jax.sweeps.choices makes lists
 COMMAND  optional: the module that trains, "neo_jax.train" unless it is given
 RULE     optional: what ends runs early, of neo_jax.sweeps.rules
+RECORDS  optional: a folder where finished runs are kept as lines of JSON; runs that stand there are not run again
 
 Its docstring says which question the sweep answers and how the result is read.
 """
@@ -53,6 +54,7 @@ class Sweep:
       command: module that trains.
       rule: what ends runs early, if anything.
       runs: in the order of the file.
+      records: folder of the records of finished runs; None: they are not recorded.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Sweep:
     command: str
     rule: Rule | None
     runs: tuple[SweepRun, ...]
+    records: pathlib.Path | None = None
 
 
 def read_sweep(file: str, folder: pathlib.Path) -> Sweep:
@@ -81,17 +84,20 @@ def read_sweep(file: str, folder: pathlib.Path) -> Sweep:
     except Exception as error:  # the user's code may raise anything
         raise ConfigError([f"{file} does not run as a sweep ({type(error).__name__}: {error})"]) from error
     rule, question, command = names.get("RULE"), (names.get("__doc__") or "").strip(), names.get("COMMAND", "neo_jax.train")
+    records = names.get("RECORDS")
     problems = [
         *([] if isinstance(names.get("CONFIG"), str) else [f'{file}: has no CONFIG, such as CONFIG = "configs/demo.py"']),
         *([] if settings else [f"{file}: has no sweep() that returns a list of settings, at least one"]),
         *([] if question else [f"{file}: its docstring is empty: say which question the sweep answers and how the result is read"]),
         *([] if isinstance(command, str) else [f'{file}: COMMAND must be the name of a module, such as "neo_jax.train"']),
+        *([] if records is None or isinstance(records, str) else [f'{file}: RECORDS must be a folder, such as "docs/ablations"']),
         *([] if rule is None or isinstance(rule, Threshold | Halving) else [f"{file}: RULE must be a Threshold or a Halving"]),
         *(f"{file}: RULE: {problem}" for problem in (rule.problems() if isinstance(rule, Threshold | Halving) else [])),
     ]
     if problems or settings is None:
         raise ConfigError(problems)
-    return Sweep(path.stem, question, command, rule, _resolve(file, load(names["CONFIG"]), settings, folder / path.stem / "runs"))
+    runs = _resolve(file, load(names["CONFIG"]), settings, folder / path.stem / "runs")
+    return Sweep(path.stem, question, command, rule, runs, pathlib.Path(records) if records else None)
 
 
 def written(settings: Mapping[str, Any]) -> str:

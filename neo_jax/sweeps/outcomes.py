@@ -11,7 +11,7 @@ import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 
-from scipy import stats
+from scipy.special import stdtrit
 
 from neo_jax.runs.metrics import StepRecord, finite, read_records
 from neo_jax.sweeps.choices import SEED, Settings
@@ -87,10 +87,11 @@ class Group:
         return mean([mine - yours for mine, yours in pairs if mine is not None and yours is not None])
 
 
-def outcomes(folder: SweepFolder) -> list[Outcome]:
-    """Returns what every run in the list of a sweep has reached, by index."""
+def outcomes(folder: SweepFolder, runs: Sequence[Listed] | None = None) -> list[Outcome]:
+    """Returns what runs of a sweep have reached. runs: all in its list unless given."""
     states, seconds = folder.states(), folder.seconds()
-    return [_outcome(folder, run, states[run.name], seconds.get(run.name, 0.0)) for run in folder.listed()]
+    chosen = folder.listed() if runs is None else runs
+    return [_outcome(folder, run, states[run.name], seconds.get(run.name, 0.0)) for run in chosen]
 
 
 def groups(runs: Sequence[Outcome]) -> list[Group]:
@@ -107,7 +108,7 @@ def mean(values: Sequence[float]) -> Mean | None:
     count, middle = len(values), statistics.fmean(values)
     if count == 1:
         return Mean(middle, math.inf, 1)
-    return Mean(middle, float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * statistics.stdev(values) / math.sqrt(count), count)
+    return Mean(middle, float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * statistics.stdev(values) / math.sqrt(count), count)
 
 
 def quantities(runs: Sequence[Outcome]) -> list[str]:
