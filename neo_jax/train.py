@@ -25,8 +25,9 @@ from neo_jax.processes.flags import Flags
 from neo_jax.processes.rendezvous import GroupError, MissingError
 from neo_jax.runs.directory import RunDirectoryError
 from neo_jax.runs.reading import CheckpointError
+from neo_jax.training.health import BadStepError
 from neo_jax.training.stopping import Preempted
-from neo_jax.training.trainer import NonFiniteError, Trainer
+from neo_jax.training.trainer import Trainer
 
 CODES: dict[type[Exception], int] = {
     ConfigError: CONFIGURATION,
@@ -37,7 +38,7 @@ CODES: dict[type[Exception], int] = {
     GroupError: CONFIGURATION,
     MissingError: TRY_AGAIN,
     DataError: DATA,
-    NonFiniteError: NOT_FINITE,
+    BadStepError: NOT_FINITE,
     Preempted: PREEMPTED,
 }
 

@@ -33,6 +33,9 @@ MAY_CHANGE = (  # at any start: nothing here changes which rows are trained on, 
     "run.keep_checkpoints",
     "run.heldout_every",
     "run.heldout_rows",
+    "run.bad_steps",  # from that start on; config_changes.jsonl says which
+    "run.max_bad_steps",
+    "run.spike_factor",
     "run.debug",
 )
 # At any start too, from the next block of rows on (data_pipelines.loading.spliced): samples are neither repeated nor lost.

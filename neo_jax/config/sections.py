@@ -216,6 +216,11 @@ class Run:
       keep_checkpoints: number of newest checkpoints that are kept, beside the last one of every phase.
       heldout_every: steps between measurements of the held-out losses; 0: only at the end of each phase.
       heldout_rows: number of packed rows of each held-out source that are measured.
+      bad_steps: what follows a bad step, at which the loss or the gradient is not finite or the loss spikes. Parameters and moments are never
+        changed by it. "stop": the run ends with exit code 70; "skip": it goes on with the next step; "rewind": it goes on with the next step from
+        the parameters and moments of the last checkpoint, as if all steps since were skipped. incidents.jsonl names rows and samples.
+      max_bad_steps: the run stops at more bad steps than this in 1,000 steps.
+      spike_factor: a loss above this multiple of the median loss of the last 64 steps of the phase is a spike; 0: no loss is.
       debug: checks the attention intervals on the devices in each step, and stops at an invalid one, naming row and token; slower.
     """
 
@@ -229,6 +234,9 @@ class Run:
     keep_checkpoints: Positive = 2
     heldout_every: Whole
     heldout_rows: Positive
+    bad_steps: Annotated[str, OneOf(("stop", "skip", "rewind"))] = "stop"
+    max_bad_steps: Positive = 10
+    spike_factor: AtLeastZero = 0.0
     debug: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -237,6 +245,11 @@ class Run:
         for key in self.overrides:
             if not any(fnmatch.fnmatchcase(key, pattern) for pattern in OVERRIDABLE):
                 yield "overrides", f"names {key!r}; only these may be overridden: {', '.join(OVERRIDABLE)}"
+        if 0 < self.spike_factor <= 1:
+            yield (
+                "spike_factor",
+                f"is {self.spike_factor:g}, so that half of all steps would be spikes: set it well above 1, such as 3, or to 0",
+            )
         if found := re.search(r"\[[^/]*\]|\\", os.path.abspath(self.directory)):
             yield (
                 "directory",

@@ -87,7 +87,7 @@ def compile_step(settings: config.Config, phase: config.Phase, hardware: Hardwar
         kernel = _kernel(settings, phase, mesh.shape)
         step = train_step_of(settings, phase, state.trainable)
         start = time.monotonic()
-        traced = cast(Any, step).trace(state, batch, jax.ShapeDtypeStruct((), np.float32))
+        traced = cast(Any, step).trace(state, batch, *(jax.ShapeDtypeStruct((), np.float32),) * 2)
         at_lower = time.monotonic()
         lowered = traced.lower()
         at_compile = time.monotonic()

@@ -42,6 +42,7 @@ class CheckpointRecord:
       data: digests of the tokenizer and of every training source, on which the order of the data depends.
       failures: failed samples so far (data_pipelines.failures.Failures.state).
       configuration: the resolved configuration.
+      health: losses of the last steps and the bad ones (training.health.Health.state).
     """
 
     position: Position
@@ -51,6 +52,7 @@ class CheckpointRecord:
     data: Mapping[str, str]
     failures: Mapping[str, Any]
     configuration: Mapping[str, Any]
+    health: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "position"}
@@ -61,8 +63,8 @@ class CheckpointRecord:
     def from_json(cls, values: Mapping[str, Any]) -> CheckpointRecord:
         """Reads what `to_json` wrote. Raises KeyError, TypeError or DataError if it is not such a record."""
         position = Position(values["phase"], values["phase_step"], values["step"], InputState.from_json(values["input"]))
-        rest = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name != "position"}
-        return cls(position, **rest)
+        rest = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name not in ("position", "health")}
+        return cls(position, **rest, health=values.get("health", {}))  # checkpoints of before have none
 
 
 @jax.jit

@@ -75,13 +75,14 @@ def update(
     Args:
       gradients: float32, by parameter name.
       rate: learning rate of this step; weight decay is multiplied by it (decoupled).
-      applies: False leaves parameters and moments unchanged.
+      applies: False leaves parameters and moments unchanged. So does a gradient that is not finite.
       factors: of the rates of some parameters, by name; the others have `rate`.
 
     Returns:
       New parameters, new moments, and the global norm of the gradients before clipping.
     """
     norm = optax.tree.norm(gradients)
+    applies = applies & jnp.isfinite(norm)
     scale = jnp.minimum(1.0, optimizer.clip_norm / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
     decay = set(decayed(trainable))
     new_parameters, new_moments = {}, {}

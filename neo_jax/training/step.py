@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -66,6 +67,7 @@ class StepMetrics(NamedTuple):
       loss: weighted mean cross-entropy over the labels of the global batch, in nats.
       gradient_norm: global norm of the gradients before clipping.
       parameter_norm: global norm of the trained parameters after the update; not finite if any of them is not.
+      applied: False if parameters and moments were left as they were: the loss or the gradient is not finite, or the loss is above the limit.
       weight: sum of the weights of all labels.
       source_loss, source_weight: as in LossSums.
     """
@@ -73,6 +75,7 @@ class StepMetrics(NamedTuple):
     loss: jax.Array
     gradient_norm: jax.Array
     parameter_norm: jax.Array
+    applied: jax.Array
     weight: jax.Array
     source_loss: jax.Array
     source_weight: jax.Array
@@ -104,19 +107,20 @@ def weighted_losses(
 @functools.cache
 def make_train_step(
     model: config.Model, computation: Computation, optimizer: config.Optimizer, sources: int, factors: Factors = ()
-) -> Callable[[TrainState, Batch, np.float32], tuple[TrainState, StepMetrics]]:
-    """Returns the jitted step: (state, batch, learning rate) -> (state, metrics). The given state is donated.
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """Returns the jitted step: (state, batch, learning rate, loss limit) -> (state, metrics). The given state is donated.
 
     The loss is the weighted sum over the whole global batch, all accumulation passes included, divided by the sum of its weights.
-    `factors` multiply the learning rates of parameters (rates.rate_factors). A batch without labels leaves the state unchanged. Phases with the same
-    computation, factors and shapes share one compiled program.
+    `factors` multiply the learning rates of parameters (rates.rate_factors). A batch without labels leaves the state unchanged, and so does one whose
+    loss or gradient is not finite or whose loss is above the limit, infinite unless given. Phases with the same computation, factors and shapes
+    share one compiled program.
     """
 
     def loss(trainable, frozen, batch):
         sums = weighted_losses(model, computation, sources, trainable | frozen, batch, optimizer.z_loss)
         return sums.loss, sums
 
-    def step(state: TrainState, batch: Batch, rate: jax.Array):
+    def step(state: TrainState, batch: Batch, rate: jax.Array, loss_limit: jax.Array | float = math.inf):
         def accumulate(carry, rows):
             gradients, sums = jax.grad(loss, has_aux=True)(state.trainable, state.frozen, rows)
             return jax.tree.map(jnp.add, carry, (gradients, sums)), None
@@ -128,9 +132,12 @@ def make_train_step(
         labelled = sums.weight > 0
         weight = jnp.where(labelled, sums.weight, 1.0)
         gradients = jax.tree.map(lambda gradient: gradient / weight, gradients)
-        # A step without a label (all its samples failed) changes nothing: no weight decay, no update of the moments.
-        trainable, moments, norm = update(optimizer, gradients, state.moments, state.trainable, rate, labelled, dict(factors))
-        metrics = StepMetrics(sums.loss / weight, norm, optax.tree.norm(trainable), sums.weight, sums.source_loss, sums.source_weight)
+        mean = sums.loss / weight
+        usable = jnp.isfinite(mean) & (mean <= loss_limit)
+        # A step without a label (all its samples failed) changes nothing: no weight decay, no update of the moments. Nor does a bad one.
+        trainable, moments, norm = update(optimizer, gradients, state.moments, state.trainable, rate, labelled & usable, dict(factors))
+        applied = usable & jnp.isfinite(norm)
+        metrics = StepMetrics(mean, norm, optax.tree.norm(trainable), applied, sums.weight, sums.source_loss, sums.source_weight)
         return TrainState(trainable, state.frozen, moments), metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -34,6 +34,7 @@ from neo_jax.training.benchmarks import Benchmarks
 from neo_jax.training.console import Progress, step_line
 from neo_jax.training.continuing import check_changes, check_data, continued
 from neo_jax.training.curriculum import abstract_state, next_state, phase_mesh, phase_problems
+from neo_jax.training.health import INCIDENTS, BadStepError, Health, write_incident
 from neo_jax.training.heldout import HeldoutLosses
 from neo_jax.training.inputs import RunData, check_same, local_rows, on_devices, open_run_data
 from neo_jax.training.optimizer import learning_rates
@@ -43,8 +44,16 @@ from neo_jax.training.stopping import Preempted, StallGuard, StopSignal
 from neo_jax.training.throughput import Throughput
 
 
-class NonFiniteError(RuntimeError):
-    """The loss, the gradient norm or the parameter norm is not finite; the message names step, phase, rows and samples."""
+class _Rewind(Exception):
+    """A bad step after which the run goes back to the last checkpoint's parameters.
+
+    Attributes:
+      position: the position after the bad step.
+    """
+
+    def __init__(self, position: Position):
+        super().__init__()
+        self.position = position
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +92,7 @@ class Trainer:
         self._state: TrainState | None = None  # the only reference: a new state frees the memory of the old one
         self._tokens, self._seconds = 0, 0.0  # tokens trained on, and seconds of earlier starts
         self._failures = losses_of_data.FailureLines()
+        self._health = Health(settings.run, {})
         self._metrics: MetricsWriter | None = None  # in process 0 only
 
     def run(self) -> None:
@@ -92,7 +102,7 @@ class Trainer:
           config.ConfigError: the mesh of a phase does not fit the devices, or its rates name no parameter.
           RunDirectoryError: the directory is in use, or holds a run with another configuration or other data.
           runs.checkpoints.CheckpointError: checkpoints cannot be read or written.
-          NonFiniteError: a loss or norm is not finite.
+          BadStepError: a loss or norm is not finite or a loss spikes, and run.bad_steps or max_bad_steps say that the run stops.
           Preempted: a signal stopped the run; its state is saved.
           data_pipelines.schema.DataError: the data cannot be used.
         """
@@ -158,17 +168,17 @@ class Trainer:
         for line in lines:
             self.progress.line(line)
 
+    def _template(self, record: CheckpointRecord) -> dict[str, Any]:
+        """Returns the arrays that a checkpoint of this run has."""
+        check_changes(self._directory, record)
+        phase = self.settings.phases[record.position.phase]
+        return as_tree(abstract_state(self.settings, phase, phase_mesh(phase)))
+
     def _restore(self, new: bool) -> Position:
         """Restores the newest checkpoint, or, for a new run, that of another run which it goes on from; returns its position, or the start's."""
-
-        def template(record: CheckpointRecord) -> dict[str, Any]:
-            check_changes(self._directory, record)
-            phase = self.settings.phases[record.position.phase]
-            return as_tree(abstract_state(self.settings, phase, phase_mesh(phase)))
-
         if not new:
             check_origin(self.settings, self._directory.path)
-        restored = self._checkpoints.restore(template) or goes_on(self.settings, self._directory)
+        restored = self._checkpoints.restore(self._template) or goes_on(self.settings, self._directory)
         if restored is None:
             return Position(0, 0, 0, self._data.train.start())
         arrays, record = restored
@@ -176,6 +186,7 @@ class Trainer:
         self._state = TrainState(**arrays)
         self._tokens, self._seconds = record.tokens, record.seconds
         self._data.train.failures.restore(record.failures)
+        self._health = Health(self.settings.run, record.health)
         phase = self.settings.phases[record.position.phase]
         self.progress.line(f"resumed after step {record.position.step}, in phase {phase.name}")
         position, note = continued(self._directory, record, self._data, self.settings.phases)
@@ -193,13 +204,33 @@ class Trainer:
             elif position.phase != number:
                 self._state = next_state(self.settings, self._take_state(), phases[number - 1], phase)
                 position = dataclasses.replace(position, phase=number, phase_step=0)
-            if position.phase_step < phase.steps:
-                position = self._train(phase, position, mesh)
+            while position.phase_step < phase.steps:
+                try:
+                    position = self._train(phase, position, mesh)
+                except _Rewind as bad:
+                    position = bad.position
+                    self._rewind(number, position)
         with self._guard.watching("reading held-out questions"):
             parameters = self._current_state().parameters
             evaluate_phase(self.settings, number, self._data, parameters, self._total_seconds, self.progress, self._check_stop)
         self._ask_benchmarks(phase, position)
         return position
+
+    def _rewind(self, number: int, position: Position) -> None:
+        """Takes parameters and moments of the last checkpoint, or of the start, to `position` in phase `number`, and saves them there."""
+        self._state = None
+        self._checkpoints.wait()
+        restored = self._checkpoints.restore(self._template)
+        phases, step = self.settings.phases, 0
+        if restored is None:
+            self._state = begin(self.settings)  # no step was saved, so this is the first phase
+        else:
+            arrays, record = restored
+            self._state, step = TrainState(**arrays), record.position.step
+            if record.position.phase != number:
+                self._state = next_state(self.settings, self._take_state(), phases[number - 1], phases[number])
+        self.progress.line(f"step {position.step}: went back to the parameters of step {step}, and on behind the rows read since")
+        self._save(position)
 
     def _ask_benchmarks(self, phase: config.Phase, position: Position) -> None:
         def record(name: str, score: float) -> None:
@@ -224,7 +255,8 @@ class Trainer:
             for batch, after, waited in batches:
                 rate = tools.rates[position.phase_step]
                 counts = flops.count_rows(batch)
-                self._state, metrics = step(self._take_state(), batch, rate)
+                limit = self._health.loss_limit(position.phase, position.step + 1)
+                self._state, metrics = step(self._take_state(), batch, rate, limit)
                 if pending is not None:
                     self._finish(pending, tools)
                 position = Position(position.phase, position.phase_step + 1, position.step + 1, after)
@@ -274,12 +306,15 @@ class Trainer:
     def _finish(self, done: _DispatchedStep, tools: _PhaseTools) -> None:
         """Fetches the results of a step, checks them and records them. This is the only point at which a step waits for the devices."""
         metrics, counts = jax.device_get(done.results)
-        self._check_finite(metrics, done.position, tools.phase)
         phase, totals = tools.phase, flops.total(counts)
+        problem = self._health.judge(metrics, done.position)
+        if problem:
+            self._note_bad_step(problem, done.position, phase)
+        rewinds = bool(problem) and self.settings.run.bad_steps == "rewind"
         self._tokens += totals.tokens
         useful = tools.throughput.useful_flops(totals)
         speed = tools.throughput.step_ended(self._tokens, useful)
-        measures = self._measures_heldout(done.position, phase)
+        measures = self._measures_heldout(done.position, phase) and not rewinds  # these parameters are given up
         record = StepRecord(
             step=done.position.step,
             phase=phase.name,
@@ -303,18 +338,23 @@ class Trainer:
         failures = self._data.train.failures
         self._print(self._failures.new(failures.by_source, failures.samples))
         self.progress.show(step_line(phase, done.position.phase_step, record, speed))
+        if rewinds:
+            raise _Rewind(done.position)
 
-    def _check_finite(self, metrics: StepMetrics, position: Position, phase: config.Phase) -> None:
-        if np.isfinite([metrics.loss, metrics.gradient_norm, metrics.parameter_norm]).all():
-            return
+    def _note_bad_step(self, problem: str, position: Position, phase: config.Phase) -> None:
+        """Records a bad step. Raises BadStepError if the run stops at it."""
         first = (position.phase_step - 1) * phase.rows_per_step
         rows = range(first, first + phase.rows_per_step)
         keys = [key for row in rows for key in self._data.train.keys(position.phase, row)]
-        raise NonFiniteError(
-            f"loss {metrics.loss}, gradient norm {metrics.gradient_norm}, norm of the updated parameters {metrics.parameter_norm} at step "
-            f"{position.step}, step {position.phase_step} of phase {phase.name}, rows {rows.start} to {rows.stop - 1}; the last checkpoint is "
-            f"from before. Samples: {', '.join(keys)}"
-        )
+        end = self._health.too_many()
+        what = "stopped" if end else {"skip": "skipped", "rewind": "rewound"}[self.settings.run.bad_steps]
+        if exchange.is_first():
+            numbers = [rows.start, rows.stop - 1]
+            write_incident(self._directory.path, position.step, phase.name, what, reason=problem, rows=numbers, samples=keys)
+        place = f"at step {position.step}, step {position.phase_step} of phase {phase.name}, rows {rows.start} to {rows.stop - 1}"
+        if end:
+            raise BadStepError(f"{problem} {place}; {end}. Samples: {', '.join(keys)}")
+        self.progress.line(f"{what} {place}: {problem} (samples in {INCIDENTS})")
 
     def _saves(self, position: Position, phase: config.Phase) -> bool:
         # A step after which benchmarks are asked is saved first: a run that is stopped while it asks has lost nothing.
@@ -338,6 +378,7 @@ class Trainer:
             self._data.identity,
             self._data.train.failures.state(),
             self.settings.resolved(),
+            self._health.state(),
         )
         self._checkpoints.save(as_tree(self._current_state()), record)
 

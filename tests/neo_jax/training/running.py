@@ -39,7 +39,7 @@ def environment_of_runs() -> dict[str, str]:
 
 
 def start(
-    file: pathlib.Path, *flags: str, root: pathlib.Path = ROOT, xla_flags: str = FAST, program: tuple[str, str] = TRAIN
+    file: pathlib.Path, *flags: str, root: pathlib.Path = ROOT, xla_flags: str = FAST, program: tuple[str, ...] = TRAIN
 ) -> subprocess.Popen:
     """The program with these flags beside --config, from the code in `root`, in an environment without virtual devices."""
     environment = environment_of_runs() | {"XLA_FLAGS": xla_flags, "PYTHONPATH": str(root)}
