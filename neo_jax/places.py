@@ -1,4 +1,7 @@
-"""What --checkpoint=PLACE names: a checkpoint of a run (RUN, RUN:STEP, RUN:PHASE), or a folder as published, NEO or Qwen3."""
+"""What --checkpoint=PLACE names: a checkpoint of a run (RUN, RUN:STEP, RUN:PHASE), or a folder as published, NEO or Qwen3.
+
+With :average behind it, the place of a run stands for its averaged parameters (optimizer.average).
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ from neo_jax.runs.places import Found, find, is_run, split_place
 from neo_jax.runs.reading import CheckpointError, DamagedError, check_arrays, read_one_by_one
 from neo_jax.runs.record import describe
 
+AVERAGE = ":average"
 ENDS = 1 << 20  # bytes at each end of a file that tell it from another
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")  # in a published folder, in the order in which they are looked for
 
@@ -64,10 +68,11 @@ class RunPlace(Place):
       found: where it is, and its record.
       settings: the configuration that it was trained with.
       phase: the phase that it was saved in.
+      average: whether the averages stand in place of the parameters that the phase trains.
     """
 
-    def __init__(self, text: str, found: Found):
-        self.text, self.found = text, found
+    def __init__(self, text: str, found: Found, average: bool = False):
+        self.text, self.found, self.average = text, found, average
         try:
             self.settings = config.Config.from_config_dict(found.record.configuration)
         except config.ConfigError as error:
@@ -78,6 +83,8 @@ class RunPlace(Place):
         self.model, self.architecture, self.tokenizer = self.settings.model, self.phase.architecture, self.settings.tokenizer
         policies = {source.pictures for source in self.settings.data.sources.values()}
         self.pictures = policies.pop() if len(policies) == 1 else "faithful"
+        if average and not self.settings.optimizer.average:
+            raise CheckpointError(f"{text}: the run keeps no average of its parameters (optimizer.average is 0): leave {AVERAGE} out")
 
     def parameters(self, dtype: str | None = None) -> Parameters:
         return {name: value.astype(dtype or value.dtype) for name, value in self.one_by_one()}
@@ -87,16 +94,20 @@ class RunPlace(Place):
         stored = self.settings.optimizer.parameter_dtype
         shapes = {name: shape.update(dtype=stored) for name, shape in abstract(self.model, self.architecture).items()}
         trainable, frozen = split(shapes, self.phase.trains)
-        wanted = {part: shapes for part, shapes in (("trainable", trainable), ("frozen", frozen)) if shapes}
-        of_parameters = {name: text for name, text in self.found.arrays.items() if not name.startswith("['moments']")}
+        averages = {name: shape.update(dtype="float32") for name, shape in trainable.items()}
+        trained = ("average", averages) if self.average else ("trainable", trainable)
+        wanted = {part: shapes for part, shapes in (trained, ("frozen", frozen)) if shapes}
+        others = "['moments']", "['trainable']" if self.average else "['average']"
+        of_parameters = {name: text for name, text in self.found.arrays.items() if not name.startswith(others)}
         check_arrays(self.found.folder, of_parameters, describe(wanted))
         try:
-            yield from read_one_by_one(self.found.folder, wanted, self.found.checksums)
+            for name, value in read_one_by_one(self.found.folder, wanted, self.found.checksums):
+                yield name, value.astype(stored)
         except DamagedError as error:
             raise CheckpointError(f"{self.found.folder} is damaged ({error}): name another step") from None
 
     def identity(self) -> str:
-        return _digest([self.found.record.position.step, sorted(self.found.checksums.items())])
+        return _digest([self.found.record.position.step, sorted(self.found.checksums.items()), *(["average"] if self.average else [])])
 
 
 class FolderPlace(Place):
@@ -163,11 +174,18 @@ def open_place(text: str) -> RunPlace | FolderPlace:
       WeightsError: the folder does not exist or is neither a run nor a checkpoint that neo_jax reads.
       CheckpointError: the run has no such checkpoint.
     """
-    folder, _ = split_place(text)
+    average = text.endswith(AVERAGE) and not pathlib.Path(text).exists()
+    place = text.removesuffix(AVERAGE) if average else text
+    folder, _ = split_place(place)
     if not folder.is_dir():
-        raise WeightsError(f"{folder} is no folder: name a run directory, RUN:STEP, RUN:PHASE, or the folder of a NEO or Qwen3 checkpoint")
+        raise WeightsError(
+            f"{folder} is no folder: name a run directory, RUN:STEP, RUN:PHASE, one of these with {AVERAGE}, or the folder of a NEO or Qwen3 "
+            "checkpoint"
+        )
     if is_run(folder):
-        return RunPlace(text, find(text))
+        return RunPlace(text, find(place), average)
+    if average:
+        raise WeightsError(f"{text}: {AVERAGE} names the averaged parameters of a run, and {folder} is a published folder: leave it out")
     return FolderPlace(text, folder)
 
 

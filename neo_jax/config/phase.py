@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated
@@ -13,6 +14,7 @@ from neo_jax.config.fields import AboveZero, AtLeastZero, OneOf, Positive, Ratio
 ARCHITECTURES = ("qwen3", "neo")
 REMAT_POLICIES = ("none", "full", "attention", "dots")
 DTYPES = ("float32", "bfloat16")
+MODEL_PARTS = ("embedding", "patch_embedding", "pre_buffer", "base", "final_norm", "output")
 ATTENTION = ("auto", "chunked", "tpu", "hopper")
 
 
@@ -43,7 +45,8 @@ class Phase:
 
     Attributes:
       architecture: "qwen3": only the base layers, for text; "neo": the whole model.
-      trains: "all"; or "new": patch embedding, pre-buffer, and the H and W projections and norms of the base; the rest is frozen.
+      trains: "all"; "new": patch embedding, pre-buffer, and the H and W projections and norms of the base; or patterns of parameters' names. Several
+        have commas between them, "!" takes parameters out, and the last that matches counts: "new,base.mlp.*", "all,!embedding". The rest is frozen.
       mixture: weight of each source by name; a source of weight 0 is left out.
       steps: number of updates of the parameters.
       rows_per_step: packed rows of one update, over all devices and accumulation passes.
@@ -67,7 +70,7 @@ class Phase:
 
     name: str
     architecture: Annotated[str, OneOf(ARCHITECTURES)] = "neo"
-    trains: Annotated[str, OneOf(("all", "new"))] = "all"
+    trains: Text = "all"
     context: Positive
     visual_tokens: Whole = 0
     images: Whole = 0
@@ -115,8 +118,15 @@ class Phase:
                 "rows_per_step",
                 f"{self.rows_per_step} rows do not divide by {product} = {shares}: {near_multiples(self.rows_per_step, shares)} would",
             )
-        if self.architecture == "qwen3" and self.trains != "all":
-            yield "trains", 'is "new", but the architecture qwen3 has no new parameters: train "all"'
+        for entry in trains_entries(self.trains):
+            name = entry.removeprefix("!")
+            if name == "new" and self.architecture == "qwen3":
+                yield "trains", 'is "new", but the architecture qwen3 has no new parameters: train "all"'
+            elif name not in ("all", "new") and not any(fnmatch.fnmatchcase(part, name.split(".")[0]) for part in MODEL_PARTS):
+                yield (
+                    "trains",
+                    f'has {entry!r}, must be "all", "new" or a pattern of parameters, which begins with one of {", ".join(MODEL_PARTS)}',
+                )
         if self.architecture == "qwen3" and self.visual_tokens:
             yield "visual_tokens", f'is {self.visual_tokens}, but the architecture qwen3 reads text only: set it to 0 or use "neo"'
         for text in self.rates:
@@ -135,6 +145,11 @@ class Phase:
         }
         used = {source: weight for source, weight in self.mixture.items() if weight > 0}
         return PhaseSettings(rows=self.steps * self.rows_per_step, mixture=used, **fields)
+
+
+def trains_entries(text: str) -> list[str]:
+    """Returns the entries of a setting `trains`, such as ["all", "!embedding"]."""
+    return [entry.strip() for entry in text.split(",")]
 
 
 def _rate_pattern(text: str) -> tuple[str, float] | None:

@@ -27,6 +27,9 @@ def problems_between_sections(file: Mapping[str, Any], values: Mapping[str, Any]
       file: the sections as read, INVALID if they could not be read. Those have been reported already and are not checked.
       values: the sections as written in the file.
     """
+    optimizer, evaluation = file["optimizer"], file["evaluation"]
+    if INVALID not in (optimizer, evaluation) and evaluation.average and not optimizer.average:
+        yield "evaluation.average: is True, but optimizer.average is 0, so that there is no average: set it, such as to 0.999"
     phases: Mapping[str, Phase] = {} if file["phases"] is INVALID else file["phases"]
     sources = _section(_section(values, "data"), "sources")
     for name, phase in phases.items():

@@ -34,7 +34,15 @@ PATCHES_PER_TOKEN = 4
 INITIAL_TAKES = ("parameters", "moments", "position")
 OVERRIDABLE = (
     *("phases.*.learning_rate", "phases.*.minimum_ratio", "phases.*.warmup_ratio", "phases.*.decay_ratio", "phases.*.rates"),
-    *("optimizer.clip_norm", "optimizer.z_loss", "optimizer.weight_decay", "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon"),
+    *(
+        "optimizer.clip_norm",
+        "optimizer.z_loss",
+        "optimizer.qk_clip",
+        "optimizer.weight_decay",
+        "optimizer.beta1",
+        "optimizer.beta2",
+        "optimizer.epsilon",
+    ),
 )
 STALLING_BETA2 = 0.99  # above it, a bfloat16 second moment can hardly decrease: round-to-nearest undoes relative changes below 2^-9
 
@@ -137,6 +145,11 @@ class Optimizer:
       clip_norm: gradients with a larger global norm are scaled down to it.
       z_loss: weight of log(sum(exp(logits)))**2, which the gradient has beside the loss of every label; reported losses do not contain it. 0: none;
         1e-4 is usual.
+      qk_clip: after each step, norms of queries and keys whose weights allow a larger attention logit than this are scaled down
+        (training/qk_clip.py); 0: they are not. 100 is usual.
+      average: decay of an exponential moving average of the parameters that a phase trains: average = decay * average + (1 - decay) * parameters
+        after each step, in float32, from their values at the start of the phase, or from the average before if the previous phase trained them too.
+        It is saved with checkpoints, evaluated with evaluation.average, and read as RUN:average. 0: there is none; 0.999 is usual.
       mu_dtype: storage type of the first moment.
       nu_dtype: storage type of the second moment; bfloat16 needs a beta2 of at most 0.99.
       parameter_dtype: storage type of the parameters. bfloat16 is rounded stochastically: rounding to nearest would lose small updates.
@@ -149,6 +162,8 @@ class Optimizer:
     weight_decay: AtLeastZero = 0.01
     clip_norm: AboveZero = 1.0
     z_loss: AtLeastZero = 0.0
+    qk_clip: AtLeastZero = 0.0
+    average: BelowOne = 0.0
     mu_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     nu_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     parameter_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
@@ -267,12 +282,14 @@ class Evaluation:
       benchmark_every: steps of a phase between two answers to the benchmarks; 0: only after each phase.
       questions: largest number of questions of each family after the last phase.
       interim_questions: largest number of questions of each family after every other phase.
+      average: whether held-out losses, questions and benchmarks are asked of the averaged parameters (optimizer.average).
       answer_tokens: largest number of tokens of an answer.
       tokens: largest number of tokens of the questions that are answered at a time, room for the answers and padding counted.
     """
 
     questions: Positive = 200
     interim_questions: Positive = 100
+    average: bool = False
     answer_tokens: Positive = 32
     tokens: Positive = 32_768
     benchmarks: Mapping[str, Benchmark] = dataclasses.field(default_factory=dict)

@@ -70,7 +70,7 @@ class Backbone(nnx.Module):
             return context.keep_others(x_BLD, layer(x_BLD, context, computation)), None
 
         for name, context in self._contexts(inputs.positions, inputs.intervals, inputs.visual_slot >= 0, inputs.pieces):
-            one_layer = functools.partial(body, context)
+            one_layer: Any = functools.partial(body, context)
             if computation.remat != "none":
                 one_layer = jax.checkpoint(one_layer, policy=REMATERIALISATION[computation.remat])
             x_BLD, _ = jax.lax.scan(one_layer, x_BLD, getattr(self, name), unroll=computation.unroll)

@@ -124,7 +124,7 @@ def _kernel(settings: config.Config, phase: config.Phase, sizes) -> Kernel:
 
 def _memory(state: TrainState, batch: Batch, own: int) -> Memory:
     """Returns the memory of a step whose program needs `own` bytes besides state and batch."""
-    moments = jax.tree.leaves(state.moments)
+    moments = jax.tree.leaves((state.moments, state.average))
     parameters = sum(_bytes(x) for x in jax.tree.leaves((state.trainable, state.frozen)))
     host = sum(_bytes(x) for x in moments if x.sharding.memory_kind == "pinned_host")
     optimizer = sum(_bytes(x) for x in moments) - host

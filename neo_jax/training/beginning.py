@@ -18,7 +18,7 @@ from neo_jax import config
 from neo_jax.interop.errors import WeightsError
 from neo_jax.interop.small_files import INITIAL, keep_small_files
 from neo_jax.model.initialise import neo_from_qwen3
-from neo_jax.places import FolderPlace, RunPlace, open_place
+from neo_jax.places import AVERAGE, FolderPlace, RunPlace, open_place
 from neo_jax.processes import exchange
 from neo_jax.runs.directory import RunDirectory, RunDirectoryError
 from neo_jax.runs.reading import CheckpointError, DamagedError, check_arrays, read_arrays
@@ -47,7 +47,10 @@ def begin(settings: config.Config) -> TrainState:
     _check_model(settings, place)
     if isinstance(place, RunPlace):
         # As at an edge between two phases: moments are carried over where both phases train a parameter and the first one here carries them.
-        return next_state(settings, _state_of(settings, place), place.phase, phase)
+        state = _state_of(settings, place)
+        if place.average:
+            state = dataclasses.replace(state, trainable=state.averaged_trainable(), average={})
+        return next_state(settings, state, place.phase, phase)
     parameters = place.parameters(settings.optimizer.parameter_dtype)
     if place.architecture != phase.architecture:
         parameters = neo_from_qwen3(settings.model, parameters, settings.run.seed)
@@ -59,7 +62,7 @@ def _state_of(settings: config.Config, place: RunPlace) -> TrainState:
     wanted = as_tree(abstract_state(place.settings, place.phase, jax.sharding.get_mesh()))
     check_arrays(place.found.folder, place.found.arrays, describe(wanted))
     if settings.run.initial_takes == "parameters":
-        wanted = {part: wanted[part] for part in PARAMETERS}
+        wanted = {part: wanted[part] for part in (*PARAMETERS, *(["average"] if place.average else []))}
     try:
         read = read_arrays(place.found.folder, wanted, place.found.checksums)
     except DamagedError as error:
@@ -69,7 +72,7 @@ def _state_of(settings: config.Config, place: RunPlace) -> TrainState:
         name: moment._replace(mu=moment.mu.astype(optimizer.mu_dtype), nu=moment.nu.astype(optimizer.nu_dtype))
         for name, moment in read.get("moments", {}).items()
     }
-    return TrainState(read["trainable"], read["frozen"], moments)
+    return TrainState(read["trainable"], read["frozen"], moments, read.get("average", {}))
 
 
 def goes_on(settings: config.Config, directory: RunDirectory) -> tuple[dict[str, Any], CheckpointRecord] | None:
@@ -90,6 +93,8 @@ def goes_on(settings: config.Config, directory: RunDirectory) -> tuple[dict[str,
         raise WeightsError(
             f'run.initial_takes is "position", which only a checkpoint of a run has, and {settings.run.initial} is a published folder'
         )
+    if place.average:
+        raise WeightsError(f'run.initial_takes is "position", with which a run goes on from its parameters: leave {AVERAGE} out')
     found = place.found
     directory.go_on_from(found.run, found.record.configuration)
     check_changes(directory, found.record)
@@ -103,8 +108,9 @@ def goes_on(settings: config.Config, directory: RunDirectory) -> tuple[dict[str,
 
 
 def as_tree(state: TrainState) -> dict[str, Any]:
-    """Returns the parts of a state, as checkpoints name them."""
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    """Returns the parts of a state, as checkpoints name them; without averages if there are none."""
+    parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: part for name, part in parts.items() if part or name != "average"}
 
 
 def _check_model(settings: config.Config, place: RunPlace | FolderPlace) -> None:

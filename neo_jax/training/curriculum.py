@@ -16,7 +16,7 @@ from neo_jax.model.freezing import split, trains
 from neo_jax.model.initialise import neo_from_qwen3
 from neo_jax.sharding import make_mesh, mesh_problem
 from neo_jax.training.optimizer import initial_moments, to_storage
-from neo_jax.training.rates import rate_problems
+from neo_jax.training.rates import pattern_problems
 from neo_jax.training.step import TrainState
 
 
@@ -46,8 +46,8 @@ def mesh_problems(settings: config.Config, devices: int, slices: int = 1) -> lis
 
 
 def phase_problems(settings: config.Config, devices: int, slices: int = 1) -> list[str]:
-    """Returns a sentence for everything in phases that needs the devices or the parameters' names to be checked: meshes, rows, rates."""
-    return [*mesh_problems(settings, devices, slices), *rate_problems(settings)]
+    """Returns a sentence for everything in phases that needs the devices or the parameters' names to be checked: meshes, rows, patterns."""
+    return [*mesh_problems(settings, devices, slices), *pattern_problems(settings)]
 
 
 def first_state(settings: config.Config, parameters: dict[str, jax.Array] | None = None) -> TrainState:
@@ -60,14 +60,15 @@ def first_state(settings: config.Config, parameters: dict[str, jax.Array] | None
     if parameters is None:
         parameters = initialise(settings.model, phase.architecture, settings.run.seed)
     trainable, frozen = split(to_storage(settings.optimizer, parameters), phase.trains)
-    return TrainState(trainable, frozen, jax.jit(lambda x: initial_moments(settings.optimizer, x))(trainable))
+    moments = jax.jit(lambda x: initial_moments(settings.optimizer, x))(trainable)
+    return TrainState(trainable, frozen, moments, first_average(settings.optimizer, trainable))
 
 
 def next_state(settings: config.Config, state: TrainState, before: config.Phase, after: config.Phase) -> TrainState:
     """Converts the final state of `before` into the initial state of `after` on the current mesh.
 
     A Qwen3 becomes a NEO by the same initialisation as a downloaded checkpoint. A parameter keeps its moments if both phases train it and `after`
-    has carry_optimizer; all other moments start at zero, with a step count of zero.
+    has carry_optimizer; all other moments start at zero, with a step count of zero. It keeps its average if both phases train it.
 
     Args:
       state: consumed. Moments that are not carried over are released first; then arrays move one by one and the old copy of each is released at
@@ -75,18 +76,29 @@ def next_state(settings: config.Config, state: TrainState, before: config.Phase,
     """
     parameters = state.trainable | state.frozen
     carried = {name: moment for name, moment in state.moments.items() if after.carry_optimizer and trains(name, after.trains)}
-    for part in (state.trainable, state.frozen, state.moments):
+    averages = {name: value for name, value in state.average.items() if settings.optimizer.average and trains(name, after.trains)}
+    for part in (state.trainable, state.frozen, state.moments, state.average):
         part.clear()
     _move(parameters, {name: x.sharding for name, x in abstract(settings.model, before.architecture).items()})
     if before.architecture != after.architecture:
         parameters = neo_from_qwen3(settings.model, parameters, settings.run.seed)
     trainable, frozen = split(to_storage(settings.optimizer, parameters), after.trains)
     del parameters
-    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(settings, after, jax.sharding.get_mesh()).moments)
-    _move(carried, {name: shardings[name] for name in carried})
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(settings, after, jax.sharding.get_mesh()))
+    _move(carried, {name: shardings.moments[name] for name in carried})
+    _move(averages, {name: shardings.average[name] for name in averages})
     new = {name: value for name, value in trainable.items() if name not in carried}
     moments = carried | jax.jit(lambda x: initial_moments(settings.optimizer, x))(new)
-    return TrainState(trainable, frozen, {name: moments[name] for name in trainable})
+    begun = first_average(settings.optimizer, {name: value for name, value in trainable.items() if name not in averages})
+    average = averages | begun
+    return TrainState(
+        trainable, frozen, {name: moments[name] for name in trainable}, {name: average[name] for name in trainable if average}
+    )
+
+
+def first_average(optimizer: config.Optimizer, trainable: Parameters) -> Parameters:
+    """Returns the averages with which parameters begin: copies in float32; empty without optimizer.average."""
+    return {name: jnp.array(value, jnp.float32) for name, value in trainable.items()} if optimizer.average else {}
 
 
 def _move(arrays: dict[str, Any], shardings: Mapping[str, Any]) -> None:
@@ -110,6 +122,8 @@ def abstract_state(settings: config.Config, phase: config.Phase, mesh: Mesh) -> 
             name: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
             for name, x in abstract(settings.model, phase.architecture).items()
         }
-        trainable, frozen = split(cast(Parameters, parameters), phase.trains)
-        moments = jax.eval_shape(lambda x: initial_moments(settings.optimizer, x), trainable)
-    return TrainState(trainable, frozen, jax.tree.map(abstract_moment, moments))
+        trainable, frozen = split(parameters, phase.trains)
+        moments = jax.eval_shape(lambda x: initial_moments(settings.optimizer, x), cast(Parameters, trainable))
+    average = {name: x.update(dtype=jnp.float32) for name, x in trainable.items()} if settings.optimizer.average else {}
+    arrays = [cast(Parameters, each) for each in (trainable, frozen, average)]
+    return TrainState(arrays[0], arrays[1], jax.tree.map(abstract_moment, moments), arrays[2])

@@ -12,12 +12,13 @@ import math
 import pathlib
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from neo_jax import config
+from neo_jax.processes import exchange
 from neo_jax.runs.record import Position
 from neo_jax.training.step import StepMetrics
 
@@ -84,6 +85,27 @@ class Health:
         if len(self._bad) > self._run.max_bad_steps:
             return f"it is the {len(self._bad)}th bad step in {LIMIT_STEPS} steps, more than run.max_bad_steps {self._run.max_bad_steps}"
         return ""
+
+    def note(self, problem: str, position: Position, phase: config.Phase, keys: Callable[[int], list[str]], directory: pathlib.Path) -> str:
+        """Records a bad step and returns a line about it. Raises BadStepError if the run stops at it.
+
+        Args:
+          problem: from `judge`.
+          position: after the step.
+          keys: returns the samples' keys of a row of the phase.
+          directory: of the run.
+        """
+        first = (position.phase_step - 1) * phase.rows_per_step
+        rows = [first, first + phase.rows_per_step - 1]
+        samples = [key for row in range(rows[0], rows[1] + 1) for key in keys(row)]
+        end = self.too_many()
+        what = "stopped" if end else {"skip": "skipped", "rewind": "rewound"}[self._run.bad_steps]
+        if exchange.is_first():
+            write_incident(directory, position.step, phase.name, what, reason=problem, rows=rows, samples=samples)
+        place = f"at step {position.step}, step {position.phase_step} of phase {phase.name}, rows {rows[0]} to {rows[1]}"
+        if end:
+            raise BadStepError(f"{problem} {place}; {end}. Samples: {', '.join(samples)}")
+        return f"{what} {place}: {problem} (samples in {INCIDENTS})"
 
 
 def write_incident(directory: pathlib.Path, step: int, phase: str, what: str, **more: Any) -> None:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from data_pipelines.batch import Batch
@@ -22,6 +21,7 @@ from neo_jax.model.backbone import Parameters, build
 from neo_jax.model.computation import Computation
 from neo_jax.training.loss import token_losses
 from neo_jax.training.optimizer import Moments, update
+from neo_jax.training.qk_clip import clip_qk
 from neo_jax.training.rates import Factors, rate_factors
 
 
@@ -34,15 +34,21 @@ class TrainState:
       trainable: parameters that this phase trains.
       frozen: the other parameters, without gradient and optimizer state.
       moments: Adam state of each trainable parameter.
+      average: moving average of each trainable parameter, float32; empty without optimizer.average.
     """
 
     trainable: Parameters
     frozen: Parameters
     moments: Moments
+    average: Parameters = dataclasses.field(default_factory=dict)
 
     @property
     def parameters(self) -> Parameters:
         return self.trainable | self.frozen
+
+    def averaged_trainable(self) -> Parameters:
+        """Returns the averages of the parameters that train, in the parameters' types."""
+        return {name: value.astype(self.trainable[name].dtype) for name, value in self.average.items()}
 
 
 class LossSums(NamedTuple):
@@ -136,9 +142,13 @@ def make_train_step(
         usable = jnp.isfinite(mean) & (mean <= loss_limit)
         # A step without a label (all its samples failed) changes nothing: no weight decay, no update of the moments. Nor does a bad one.
         trainable, moments, norm = update(optimizer, gradients, state.moments, state.trainable, rate, labelled & usable, dict(factors))
+        if optimizer.qk_clip:
+            trainable = clip_qk(trainable, state.frozen, optimizer.qk_clip)
         applied = usable & jnp.isfinite(norm)
+        weight_of_old = jnp.where(labelled & applied, optimizer.average, 1.0)
+        average = {name: weight_of_old * old + (1 - weight_of_old) * trainable[name] for name, old in state.average.items()}
         metrics = StepMetrics(mean, norm, optax.tree.norm(trainable), applied, sums.weight, sums.source_loss, sums.source_weight)
-        return TrainState(trainable, state.frozen, moments), metrics
+        return TrainState(trainable, state.frozen, moments, average), metrics
 
     return jax.jit(step, donate_argnums=0)
 

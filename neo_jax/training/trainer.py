@@ -21,11 +21,12 @@ from data_pipelines.batch import Batch
 from data_pipelines.planning.planner import InputState
 from data_pipelines.schema import Interrupted
 from neo_jax import config
+from neo_jax.model.backbone import Parameters
 from neo_jax.processes import exchange
 from neo_jax.runs.checkpoints import Checkpoints
 from neo_jax.runs.directory import RunDirectory
 from neo_jax.runs.facts import RunFacts, write_facts
-from neo_jax.runs.metrics import MetricsWriter, StepRecord
+from neo_jax.runs.metrics import MetricsWriter
 from neo_jax.runs.record import CheckpointRecord, Position
 from neo_jax.sharding import own_rows, slice_count
 from neo_jax.training import flops, losses_of_data
@@ -34,12 +35,13 @@ from neo_jax.training.benchmarks import Benchmarks
 from neo_jax.training.console import Progress, step_line
 from neo_jax.training.continuing import check_changes, check_data, continued
 from neo_jax.training.curriculum import abstract_state, next_state, phase_mesh, phase_problems
-from neo_jax.training.health import INCIDENTS, BadStepError, Health, write_incident
+from neo_jax.training.health import Health
 from neo_jax.training.heldout import HeldoutLosses
 from neo_jax.training.inputs import RunData, check_same, local_rows, on_devices, open_run_data
 from neo_jax.training.optimizer import learning_rates
 from neo_jax.training.phase_evaluation import evaluate_phase
-from neo_jax.training.step import StepMetrics, TrainState, train_step_of
+from neo_jax.training.recording import DispatchedStep, step_record
+from neo_jax.training.step import TrainState, train_step_of
 from neo_jax.training.stopping import Preempted, StallGuard, StopSignal
 from neo_jax.training.throughput import Throughput
 
@@ -54,23 +56,6 @@ class _Rewind(Exception):
     def __init__(self, position: Position):
         super().__init__()
         self.position = position
-
-
-@dataclasses.dataclass(frozen=True)
-class _DispatchedStep:
-    """A step that was dispatched and whose results are still on the devices.
-
-    Attributes:
-      results: the metrics, and the counts of its rows (flops.count_rows).
-      position: the position of the run after the step.
-      learning_rate: learning rate of the step.
-      waited: seconds that the step waited for its batch.
-    """
-
-    results: tuple[StepMetrics, jax.Array]
-    position: Position
-    learning_rate: float
-    waited: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +196,7 @@ class Trainer:
                     position = bad.position
                     self._rewind(number, position)
         with self._guard.watching("reading held-out questions"):
-            parameters = self._current_state().parameters
+            parameters = self._evaluated_parameters()
             evaluate_phase(self.settings, number, self._data, parameters, self._total_seconds, self.progress, self._check_stop)
         self._ask_benchmarks(phase, position)
         return position
@@ -238,7 +223,7 @@ class Trainer:
                 self._metrics.write_score(position.step, name, score)
 
         with self._guard.watching("reading questions of benchmarks"):
-            parameters = self._current_state().parameters
+            parameters = self._evaluated_parameters()
             self._benchmarks.ask(phase, position.step, self._data, parameters, self.progress, self._check_stop, record)
 
     def _train(self, phase: config.Phase, position: Position, mesh: Mesh) -> Position:
@@ -250,7 +235,7 @@ class Trainer:
                 self._print_layout(position.phase, self._data)
         if self._benchmarks.due(phase, position.phase_step):  # those that an earlier start did not finish
             self._ask_benchmarks(phase, position)
-        pending: _DispatchedStep | None = None
+        pending: DispatchedStep | None = None
         with contextlib.closing(self._batches(phase, position, mesh)) as batches:
             for batch, after, waited in batches:
                 rate = tools.rates[position.phase_step]
@@ -260,7 +245,7 @@ class Trainer:
                 if pending is not None:
                     self._finish(pending, tools)
                 position = Position(position.phase, position.phase_step + 1, position.step + 1, after)
-                pending = _DispatchedStep((metrics, counts), position, float(rate), waited)
+                pending = DispatchedStep((metrics, counts), position, float(rate), waited)
                 stop = self._stop.reached()
                 if stop or self._is_boundary(position, phase):
                     self._finish(pending, tools)  # before saving: a state that is not finite is never written
@@ -303,35 +288,35 @@ class Trainer:
         assert self._state is not None
         return self._state
 
-    def _finish(self, done: _DispatchedStep, tools: _PhaseTools) -> None:
+    def _evaluated_parameters(self) -> Parameters:
+        state = self._current_state()
+        return state.averaged_trainable() | state.frozen if self.settings.evaluation.average else state.parameters
+
+    def _finish(self, done: DispatchedStep, tools: _PhaseTools) -> None:
         """Fetches the results of a step, checks them and records them. This is the only point at which a step waits for the devices."""
         metrics, counts = jax.device_get(done.results)
         phase, totals = tools.phase, flops.total(counts)
         problem = self._health.judge(metrics, done.position)
         if problem:
-            self._note_bad_step(problem, done.position, phase)
+            keys = functools.partial(self._data.train.keys, done.position.phase)
+            self.progress.line(self._health.note(problem, done.position, phase, keys, self._directory.path))
         rewinds = bool(problem) and self.settings.run.bad_steps == "rewind"
         self._tokens += totals.tokens
         useful = tools.throughput.useful_flops(totals)
         speed = tools.throughput.step_ended(self._tokens, useful)
         measures = self._measures_heldout(done.position, phase) and not rewinds  # these parameters are given up
-        record = StepRecord(
-            step=done.position.step,
-            phase=phase.name,
+        heldout = tools.heldout.measure(self._evaluated_parameters()) if measures else None
+        record = step_record(
+            phase,
+            done,
+            metrics,
+            totals,
+            speed,
+            list(self.settings.data.sources),
             tokens=self._tokens,
-            loss=float(metrics.loss),
-            gradient_norm=float(metrics.gradient_norm),
-            parameter_norm=float(metrics.parameter_norm),
-            weight=float(metrics.weight),
-            learning_rate=done.learning_rate,
-            source_loss=metrics.by_source(list(self.settings.data.sources)),
-            heldout_loss=tools.heldout.measure(self._current_state().parameters) if measures else None,
-            input_wait_seconds=done.waited,
-            fill=totals.tokens / (phase.rows_per_step * phase.context),
+            heldout_loss=heldout,
             epochs=self._data.train.epochs(done.position.input),
             useful_flops=useful,
-            tokens_per_second=speed.tokens_per_second if speed else None,
-            mfu=speed.mfu if speed else None,
         )
         if self._metrics is not None and (measures or record.step % self.settings.run.log_every == 0):
             self._metrics.write(record)
@@ -340,21 +325,6 @@ class Trainer:
         self.progress.show(step_line(phase, done.position.phase_step, record, speed))
         if rewinds:
             raise _Rewind(done.position)
-
-    def _note_bad_step(self, problem: str, position: Position, phase: config.Phase) -> None:
-        """Records a bad step. Raises BadStepError if the run stops at it."""
-        first = (position.phase_step - 1) * phase.rows_per_step
-        rows = range(first, first + phase.rows_per_step)
-        keys = [key for row in rows for key in self._data.train.keys(position.phase, row)]
-        end = self._health.too_many()
-        what = "stopped" if end else {"skip": "skipped", "rewind": "rewound"}[self.settings.run.bad_steps]
-        if exchange.is_first():
-            numbers = [rows.start, rows.stop - 1]
-            write_incident(self._directory.path, position.step, phase.name, what, reason=problem, rows=numbers, samples=keys)
-        place = f"at step {position.step}, step {position.phase_step} of phase {phase.name}, rows {rows.start} to {rows.stop - 1}"
-        if end:
-            raise BadStepError(f"{problem} {place}; {end}. Samples: {', '.join(keys)}")
-        self.progress.line(f"{what} {place}: {problem} (samples in {INCIDENTS})")
 
     def _saves(self, position: Position, phase: config.Phase) -> bool:
         # A step after which benchmarks are asked is saved first: a run that is stopped while it asks has lost nothing.

@@ -142,7 +142,7 @@ def test_settings_are_frozen() -> None:
         ("data.sources.image.format", "tfrecord", "data.sources.image.format: is 'tfrecord', must be one of jsonl, tar, parquet"),
         ("data.heldout.text.path", "", "data.heldout.text.path: is empty: set it"),
         ("data.max_failure_rate", 1.5, "data.max_failure_rate: is 1.5, must be at least 0 and at most 1"),
-        ("phases.sft.trains", "frozen", "phases.sft.trains: is 'frozen', must be one of all, new"),
+        ("phases.sft.trains", "frozen", 'phases.sft.trains: has \'frozen\', must be "all", "new" or a pattern of parameters'),
         (
             "phases.sft.loss_weighting",
             "sqare",

@@ -12,7 +12,7 @@ from neo_jax import config
 from neo_jax.config import Config, ConfigError
 from neo_jax.sharding import make_mesh
 from neo_jax.training.optimizer import initial_moments, update
-from neo_jax.training.rates import rate_factors, rate_problems
+from neo_jax.training.rates import pattern_problems, rate_factors
 
 NAMES = ["base.gate", "base.q", "embedding", "pre_buffer.q"]
 
@@ -40,10 +40,10 @@ def test_what_is_not_a_pattern_with_a_factor(text):
 
 
 def test_a_pattern_without_a_parameter_is_named():
-    assert rate_problems(settings(rates=("base.*_hw=0.1", "*=1"))) == []
-    (problem,) = rate_problems(settings(rates=("bse.*=0.1",)))
+    assert pattern_problems(settings(rates=("base.*_hw=0.1", "*=1"))) == []
+    (problem,) = pattern_problems(settings(rates=("bse.*=0.1",)))
     assert problem.startswith("phases.pretrain.rates: 'bse.*' matches no parameter that the phase trains")
-    (frozen,) = rate_problems(settings(rates=("embedding=0.1",)))  # the phase trains new parameters alone
+    (frozen,) = pattern_problems(settings(rates=("embedding=0.1",)))  # the phase trains new parameters alone
     assert "'embedding' matches no parameter that the phase trains" in frozen
 
 
