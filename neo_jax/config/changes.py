@@ -31,6 +31,8 @@ MAY_CHANGE = (  # at any start: nothing here changes which rows are trained on, 
     "run.log_every",
     "run.checkpoint_every",
     "run.keep_checkpoints",
+    "run.keep_every",
+    "run.keep_best",
     "run.heldout_every",
     "run.heldout_rows",
     "run.bad_steps",  # from that start on; config_changes.jsonl says which

@@ -229,6 +229,9 @@ class Run:
       log_every: steps between log lines.
       checkpoint_every: steps between checkpoints.
       keep_checkpoints: number of newest checkpoints that are kept, beside the last one of every phase.
+      keep_every: checkpoints of every multiple of this step are kept too; 0: none.
+      keep_best: number of checkpoints of the latest phase with the lowest mean held-out loss that are kept too, of those saved at a step that
+        measured it. RUN:best names the best one.
       heldout_every: steps between measurements of the held-out losses; 0: only at the end of each phase.
       heldout_rows: number of packed rows of each held-out source that are measured.
       bad_steps: what follows a bad step, at which the loss or the gradient is not finite or the loss spikes. Parameters and moments are never
@@ -247,6 +250,8 @@ class Run:
     log_every: Positive = 1
     checkpoint_every: Positive
     keep_checkpoints: Positive = 2
+    keep_every: Whole = 0
+    keep_best: Whole = 0
     heldout_every: Whole
     heldout_rows: Positive
     bad_steps: Annotated[str, OneOf(("stop", "skip", "rewind"))] = "stop"

@@ -35,8 +35,14 @@ MARKER = "last_checkpoint.json"  # beside the folder of checkpoints: the step of
 class Checkpoints:
     """The checkpoints of one run, by step."""
 
-    def __init__(self, directory: pathlib.Path, keep: int, keep_steps: Collection[int] = ()):
-        """Opens or creates `directory`; keeps the `keep` newest checkpoints, and those of `keep_steps`.
+    def __init__(self, directory: pathlib.Path, keep: int, keep_steps: Collection[int] = (), keep_every: int = 0, keep_best: int = 0):
+        """Opens or creates `directory`.
+
+        Args:
+          keep: number of newest checkpoints that are kept.
+          keep_steps: steps whose checkpoints are kept too.
+          keep_every: checkpoints of its multiples are kept too; 0: none.
+          keep_best: number of checkpoints of the latest phase with the lowest held-out loss (CheckpointRecord.heldout) that are kept too.
 
         Raises:
           CheckpointError: checkpoints were written here but none is left, or one cannot be read and is not proven damaged.
@@ -48,10 +54,19 @@ class Checkpoints:
         policies = ocp.training.preservation_policies
         context = ocp.Context()
         context.asynchronous.timeout_secs = SAVE_TIMEOUT
+        kept = [policies.LatestN(keep), policies.CustomSteps(keep_steps)]
+        if keep_every:
+            kept.append(policies.EveryNSteps(keep_every))
+        if keep_best:
+            # Losses of two phases are of other rows and sources: those of the latest come first.
+            def rank(metrics: Any) -> Any:
+                return -metrics["phase"], metrics["heldout"]
+
+            kept.append(policies.BestN(n=keep_best, get_metric_fn=rank, reverse=True, keep_checkpoints_without_metrics=False))
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,
             context=context,
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), policies.CustomSteps(keep_steps)]),
+            preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
         self._pending: tuple[int, Any] | None = None
@@ -98,7 +113,8 @@ class Checkpoints:
         sums_of_parts = jax.device_get({part: checksum(arrays) for part, arrays in state.items()})  # together: one wait for the devices
         sums = {"checksums": {part: int(each) for part, each in sums_of_parts.items()}, "record_checksum": record_checksum(values)}
         step = record.position.step
-        self._pending = step, self._checkpointer.save_async(step, state, overwrite=True, custom_metadata=values | sums)
+        metrics = None if record.heldout is None else {"phase": record.position.phase, "heldout": record.heldout}
+        self._pending = step, self._checkpointer.save_async(step, state, overwrite=True, metrics=metrics, custom_metadata=values | sums)
 
     def wait(self) -> None:
         """Waits until the checkpoint being written is on disk. Raises any error of the write."""

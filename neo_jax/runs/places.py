@@ -1,13 +1,15 @@
-"""Finds the checkpoint of a run that a place names: RUN (the newest), RUN:STEP, or RUN:PHASE (the last one of a phase)."""
+"""Finds the checkpoint of a run that a place names: RUN (the newest), RUN:STEP, RUN:PHASE (the last of a phase), RUN:best (by held-out loss)."""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from neo_jax.runs.reading import CheckpointError, DamagedError, read_record
 from neo_jax.runs.record import CheckpointRecord
+
+BEST = "best"  # a phase of this name comes first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +65,24 @@ def find(place: str) -> Found:
         if int(which) not in steps:
             raise CheckpointError(f"{run} has no checkpoint of step {which}; it keeps those of {', '.join(map(str, sorted(steps)))}")
         return _read(run, int(which))
-    phases: list[str] = []
+    every: list[Found] = []
     for step in steps:
         found = _read(run, step)
         if found.phase == which:
             return found
-        phases.append(found.phase)
+        every.append(found)
+    if which == BEST:
+        return _best(run, every)
+    phases = [found.phase for found in every]
     kept = ", ".join(dict.fromkeys(reversed(phases)))
     raise CheckpointError(f"{run} has no checkpoint of a phase {which!r}; it has some of {kept}")
+
+
+def _best(run: pathlib.Path, every: Sequence[Found]) -> Found:
+    measured = [((-found.record.position.phase, found.record.heldout), found) for found in every if found.record.heldout is not None]
+    if not measured:
+        raise CheckpointError(f"{run} has no checkpoint of a step that measured held-out losses: name a step, or set run.heldout_every")
+    return min(measured, key=lambda each: each[0])[1]
 
 
 def _read(run: pathlib.Path, step: int) -> Found:

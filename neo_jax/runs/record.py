@@ -43,6 +43,7 @@ class CheckpointRecord:
       failures: failed samples so far (data_pipelines.failures.Failures.state).
       configuration: the resolved configuration.
       health: losses of the last steps and the bad ones (training.health.Health.state).
+      heldout: mean of the held-out losses of all sources if they were measured at this step, and are finite; else None.
     """
 
     position: Position
@@ -53,6 +54,7 @@ class CheckpointRecord:
     failures: Mapping[str, Any]
     configuration: Mapping[str, Any]
     health: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    heldout: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "position"}
@@ -63,8 +65,9 @@ class CheckpointRecord:
     def from_json(cls, values: Mapping[str, Any]) -> CheckpointRecord:
         """Reads what `to_json` wrote. Raises KeyError, TypeError or DataError if it is not such a record."""
         position = Position(values["phase"], values["phase_step"], values["step"], InputState.from_json(values["input"]))
-        rest = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name not in ("position", "health")}
-        return cls(position, **rest, health=values.get("health", {}))  # checkpoints of before have none
+        newer = {name: values[name] for name in ("health", "heldout") if name in values}  # which checkpoints of before do not have
+        rest = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name not in ("position", "health", "heldout")}
+        return cls(position, **rest, **newer)
 
 
 @jax.jit

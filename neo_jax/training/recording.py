@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +32,12 @@ class DispatchedStep:
     position: Position
     learning_rate: float
     waited: float
+
+
+def mean_heldout(losses: Mapping[str, float] | None) -> float | None:
+    """Returns the mean of the held-out losses of all sources; None if they were not measured or one is not finite."""
+    mean = sum(losses.values()) / len(losses) if losses else None
+    return mean if mean is not None and math.isfinite(mean) else None
 
 
 def step_record(

@@ -40,7 +40,7 @@ from neo_jax.training.heldout import HeldoutLosses
 from neo_jax.training.inputs import RunData, check_same, local_rows, on_devices, open_run_data
 from neo_jax.training.optimizer import learning_rates
 from neo_jax.training.phase_evaluation import evaluate_phase
-from neo_jax.training.recording import DispatchedStep, step_record
+from neo_jax.training.recording import DispatchedStep, mean_heldout, step_record
 from neo_jax.training.step import TrainState, train_step_of
 from neo_jax.training.stopping import Preempted, StallGuard, StopSignal
 from neo_jax.training.throughput import Throughput
@@ -78,6 +78,7 @@ class Trainer:
         self._tokens, self._seconds = 0, 0.0  # tokens trained on, and seconds of earlier starts
         self._failures = losses_of_data.FailureLines()
         self._health = Health(settings.run, {})
+        self._heldout: float | None = None  # mean held-out loss, if the last step measured it
         self._metrics: MetricsWriter | None = None  # in process 0 only
 
     def run(self) -> None:
@@ -100,8 +101,9 @@ class Trainer:
             self._guard = resources.enter_context(StallGuard(self.settings.data.stall_seconds))
             self._benchmarks = Benchmarks(self.settings)
             self._data = self._open_data()
-            keep = self.settings.run.keep_checkpoints
-            self._checkpoints = Checkpoints(self._directory.path / "checkpoints", keep, self.settings.phase_ends())
+            run = self.settings.run
+            kept = (run.keep_checkpoints, self.settings.phase_ends(), run.keep_every, run.keep_best)
+            self._checkpoints = Checkpoints(self._directory.path / "checkpoints", *kept)
             resources.callback(self._checkpoints.close)
             new = not exchange.from_first(self._checkpoints.steps())
             position = self._restore(new)
@@ -306,6 +308,7 @@ class Trainer:
         speed = tools.throughput.step_ended(self._tokens, useful)
         measures = self._measures_heldout(done.position, phase) and not rewinds  # these parameters are given up
         heldout = tools.heldout.measure(self._evaluated_parameters()) if measures else None
+        self._heldout = mean_heldout(heldout)
         record = step_record(
             phase,
             done,
@@ -349,6 +352,7 @@ class Trainer:
             self._data.train.failures.state(),
             self.settings.resolved(),
             self._health.state(),
+            self._heldout,
         )
         self._checkpoints.save(as_tree(self._current_state()), record)
 

@@ -1,6 +1,7 @@
 """Checkpoints come back as they were written, on any mesh; a damaged one is noticed, set aside and replaced by the one before it."""
 
 import collections
+import dataclasses
 import errno
 import pathlib
 import shutil
@@ -15,6 +16,7 @@ from data_pipelines.planning.planner import InputState
 from neo_jax.runs import checkpoints as checkpoints_module
 from neo_jax.runs import reading
 from neo_jax.runs.checkpoints import Checkpoints
+from neo_jax.runs.places import find
 from neo_jax.runs.reading import CheckpointError
 from neo_jax.runs.record import CheckpointRecord, Position, checksum
 from neo_jax.sharding import make_mesh, spec
@@ -24,7 +26,9 @@ SHARDED = {"fsdp": 8}
 
 def record(step: int) -> CheckpointRecord:
     position = Position(1, step, step, InputState(1, 8 * step, 3, (4, 5)))
-    return CheckpointRecord(position, ["text", "image"], 2**40, 0.1 + 0.2, {"tokenizer": "a"}, {"samples": 3}, {"run": {"seed": 0}})
+    return CheckpointRecord(
+        position, ["text", "image"], 2**40, 0.1 + 0.2, {"tokenizer": "a"}, {"samples": 3}, {"run": {"seed": 0}, "curriculum": ["a", "b"]}
+    )
 
 
 def state(step: int = 0, **axes: int) -> dict:
@@ -95,6 +99,26 @@ def test_steps_that_are_named_are_kept(tmp_path):
     checkpoints.wait()
     assert checkpoints.steps() == [1, 3, 4]
     checkpoints.close()
+
+
+def test_multiples_and_the_best_are_kept(tmp_path):
+    """Of the latest phase; also after the run was started again, which reads what earlier starts measured."""
+    losses = {1: 0.1, 2: 0.5, 3: 0.2, 4: 0.7, 5: 0.3, 6: None, 7: 0.9, 8: 0.8}
+    for steps, left in (((1, 2, 3, 4), [3, 4]), ((5, 6), [3, 4, 6]), ((7, 8), [3, 4, 8])):
+        checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1, keep_every=4, keep_best=1)
+        for step in steps:
+            made = record(step)
+            phase = dataclasses.replace(made.position, phase=0 if step == 1 else 1)
+            checkpoints.save(state(step), dataclasses.replace(made, position=phase, heldout=losses[step]))
+        checkpoints.wait()
+        assert checkpoints.steps() == left
+        checkpoints.close()
+    assert find(f"{tmp_path}:best").record.position.step == 3
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    assert checkpoints.restore(template())[1].position.step == 8
+    checkpoints.close()
+    with pytest.raises(CheckpointError, match="has no checkpoint of a phase 'bst'"):
+        find(f"{tmp_path}:bst")
 
 
 def test_parameters_alone_are_read_and_verified(run):
