@@ -87,6 +87,9 @@ class MetricsWriter:
     Args:
       directory: the run directory.
       resumed_step: last step that is not repeated; 0 for a new run.
+
+    Attributes:
+      last_step: last step that an earlier start has recorded.
     """
 
     def __init__(self, directory: pathlib.Path, resumed_step: int):
@@ -94,6 +97,7 @@ class MetricsWriter:
         records, problems = read_records(self.path)
         for problem in problems:
             logging.warning(problem)
+        self.last_step = max((record.step for record in records), default=0)
         kept = [record for record in records if record.step <= resumed_step]
         write_whole(self.path, "".join(json.dumps(record.to_json()) + "\n" for record in kept))
         self._file = self.path.open("a", buffering=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Generator, Iterable
 from typing import Any
@@ -25,6 +26,7 @@ from neo_jax.processes import exchange
 from neo_jax.runs.checkpoints import Checkpoints
 from neo_jax.runs.directory import RunDirectory
 from neo_jax.runs.facts import RunFacts, write_facts
+from neo_jax.runs.goodput import Clock
 from neo_jax.runs.metrics import MetricsWriter, StepRecord
 from neo_jax.runs.record import CheckpointRecord, Position
 from neo_jax.sharding import own_rows, slice_count
@@ -75,10 +77,11 @@ class _PhaseTools:
 
 
 class Trainer:
-    """Runs a configuration in its run directory."""
+    """Runs a configuration in its run directory. age: seconds for which the process has run already (runs.goodput)."""
 
-    def __init__(self, settings: config.Config, progress: Progress | None = None):
+    def __init__(self, settings: config.Config, progress: Progress | None = None, age: float = 0.0):
         self.settings = settings
+        self._clock = Clock(age)
         self.progress = progress or Progress(silent=not exchange.is_first())
         self._state: TrainState | None = None  # the only reference: a new state frees the memory of the old one
         self._tokens, self._seconds = 0, 0.0  # tokens trained on, and seconds of earlier starts
@@ -100,6 +103,7 @@ class Trainer:
             raise config.ConfigError(problems)
         self._started = time.monotonic()
         with contextlib.ExitStack() as resources:
+            resources.enter_context(self._clock)
             self._directory = _agreed_directory(self.settings, resources)
             self._stop = resources.enter_context(StopSignal())
             self._guard = resources.enter_context(StallGuard(self.settings.data.stall_seconds))
@@ -107,16 +111,19 @@ class Trainer:
             self._data = self._open_data()
             keep = self.settings.run.keep_checkpoints
             self._checkpoints = Checkpoints(self._directory.path / "checkpoints", keep, self.settings.phase_ends())
-            resources.callback(self._checkpoints.close)
+            resources.callback(self._clock.during("save")(self._checkpoints.close))
             new = not exchange.from_first(self._checkpoints.steps())
-            position = self._restore(new)
+            with self._clock.during("restore"):
+                position = self._restore(new)
             if new:
                 write_origin(self.settings, self._directory.path)
             if exchange.is_first():
                 begun = [phase.name for phase in self.settings.phases[: position.phase + 1]] if position.step else []
                 self._directory.claim(begun, position.step)
                 write_facts(self._directory.path, RunFacts.now(self.settings.model.parameters()))
+                self._clock.write_to(self._directory.path)
                 self._metrics = resources.enter_context(MetricsWriter(self._directory.path, position.step))
+                self._clock.done_before(self._metrics.last_step)
             for number in range(position.phase, len(self.settings.phases)):
                 position = self._phase(number, position)
 
@@ -195,7 +202,7 @@ class Trainer:
                 position = dataclasses.replace(position, phase=number, phase_step=0)
             if position.phase_step < phase.steps:
                 position = self._train(phase, position, mesh)
-        with self._guard.watching("reading held-out questions"):
+        with self._clock.during("evaluation"), self._guard.watching("reading held-out questions"):
             parameters = self._current_state().parameters
             evaluate_phase(self.settings, number, self._data, parameters, self._total_seconds, self.progress, self._check_stop)
         self._ask_benchmarks(phase, position)
@@ -206,7 +213,7 @@ class Trainer:
             if self._metrics is not None:
                 self._metrics.write_score(position.step, name, score)
 
-        with self._guard.watching("reading questions of benchmarks"):
+        with self._clock.during("evaluation"), self._guard.watching("reading questions of benchmarks"):
             parameters = self._current_state().parameters
             self._benchmarks.ask(phase, position.step, self._data, parameters, self.progress, self._check_stop, record)
 
@@ -220,7 +227,7 @@ class Trainer:
         if self._benchmarks.due(phase, position.phase_step):  # those that an earlier start did not finish
             self._ask_benchmarks(phase, position)
         pending: _DispatchedStep | None = None
-        with contextlib.closing(self._batches(phase, position, mesh)) as batches:
+        with self._clock.during("step"), contextlib.closing(self._batches(phase, position, mesh)) as batches:
             for batch, after, waited in batches:
                 rate = tools.rates[position.phase_step]
                 counts = flops.count_rows(batch)
@@ -236,7 +243,8 @@ class Trainer:
                     if stop or self._saves(position, phase):
                         self._save(position)
                 if stop:
-                    self._checkpoints.wait()
+                    with self._clock.during("save"):
+                        self._checkpoints.wait()
                     raise Preempted(
                         f"stopped by a signal after step {position.step}; everything is saved: the same command continues from there"
                     )
@@ -254,9 +262,10 @@ class Trainer:
         rows = local_rows(phase.rows_per_step, phase.accumulate, own_rows(phase.rows_per_step // phase.accumulate))
         prepare = functools.partial(on_devices, phase.accumulate, mesh)
         with contextlib.closing(self._data.train.batches(position.input, rows, phase.mesh.context, prepare)) as batches:
-            while True:
+            for step in itertools.count(position.step + 1):
+                self._clock.step(step)
                 began = time.monotonic()
-                with self._guard.watching(f"reading rows of phase {phase.name}"):
+                with self._clock.during("data"), self._guard.watching(f"reading rows of phase {phase.name}"):
                     item = next(batches, None)
                 if item is None:
                     return
@@ -278,8 +287,11 @@ class Trainer:
         phase, totals = tools.phase, flops.total(counts)
         self._tokens += totals.tokens
         useful = tools.throughput.useful_flops(totals)
-        speed = tools.throughput.step_ended(self._tokens, useful)
-        measures = self._measures_heldout(done.position, phase)
+        speed = tools.throughput.step_ended(self._tokens, useful, done.waited)
+        heldout = None
+        if measures := self._measures_heldout(done.position, phase):
+            with self._clock.during("evaluation"):
+                heldout = tools.heldout.measure(self._current_state().parameters)
         record = StepRecord(
             step=done.position.step,
             phase=phase.name,
@@ -290,7 +302,7 @@ class Trainer:
             weight=float(metrics.weight),
             learning_rate=done.learning_rate,
             source_loss=metrics.by_source(list(self.settings.data.sources)),
-            heldout_loss=tools.heldout.measure(self._current_state().parameters) if measures else None,
+            heldout_loss=heldout,
             input_wait_seconds=done.waited,
             fill=totals.tokens / (phase.rows_per_step * phase.context),
             epochs=self._data.train.epochs(done.position.input),
@@ -339,7 +351,8 @@ class Trainer:
             self._data.train.failures.state(),
             self.settings.resolved(),
         )
-        self._checkpoints.save(as_tree(self._current_state()), record)
+        with self._clock.during("save"):
+            self._checkpoints.save(as_tree(self._current_state()), record)
 
     def _total_seconds(self) -> float:
         return self._seconds + time.monotonic() - self._started
