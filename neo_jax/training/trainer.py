@@ -40,6 +40,7 @@ from neo_jax.training.heldout import HeldoutLosses
 from neo_jax.training.inputs import RunData, check_same, local_rows, on_devices, open_run_data
 from neo_jax.training.optimizer import learning_rates
 from neo_jax.training.phase_evaluation import evaluate_phase
+from neo_jax.training.profiling import Profiler
 from neo_jax.training.step import StepMetrics, TrainState, train_step_of
 from neo_jax.training.stopping import Preempted, StallGuard, StopSignal
 from neo_jax.training.throughput import Throughput
@@ -106,6 +107,7 @@ class Trainer:
             resources.enter_context(self._clock)
             self._directory = _agreed_directory(self.settings, resources)
             self._stop = resources.enter_context(StopSignal())
+            self._profiler = resources.enter_context(Profiler(self._directory.path, self.settings.run.profile_steps))
             self._guard = resources.enter_context(StallGuard(self.settings.data.stall_seconds))
             self._benchmarks = Benchmarks(self.settings)
             self._data = self._open_data()
@@ -231,7 +233,8 @@ class Trainer:
             for batch, after, waited in batches:
                 rate = tools.rates[position.phase_step]
                 counts = flops.count_rows(batch)
-                self._state, metrics = step(self._take_state(), batch, rate)
+                with self._profiler.step(position.step + 1):
+                    self._state, metrics = step(self._take_state(), batch, rate)
                 if pending is not None:
                     self._finish(pending, tools)
                 position = Position(position.phase, position.phase_step + 1, position.step + 1, after)
@@ -283,6 +286,7 @@ class Trainer:
     def _finish(self, done: _DispatchedStep, tools: _PhaseTools) -> None:
         """Fetches the results of a step, checks them and records them. This is the only point at which a step waits for the devices."""
         metrics, counts = jax.device_get(done.results)
+        self._profiler.finished(done.position.step)
         self._check_finite(metrics, done.position, tools.phase)
         phase, totals = tools.phase, flops.total(counts)
         self._tokens += totals.tokens

@@ -13,13 +13,22 @@ pytestmark = pytest.mark.xdist_group("trainer")  # its programs are those of tes
 
 def test_killed_and_continued_it_accounts_for_every_second(corpus: pathlib.Path, tmp_path: pathlib.Path):
     directory = tmp_path / "run"
-    file = write_config(corpus, directory, curriculum=("text",), phases__text__steps=40, run__checkpoint_every=10, run__heldout_every=0)
+    file = write_config(
+        corpus,
+        directory,
+        curriculum=("text",),
+        phases__text__steps=40,
+        run__checkpoint_every=10,
+        run__heldout_every=0,
+        run__profile_steps=(3, 4),
+    )
     first = start(file)
     wait_for(first, (directory / "checkpoints" / "10").exists)
     wait_for_step(first, directory, 15)
     first.kill()
     first.communicate()
     done = metrics(directory)[-1]["step"]
+    assert list((directory / "profile" / "00000003").rglob("*.xplane.pb"))
     killed, _ = read_goodput(directory)
     code, output = run(file)
     assert code == 0, output
