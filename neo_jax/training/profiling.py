@@ -1,4 +1,4 @@
-"""Profiler traces of training steps: of a range of steps (run.profile_steps), and of the next few after a SIGUSR1. docs/observe.md shows how to read them."""
+"""Profiler traces of training steps: of a range (run.profile_steps), and of the next few after a SIGUSR1. docs/observe.md: how to read them."""
 
 from __future__ import annotations
 

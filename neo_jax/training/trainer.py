@@ -29,6 +29,7 @@ from neo_jax.runs.facts import RunFacts, write_facts
 from neo_jax.runs.goodput import Clock
 from neo_jax.runs.metrics import MetricsWriter, StepRecord
 from neo_jax.runs.record import CheckpointRecord, Position
+from neo_jax.runs.trackers import check_trackers, open_trackers
 from neo_jax.sharding import own_rows, slice_count
 from neo_jax.training import flops, losses_of_data
 from neo_jax.training.beginning import as_tree, begin, check_origin, goes_on, write_origin
@@ -102,6 +103,8 @@ class Trainer:
         """
         if problems := phase_problems(self.settings, jax.device_count(), slice_count(jax.devices())):
             raise config.ConfigError(problems)
+        if exchange.is_first():
+            check_trackers(self.settings.run.trackers)
         self._started = time.monotonic()
         with contextlib.ExitStack() as resources:
             resources.enter_context(self._clock)
@@ -124,7 +127,8 @@ class Trainer:
                 self._directory.claim(begun, position.step)
                 write_facts(self._directory.path, RunFacts.now(self.settings.model.parameters()))
                 self._clock.write_to(self._directory.path)
-                self._metrics = resources.enter_context(MetricsWriter(self._directory.path, position.step))
+                trackers = open_trackers(self.settings.run.trackers, self._directory.path, self.settings.resolved())
+                self._metrics = resources.enter_context(MetricsWriter(self._directory.path, position.step, trackers))
                 self._clock.done_before(self._metrics.last_step)
             for number in range(position.phase, len(self.settings.phases)):
                 position = self._phase(number, position)
