@@ -1,6 +1,7 @@
 # make demo, make test, make lint, make test-aot: each sets up what it needs. make test PYTHON_JAX=0.11.2: the tests on another jax, in its own
 # environment. make test-aot, make test-aot-gpu: programs compiled for TPUs and for an H200 that are not there.
 # make test-beam: indexes and conversions as pipelines of Apache Beam, in an environment of its own.
+# make test-tracking: run.trackers with the real packages, without network, in an environment of its own.
 # make test-transformers: an exported Qwen3 loaded by transformers, in the environment of benchmark-step.
 # make benchmark-step: times the training step beside the same in PyTorch (4 GB, an environment of its own).
 # make plan ARGS="--config=configs/neo_ov_2b.py --hardware=v5p:4x4x4": what a run needs (neo_jax/plan.py).
@@ -17,7 +18,7 @@ GPU_JAX := 0.11.2
 LIBTPU := 0.0.52
 LIBTPU_FOLDER := .cache/libtpu-$(LIBTPU)
 
-.PHONY: benchmark-step demo plan test test-nightly test-aot test-aot-gpu test-beam test-transformers lint clean
+.PHONY: benchmark-step demo plan test test-nightly test-aot test-aot-gpu test-beam test-tracking test-transformers lint clean
 
 # On two virtual devices, each with half the rows of a step: on two cores the step of benchmarks/train_step.py at 512 tokens took 0.73 to
 # 0.81 of the time that one device takes (three pairs of runs, jax 0.12.0.1).
@@ -42,6 +43,9 @@ test-aot-gpu: .venv-gpu/complete
 test-beam: .venv-beam/complete
 	.venv-beam/bin/python -m pytest -q tests/beam
 
+test-tracking: .venv-tracking/complete
+	.venv-tracking/bin/python -m pytest -q tests/tracking
+
 test-transformers: $(ENVIRONMENT)/complete .venv-torch/complete
 	$(RUN) pytest -q tests/transformers
 
@@ -54,7 +58,7 @@ lint: $(ENVIRONMENT)/complete
 	$(RUN) mypy
 
 clean:
-	rm -rf .venv .venv-beam .venv-gpu .venv-torch .venv-jax-* .cache
+	rm -rf .venv .venv-beam .venv-gpu .venv-torch .venv-tracking .venv-jax-* .cache
 
 $(ENVIRONMENT)/complete: requirements.txt requirements-dev.txt requirements-cloud.txt scripts/make_environment.sh scripts/new_environment.sh scripts/find_python.sh
 	scripts/make_environment.sh $(ENVIRONMENT) $(PYTHON_JAX)
@@ -69,6 +73,9 @@ $(LIBTPU_FOLDER)/complete: $(ENVIRONMENT)/complete
 
 .venv-beam/complete: requirements-beam.txt scripts/make_beam_environment.sh scripts/new_environment.sh scripts/find_python.sh
 	scripts/make_beam_environment.sh .venv-beam
+
+.venv-tracking/complete: requirements.txt requirements-dev.txt requirements-cloud.txt requirements-tracking.txt scripts/make_environment.sh scripts/new_environment.sh scripts/find_python.sh
+	scripts/make_environment.sh .venv-tracking "" requirements-tracking.txt
 
 .venv-torch/complete: requirements-torch.txt scripts/make_torch_environment.sh scripts/new_environment.sh scripts/find_python.sh
 	scripts/make_torch_environment.sh .venv-torch

@@ -24,6 +24,7 @@ from neo_jax.processes import exchange, lifetime
 from neo_jax.processes.flags import Flags
 from neo_jax.processes.rendezvous import GroupError, MissingError
 from neo_jax.runs.directory import RunDirectoryError
+from neo_jax.runs.goodput import process_age
 from neo_jax.runs.reading import CheckpointError
 from neo_jax.training.health import BadStepError
 from neo_jax.training.stopping import Preempted
@@ -56,7 +57,7 @@ def train(settings: Config) -> None:
     logging.getLogger("neo_jax").setLevel(logging.INFO if exchange.is_first() else logging.WARNING)
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", f"{settings.run.directory}/compilation_cache")
-    Trainer(settings).run()
+    Trainer(settings, age=process_age()).run()
     written = report_run(settings) if exchange.is_first() else None
     if written is not None:
         page, report = written

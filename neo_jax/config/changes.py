@@ -39,6 +39,8 @@ MAY_CHANGE = (  # at any start: nothing here changes which rows are trained on, 
     "run.max_bad_steps",
     "run.spike_factor",
     "run.debug",
+    "run.profile_steps",
+    "run.trackers",
 )
 # At any start too, from the next block of rows on (data_pipelines.loading.spliced): samples are neither repeated nor lost.
 FROM_THE_NEXT_BLOCK = ("phases.*.mixture.*", "data.sources.*.keep", "data.sources.*.max_epochs")

@@ -31,6 +31,7 @@ from neo_jax.config.phase import DTYPES
 PATCH_BYTES = 16 * 16 * 3
 PATCHES_PER_TOKEN = 4
 
+TRACKERS = ("wandb", "mlflow")
 INITIAL_TAKES = ("parameters", "moments", "position")
 OVERRIDABLE = (
     *("phases.*.learning_rate", "phases.*.minimum_ratio", "phases.*.warmup_ratio", "phases.*.decay_ratio", "phases.*.rates"),
@@ -240,6 +241,9 @@ class Run:
       max_bad_steps: the run stops at more bad steps than this in 1,000 steps.
       spike_factor: a loss above this multiple of the median loss of the last 64 steps of the phase is a spike; 0: no loss is.
       debug: checks the attention intervals on the devices in each step, and stops at an invalid one, naming row and token; slower.
+      profile_steps: first and last step, counted over the whole run, of a profiler trace in profile/ of the run directory; (): none. SIGUSR1 asks for
+        one of the next steps at any time.
+      trackers: services that metrics are also sent to, "wandb" and "mlflow"; their packages are in requirements-tracking.txt.
     """
 
     directory: Path
@@ -258,8 +262,12 @@ class Run:
     max_bad_steps: Positive = 10
     spike_factor: AtLeastZero = 0.0
     debug: bool = False
+    profile_steps: tuple[Positive, ...] = ()
+    trackers: tuple[Annotated[str, OneOf(TRACKERS)], ...] = ()
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.profile_steps and (len(self.profile_steps) != 2 or self.profile_steps[0] > self.profile_steps[1]):
+            yield "profile_steps", f"is {self.profile_steps}, must be the first and the last step of a trace, such as (100, 104), or ()"
         if self.initial_takes != "parameters" and not self.initial:
             yield "initial_takes", f"is {self.initial_takes!r}, but run.initial names no run to take them from"
         for key in self.overrides:

@@ -73,7 +73,8 @@ class Backbone(nnx.Module):
             one_layer: Any = functools.partial(body, context)
             if computation.remat != "none":
                 one_layer = jax.checkpoint(one_layer, policy=REMATERIALISATION[computation.remat])
-            x_BLD, _ = jax.lax.scan(one_layer, x_BLD, getattr(self, name), unroll=computation.unroll)
+            with jax.named_scope(name):
+                x_BLD, _ = jax.lax.scan(one_layer, x_BLD, getattr(self, name), unroll=computation.unroll)
         return x_BLD
 
     def layer_states(self, inputs: ModelInputs, computation: Computation) -> jax.Array:
@@ -142,6 +143,7 @@ class Backbone(nnx.Module):
         """Returns the embeddings [B, L, D] of tokens [B, L]."""
         return lookup(self.embedding[...], tokens, dtype)
 
+    @jax.named_scope("embed")
     def embed(self, inputs: ModelInputs, dtype: jnp.dtype) -> jax.Array:
         """Returns token embeddings [B, L, D] in which the image tokens are replaced by visual tokens."""
         x_BLD = self.embed_tokens(inputs.tokens, dtype)
@@ -186,6 +188,7 @@ class Backbone(nnx.Module):
             elif hasattr(self, name):
                 yield name, Context(angles, attended, pieces)
 
+    @jax.named_scope("final_norm")
     def apply_final_norm(self, x_BLD: jax.Array) -> jax.Array:
         """Returns the hidden states [B, L, D] that are multiplied by the output matrix."""
         return rms_norm(x_BLD, self.final_norm, self.model.norm_epsilon)

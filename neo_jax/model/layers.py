@@ -94,6 +94,7 @@ class Attention(nnx.Module):
             self.q_norm_h, self.q_norm_w = ones((h // 2,), (None,)), ones((h // 2,), (None,))
             self.k_norm_h, self.k_norm_w = ones((h // 2,), (None,)), ones((h // 2,), (None,))
 
+    @jax.named_scope("attention")
     def __call__(self, x_BLD: jax.Array, context: Context, computation: Computation) -> jax.Array:
         """Returns attention within the row, projected to [B, L, D]."""
         q, k, v = self._project(x_BLD, context.angles)
@@ -150,6 +151,7 @@ class MLP(nnx.Module):
         self.up = normal(rngs, model, (model.hidden, model.mlp), ("embed", "mlp"))
         self.down = normal(rngs, model, (model.mlp, model.hidden), ("mlp", "embed"))
 
+    @jax.named_scope("mlp")
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         gate, up, down = (weight[...].astype(x_BLD.dtype) for weight in (self.gate, self.up, self.down))
         sharding_BLF = spec("batch", "length", "mlp")

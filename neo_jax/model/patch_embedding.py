@@ -50,6 +50,7 @@ class PatchEmbedding(nnx.Module):
         self.merge = normal(rngs, model, (MERGE, MERGE, channels, model.hidden), (None, None, None, "embed"))  # patch row, patch column
         self.merge_bias = zeros((model.hidden,), (None,))
 
+    @jax.named_scope("patch_embedding")
     def __call__(self, pixels: jax.Array, position: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Embeds visual tokens.
 

@@ -1,4 +1,4 @@
-"""The metrics of a run: a JSONL file and TensorBoard files. A resumed run continues both."""
+"""The metrics of a run: a JSONL file, TensorBoard files, and services by choice. A resumed run continues all of them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import json
 import logging
 import math
 import pathlib
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2, summary_pb2
-
 from data_pipelines.storage import write_whole
+from neo_jax.runs.writers import TensorBoard, Writer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,56 +76,56 @@ class StepRecord:
 
 
 class MetricsWriter:
-    """Writes the records of steps to `metrics.jsonl` and `tensorboard/` of a run directory.
+    """Writes the records of steps to `metrics.jsonl` and `tensorboard/` of a run directory, and to further writers.
 
-    Records after the step that a run resumes from are removed, since these steps will be repeated; a SessionLog event makes TensorBoard drop them
-    too. `write` returns when the record is in both files: a writer with a thread of its own would lose records if the process is killed.
+    Records after the step that a run resumes from are removed, since these steps will be repeated. `write` returns when the record is in both files:
+    a writer with a thread of its own would lose records if the process is killed.
 
     Args:
       directory: the run directory.
       resumed_step: last step that is not repeated; 0 for a new run.
+      more: writers beside these two; they are closed with this one.
+
+    Attributes:
+      last_step: last step that an earlier start has recorded.
     """
 
-    def __init__(self, directory: pathlib.Path, resumed_step: int):
+    def __init__(self, directory: pathlib.Path, resumed_step: int, more: Sequence[Writer] = ()):
         self.path = directory / "metrics.jsonl"
         records, problems = read_records(self.path)
         for problem in problems:
             logging.warning(problem)
+        self.last_step = max((record.step for record in records), default=0)
         kept = [record for record in records if record.step <= resumed_step]
         write_whole(self.path, "".join(json.dumps(record.to_json()) + "\n" for record in kept))
         self._file = self.path.open("a", buffering=1)
-        (directory / "tensorboard").mkdir(exist_ok=True)
-        # The step is part of the name, so that two starts in the same second write two files.
-        self._tensorboard = EventsWriter(str(directory / "tensorboard" / "events"), f".from_{resumed_step}")
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._tensorboard.write_event(event_pb2.Event(wall_time=time.time(), step=resumed_step + 1, session_log=start))
+        self._writers: list[Writer] = [TensorBoard(directory, resumed_step), *more]
 
     def write(self, record: StepRecord) -> None:
-        """Appends a record to both. In TensorBoard, losses by source are tagged NAME/SOURCE."""
+        """Appends a record. Writers get losses by source as NAME/SOURCE."""
         values = record.to_json()
         self._file.write(json.dumps(values) + "\n")
-        summary = summary_pb2.Summary()
+        numbers: dict[str, float] = {}
         for name, value in values.items():
             parts = {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
-            for tag, number in parts.items():
-                if isinstance(number, (int, float)) and tag != "step":
-                    summary.value.add(tag=tag, simple_value=number)
-        self._tensorboard.write_event(event_pb2.Event(wall_time=time.time(), step=record.step, summary=summary))
-        self._tensorboard.flush()
+            numbers |= {tag: number for tag, number in parts.items() if isinstance(number, int | float) and tag != "step"}
+        self._write(record.step, numbers)
 
     def write_score(self, step: int, name: str, score: float) -> None:
-        """Writes the score of a benchmark after a step to TensorBoard, tagged benchmark/NAME; its file is the benchmark's own."""
-        summary = summary_pb2.Summary()
-        summary.value.add(tag=f"benchmark/{name}", simple_value=score)
-        self._tensorboard.write_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
-        self._tensorboard.flush()
+        """Gives the score of a benchmark after a step to the writers, as benchmark/NAME; its file is the benchmark's own."""
+        self._write(step, {f"benchmark/{name}": score})
+
+    def _write(self, step: int, numbers: Mapping[str, float]) -> None:
+        for writer in self._writers:
+            writer.write(step, numbers)
 
     def __enter__(self) -> MetricsWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        self._tensorboard.close()
+        for writer in self._writers:
+            writer.close()
 
 
 def read_records(path: pathlib.Path) -> tuple[list[StepRecord], list[str]]:

@@ -44,7 +44,8 @@ class Progress:
 
 
 def step_line(phase: config.Phase, phase_step: int, record: StepRecord, speed: Speed | None) -> str:
-    """Returns the progress line of a step: loss, gradient norm, learning rate, fill of the rows, speed, time left in the phase.
+    """Returns the progress line of a step: loss, gradient norm, learning rate, fill of the rows, speed, share of the time spent waiting for
+    rows, time left in the phase.
 
     Args:
       speed: None if it is not known yet.
@@ -54,6 +55,7 @@ def step_line(phase: config.Phase, phase_step: int, record: StepRecord, speed: S
     if speed is not None:
         seconds = int(speed.seconds_per_step * (phase.steps - phase_step))
         text += f"  {speed.tokens_per_second:,.0f} tokens/s"
+        text += f"  input {speed.input_wait:.0%}"
         text += f"  MFU {speed.mfu:.1%}" if speed.mfu is not None else ""
         text += f"  {seconds // 60}:{seconds % 60:02d} left"
     if record.heldout_loss:

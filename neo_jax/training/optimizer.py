@@ -61,6 +61,7 @@ def initial_moments(optimizer: config.Optimizer, trainable: Parameters) -> Momen
     return {name: _moments_to_storage(optimizer, moments) for name, moments in zip(trainable, zeros, strict=True)}
 
 
+@jax.named_scope("optimizer")
 def update(
     optimizer: config.Optimizer,
     gradients: Parameters,

@@ -98,7 +98,9 @@ def weighted_losses(
     """Returns the loss sums of a batch without accumulation axis (arrays [B, L]). z_loss: as for token_losses."""
     backbone = build(model, computation.architecture, parameters)
     x = backbone(batch.inputs, computation)
-    losses = token_losses(backbone.apply_final_norm(x), backbone.output_matrix(), batch.targets, z_loss=z_loss)
+    hidden = backbone.apply_final_norm(x)
+    with jax.named_scope("loss"):
+        losses = token_losses(hidden, backbone.output_matrix(), batch.targets, z_loss=z_loss)
     weights = batch.loss_weights
     weighted = losses * weights
     source_masks = [batch.source == source for source in range(sources)]

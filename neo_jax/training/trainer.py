@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Generator, Iterable
 from typing import Any
@@ -26,8 +27,10 @@ from neo_jax.processes import exchange
 from neo_jax.runs.checkpoints import Checkpoints
 from neo_jax.runs.directory import RunDirectory
 from neo_jax.runs.facts import RunFacts, write_facts
+from neo_jax.runs.goodput import Clock
 from neo_jax.runs.metrics import MetricsWriter
 from neo_jax.runs.record import CheckpointRecord, Position
+from neo_jax.runs.trackers import check_trackers, open_trackers
 from neo_jax.sharding import own_rows, slice_count
 from neo_jax.training import flops, losses_of_data
 from neo_jax.training.beginning import as_tree, begin, check_origin, goes_on, write_origin
@@ -40,6 +43,7 @@ from neo_jax.training.heldout import HeldoutLosses
 from neo_jax.training.inputs import RunData, check_same, local_rows, on_devices, open_run_data
 from neo_jax.training.optimizer import learning_rates
 from neo_jax.training.phase_evaluation import evaluate_phase
+from neo_jax.training.profiling import Profiler
 from neo_jax.training.recording import DispatchedStep, mean_heldout, step_record
 from neo_jax.training.step import TrainState, train_step_of
 from neo_jax.training.stopping import Preempted, StallGuard, StopSignal
@@ -69,10 +73,11 @@ class _PhaseTools:
 
 
 class Trainer:
-    """Runs a configuration in its run directory."""
+    """Runs a configuration in its run directory. age: seconds for which the process has run already (runs.goodput)."""
 
-    def __init__(self, settings: config.Config, progress: Progress | None = None):
+    def __init__(self, settings: config.Config, progress: Progress | None = None, age: float = 0.0):
         self.settings = settings
+        self._clock = Clock(age)
         self.progress = progress or Progress(silent=not exchange.is_first())
         self._state: TrainState | None = None  # the only reference: a new state frees the memory of the old one
         self._tokens, self._seconds = 0, 0.0  # tokens trained on, and seconds of earlier starts
@@ -94,26 +99,34 @@ class Trainer:
         """
         if problems := phase_problems(self.settings, jax.device_count(), slice_count(jax.devices())):
             raise config.ConfigError(problems)
+        if exchange.is_first():
+            check_trackers(self.settings.run.trackers)
         self._started = time.monotonic()
         with contextlib.ExitStack() as resources:
+            resources.enter_context(self._clock)
             self._directory = _agreed_directory(self.settings, resources)
             self._stop = resources.enter_context(StopSignal())
+            self._profiler = resources.enter_context(Profiler(self._directory.path, self.settings.run.profile_steps))
             self._guard = resources.enter_context(StallGuard(self.settings.data.stall_seconds))
             self._benchmarks = Benchmarks(self.settings)
             self._data = self._open_data()
             run = self.settings.run
             kept = (run.keep_checkpoints, self.settings.phase_ends(), run.keep_every, run.keep_best)
             self._checkpoints = Checkpoints(self._directory.path / "checkpoints", *kept)
-            resources.callback(self._checkpoints.close)
+            resources.callback(self._clock.during("save")(self._checkpoints.close))
             new = not exchange.from_first(self._checkpoints.steps())
-            position = self._restore(new)
+            with self._clock.during("restore"):
+                position = self._restore(new)
             if new:
                 write_origin(self.settings, self._directory.path)
             if exchange.is_first():
                 begun = [phase.name for phase in self.settings.phases[: position.phase + 1]] if position.step else []
                 self._directory.claim(begun, position.step)
                 write_facts(self._directory.path, RunFacts.now(self.settings.model.parameters()))
-                self._metrics = resources.enter_context(MetricsWriter(self._directory.path, position.step))
+                self._clock.write_to(self._directory.path)
+                trackers = open_trackers(self.settings.run.trackers, self._directory.path, self.settings.resolved())
+                self._metrics = resources.enter_context(MetricsWriter(self._directory.path, position.step, trackers))
+                self._clock.done_before(self._metrics.last_step)
             for number in range(position.phase, len(self.settings.phases)):
                 position = self._phase(number, position)
 
@@ -197,7 +210,7 @@ class Trainer:
                 except _Rewind as bad:
                     position = bad.position
                     self._rewind(number, position)
-        with self._guard.watching("reading held-out questions"):
+        with self._clock.during("evaluation"), self._guard.watching("reading held-out questions"):
             parameters = self._evaluated_parameters()
             evaluate_phase(self.settings, number, self._data, parameters, self._total_seconds, self.progress, self._check_stop)
         self._ask_benchmarks(phase, position)
@@ -207,7 +220,8 @@ class Trainer:
         """Takes parameters and moments of the last checkpoint, or of the start, to `position` in phase `number`, and saves them there."""
         self._state = None
         self._checkpoints.wait()
-        restored = self._checkpoints.restore(self._template)
+        with self._clock.during("restore"):
+            restored = self._checkpoints.restore(self._template)
         phases, step = self.settings.phases, 0
         if restored is None:
             self._state = begin(self.settings)  # no step was saved, so this is the first phase
@@ -224,7 +238,7 @@ class Trainer:
             if self._metrics is not None:
                 self._metrics.write_score(position.step, name, score)
 
-        with self._guard.watching("reading questions of benchmarks"):
+        with self._clock.during("evaluation"), self._guard.watching("reading questions of benchmarks"):
             parameters = self._evaluated_parameters()
             self._benchmarks.ask(phase, position.step, self._data, parameters, self.progress, self._check_stop, record)
 
@@ -238,12 +252,13 @@ class Trainer:
         if self._benchmarks.due(phase, position.phase_step):  # those that an earlier start did not finish
             self._ask_benchmarks(phase, position)
         pending: DispatchedStep | None = None
-        with contextlib.closing(self._batches(phase, position, mesh)) as batches:
+        with self._clock.during("step"), contextlib.closing(self._batches(phase, position, mesh)) as batches:
             for batch, after, waited in batches:
                 rate = tools.rates[position.phase_step]
                 counts = flops.count_rows(batch)
                 limit = self._health.loss_limit(position.phase, position.step + 1)
-                self._state, metrics = step(self._take_state(), batch, rate, limit)
+                with self._profiler.step(position.step + 1):
+                    self._state, metrics = step(self._take_state(), batch, rate, limit)
                 if pending is not None:
                     self._finish(pending, tools)
                 position = Position(position.phase, position.phase_step + 1, position.step + 1, after)
@@ -255,7 +270,8 @@ class Trainer:
                     if stop or self._saves(position, phase):
                         self._save(position)
                 if stop:
-                    self._checkpoints.wait()
+                    with self._clock.during("save"):
+                        self._checkpoints.wait()
                     raise Preempted(
                         f"stopped by a signal after step {position.step}; everything is saved: the same command continues from there"
                     )
@@ -273,9 +289,10 @@ class Trainer:
         rows = local_rows(phase.rows_per_step, phase.accumulate, own_rows(phase.rows_per_step // phase.accumulate))
         prepare = functools.partial(on_devices, phase.accumulate, mesh)
         with contextlib.closing(self._data.train.batches(position.input, rows, phase.mesh.context, prepare)) as batches:
-            while True:
+            for step in itertools.count(position.step + 1):
+                self._clock.step(step)
                 began = time.monotonic()
-                with self._guard.watching(f"reading rows of phase {phase.name}"):
+                with self._clock.during("data"), self._guard.watching(f"reading rows of phase {phase.name}"):
                     item = next(batches, None)
                 if item is None:
                     return
@@ -297,6 +314,7 @@ class Trainer:
     def _finish(self, done: DispatchedStep, tools: _PhaseTools) -> None:
         """Fetches the results of a step, checks them and records them. This is the only point at which a step waits for the devices."""
         metrics, counts = jax.device_get(done.results)
+        self._profiler.finished(done.position.step)
         phase, totals = tools.phase, flops.total(counts)
         problem = self._health.judge(metrics, done.position)
         if problem:
@@ -305,9 +323,12 @@ class Trainer:
         rewinds = bool(problem) and self.settings.run.bad_steps == "rewind"
         self._tokens += totals.tokens
         useful = tools.throughput.useful_flops(totals)
-        speed = tools.throughput.step_ended(self._tokens, useful)
+        speed = tools.throughput.step_ended(self._tokens, useful, done.waited)
+        heldout = None
         measures = self._measures_heldout(done.position, phase) and not rewinds  # these parameters are given up
-        heldout = tools.heldout.measure(self._evaluated_parameters()) if measures else None
+        if measures:
+            with self._clock.during("evaluation"):
+                heldout = tools.heldout.measure(self._evaluated_parameters())
         self._heldout = mean_heldout(heldout)
         record = step_record(
             phase,
@@ -354,7 +375,8 @@ class Trainer:
             self._health.state(),
             self._heldout,
         )
-        self._checkpoints.save(as_tree(self._current_state()), record)
+        with self._clock.during("save"):
+            self._checkpoints.save(as_tree(self._current_state()), record)
 
     def _total_seconds(self) -> float:
         return self._seconds + time.monotonic() - self._started
