@@ -80,11 +80,15 @@ class Group:
         """Over the finished runs that have the quantity; None if there is none."""
         return mean([run.quantities[quantity] for run in self.finished if quantity in run.quantities])
 
-    def less(self, other: Group, quantity: str) -> Mean | None:
-        """Returns the mean difference of a quantity, this group less another, over the seeds that both have finished."""
+    def differences(self, other: Group, quantity: str) -> list[float]:
+        """Returns the differences of a quantity, this group less another, for each seed that both have finished."""
         theirs = {run.run.settings.get(SEED): run.quantities.get(quantity) for run in other.finished}
         pairs = [(run.quantities.get(quantity), theirs.get(run.run.settings.get(SEED))) for run in self.finished]
-        return mean([mine - yours for mine, yours in pairs if mine is not None and yours is not None])
+        return [mine - yours for mine, yours in pairs if mine is not None and yours is not None]
+
+    def less(self, other: Group, quantity: str) -> Mean | None:
+        """Returns the mean of `differences`; None if there are none."""
+        return mean(self.differences(other, quantity))
 
 
 def outcomes(folder: SweepFolder, runs: Sequence[Listed] | None = None) -> list[Outcome]:
