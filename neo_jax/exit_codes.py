@@ -12,7 +12,7 @@ MEANINGS = {  # as --help shows them
     FAILED: "an unexpected error, with its traceback",
     DATA: "data that cannot be used",
     NOT_FINITE: "a loss or a gradient that is not finite, or a loss that spikes (run.bad_steps)",
-    TRY_AGAIN: "a process was missing at the start, or data stalled: the same command may succeed",
+    TRY_AGAIN: "a process was missing at the start, something hung, or replicas differ: the same command may succeed",
     PREEMPTED: "stopped by a signal with everything saved: the same command continues",
     CONFIGURATION: "a command line, a configuration or a run directory that cannot be used",
 }

@@ -27,6 +27,7 @@ from neo_jax.runs.directory import RunDirectoryError
 from neo_jax.runs.goodput import process_age
 from neo_jax.runs.reading import CheckpointError
 from neo_jax.training.health import BadStepError
+from neo_jax.training.replicas import ReplicaError
 from neo_jax.training.stopping import Preempted
 from neo_jax.training.trainer import Trainer
 
@@ -40,6 +41,7 @@ CODES: dict[type[Exception], int] = {
     MissingError: TRY_AGAIN,
     DataError: DATA,
     BadStepError: NOT_FINITE,
+    ReplicaError: TRY_AGAIN,
     Preempted: PREEMPTED,
 }
 

@@ -38,6 +38,8 @@ MAY_CHANGE = (  # at any start: nothing here changes which rows are trained on, 
     "run.bad_steps",  # from that start on; config_changes.jsonl says which
     "run.max_bad_steps",
     "run.spike_factor",
+    "run.hang_seconds",
+    "run.compare_replicas_every",
     "run.debug",
     "run.profile_steps",
     "run.trackers",

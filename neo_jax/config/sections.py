@@ -240,6 +240,11 @@ class Run:
         the parameters and moments of the last checkpoint, as if all steps since were skipped. incidents.jsonl names rows and samples.
       max_bad_steps: the run stops at more bad steps than this in 1,000 steps.
       spike_factor: a loss above this multiple of the median loss of the last 64 steps of the phase is a spike; 0: no loss is.
+      hang_seconds: the process ends with exit code 75, and the stacks of its threads, if a step, its compilation or a checkpoint takes longer than
+        this: a device, another process or a file system hangs. Whoever supervises the run starts it again.
+      compare_replicas_every: steps between comparisons of the replicas of parameters and moments along mesh.data and mesh.context, which are equal
+        bit for bit unless a device computes wrongly. They are also compared before every checkpoint. At a difference the run ends with exit code 75
+        and names the device. 0: they are not compared.
       debug: checks the attention intervals on the devices in each step, and stops at an invalid one, naming row and token; slower.
       profile_steps: first and last step, counted over the whole run, of a profiler trace in profile/ of the run directory; (): none. SIGUSR1 asks for
         one of the next steps at any time.
@@ -261,6 +266,8 @@ class Run:
     bad_steps: Annotated[str, OneOf(("stop", "skip", "rewind"))] = "stop"
     max_bad_steps: Positive = 10
     spike_factor: AtLeastZero = 0.0
+    hang_seconds: Positive = 3600
+    compare_replicas_every: Whole = 0
     debug: bool = False
     profile_steps: tuple[Positive, ...] = ()
     trackers: tuple[Annotated[str, OneOf(TRACKERS)], ...] = ()

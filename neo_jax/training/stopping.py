@@ -77,19 +77,20 @@ class StopSignal:
 
 
 class StallGuard:
-    """Ends the process with exit code TRY_AGAIN if reading data makes no progress for too long, as on a dead file system.
+    """Ends the process with exit code TRY_AGAIN if it makes no progress for too long: a dead file system, a device or another process that hangs.
 
-    A blocked file system call cannot be interrupted from Python. Therefore a thread prints the stacks of all threads and ends the process.
+    A blocked call cannot be interrupted from Python. Therefore a thread prints the stacks of all threads and ends the process.
 
     Args:
-      seconds: longest time without progress.
+      seconds: longest time without progress in reading data (data.stall_seconds).
+      hang_seconds: the same for everything else (run.hang_seconds).
       end: called with a message instead of ending the process, for tests.
     """
 
-    def __init__(self, seconds: float, end: Callable[[str], None] | None = None):
-        self._seconds = seconds
+    def __init__(self, seconds: float, hang_seconds: float, end: Callable[[str], None] | None = None):
+        self._data_seconds, self._hang_seconds = seconds, hang_seconds
         self._end = end or _end_process
-        self._doing, self._deadline = "", float("inf")
+        self._doing, self._deadline, self._seconds, self._advice = "", float("inf"), seconds, ""
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="stall guard", daemon=True)
 
@@ -102,8 +103,20 @@ class StallGuard:
 
     @contextlib.contextmanager
     def watching(self, doing: str) -> Iterator[None]:
-        """Watches a `with` block: `beat` must be called, or the block end, within the time limit."""
-        self._doing = doing
+        """Watches a `with` block that reads data: `beat` must be called, or the block end, within the time limit. Blocks do not nest."""
+        with self._watching(doing, self._data_seconds, "(data.stall_seconds)", "Is the file system of the data alive?"):
+            yield
+
+    @contextlib.contextmanager
+    def watching_devices(self, doing: str) -> Iterator[None]:
+        """The same of a block that waits for devices, other processes or checkpoints."""
+        with self._watching(doing, self._hang_seconds, "(run.hang_seconds)", "Does a device, another process or the file system hang?"):
+            yield
+
+    @contextlib.contextmanager
+    def _watching(self, doing: str, seconds: float, key: str, question: str) -> Iterator[None]:
+        self._doing, self._seconds = doing, seconds
+        self._advice = f"{key}; the stacks of all threads are printed above. {question}"
         self.beat()
         try:
             yield
@@ -115,12 +128,11 @@ class StallGuard:
         self._deadline = time.monotonic() + self._seconds
 
     def _watch(self) -> None:
-        while not self._closed.wait(min(WATCH_SECONDS, self._seconds / 4)):
+        while not self._closed.wait(min(WATCH_SECONDS, self._data_seconds / 4, self._hang_seconds / 4)):
             if time.monotonic() > self._deadline:
                 self._deadline = float("inf")
                 self._end(
-                    f"{self._doing}: no progress for {self._seconds:.0f} s (data.stall_seconds); the stacks of all threads are printed above. Is "
-                    "the file system of the data alive? The same command continues from the last checkpoint"
+                    f"{self._doing}: no progress for {self._seconds:.0f} s {self._advice} The same command continues from the last checkpoint"
                 )
 
 

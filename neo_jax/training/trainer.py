@@ -45,6 +45,8 @@ from neo_jax.training.optimizer import learning_rates
 from neo_jax.training.phase_evaluation import evaluate_phase
 from neo_jax.training.profiling import Profiler
 from neo_jax.training.recording import DispatchedStep, mean_heldout, step_record
+from neo_jax.training.replicas import check_replicas
+from neo_jax.training.schedule import Schedule
 from neo_jax.training.step import TrainState, train_step_of
 from neo_jax.training.stopping import Preempted, StallGuard, StopSignal
 from neo_jax.training.throughput import Throughput
@@ -70,6 +72,7 @@ class _PhaseTools:
     rates: np.ndarray
     heldout: HeldoutLosses
     throughput: Throughput
+    schedule: Schedule
 
 
 class Trainer:
@@ -107,7 +110,7 @@ class Trainer:
             self._directory = _agreed_directory(self.settings, resources)
             self._stop = resources.enter_context(StopSignal())
             self._profiler = resources.enter_context(Profiler(self._directory.path, self.settings.run.profile_steps))
-            self._guard = resources.enter_context(StallGuard(self.settings.data.stall_seconds))
+            self._guard = resources.enter_context(StallGuard(self.settings.data.stall_seconds, self.settings.run.hang_seconds))
             self._benchmarks = Benchmarks(self.settings)
             self._data = self._open_data()
             run = self.settings.run
@@ -257,20 +260,25 @@ class Trainer:
                 rate = tools.rates[position.phase_step]
                 counts = flops.count_rows(batch)
                 limit = self._health.loss_limit(position.phase, position.step + 1)
-                with self._profiler.step(position.step + 1):
+                starting = self._guard.watching_devices(f"compiling or starting step {position.step + 1}")
+                with starting, self._profiler.step(position.step + 1):
                     self._state, metrics = step(self._take_state(), batch, rate, limit)
                 if pending is not None:
                     self._finish(pending, tools)
                 position = Position(position.phase, position.phase_step + 1, position.step + 1, after)
                 pending = DispatchedStep((metrics, counts), position, float(rate), waited)
                 stop = self._stop.reached()
-                if stop or self._is_boundary(position, phase):
+                if stop or tools.schedule.waits(position):
                     self._finish(pending, tools)  # before saving: a state that is not finite is never written
                     pending = None
-                    if stop or self._saves(position, phase):
+                    saves = stop or tools.schedule.saves(position)
+                    if tools.schedule.compares(position, saves):
+                        with self._guard.watching_devices("comparing replicas"):
+                            check_replicas(self._current_state(), mesh, position.step, phase.name, self._directory.path)
+                    if saves:
                         self._save(position)
                 if stop:
-                    with self._clock.during("save"):
+                    with self._clock.during("save"), self._guard.watching_devices("writing a checkpoint"):
                         self._checkpoints.wait()
                     raise Preempted(
                         f"stopped by a signal after step {position.step}; everything is saved: the same command continues from there"
@@ -282,7 +290,8 @@ class Trainer:
     def _tools(self, phase: config.Phase) -> _PhaseTools:
         shapes = {name: value.shape for name, value in self._current_state().parameters.items()}
         throughput = Throughput(self.settings.model, phase, shapes)
-        return _PhaseTools(phase, learning_rates(phase), HeldoutLosses(self._data, self.settings, phase), throughput)
+        schedule = Schedule(self.settings.run, phase, functools.partial(self._benchmarks.due, phase))
+        return _PhaseTools(phase, learning_rates(phase), HeldoutLosses(self._data, self.settings, phase), throughput, schedule)
 
     def _batches(self, phase: config.Phase, position: Position, mesh: Mesh) -> Generator[tuple[Batch, InputState, float]]:
         """Yields the batch of each step, on the devices; the state of the input after it; and the seconds that were spent waiting for it."""
@@ -313,7 +322,8 @@ class Trainer:
 
     def _finish(self, done: DispatchedStep, tools: _PhaseTools) -> None:
         """Fetches the results of a step, checks them and records them. This is the only point at which a step waits for the devices."""
-        metrics, counts = jax.device_get(done.results)
+        with self._guard.watching_devices(f"computing step {done.position.step}"):
+            metrics, counts = jax.device_get(done.results)
         self._profiler.finished(done.position.step)
         phase, totals = tools.phase, flops.total(counts)
         problem = self._health.judge(metrics, done.position)
@@ -325,7 +335,7 @@ class Trainer:
         useful = tools.throughput.useful_flops(totals)
         speed = tools.throughput.step_ended(self._tokens, useful, done.waited)
         heldout = None
-        measures = self._measures_heldout(done.position, phase) and not rewinds  # these parameters are given up
+        measures = tools.schedule.measures_heldout(done.position) and not rewinds  # these parameters are given up
         if measures:
             with self._clock.during("evaluation"):
                 heldout = tools.heldout.measure(self._evaluated_parameters())
@@ -350,19 +360,6 @@ class Trainer:
         if rewinds:
             raise _Rewind(done.position)
 
-    def _saves(self, position: Position, phase: config.Phase) -> bool:
-        # A step after which benchmarks are asked is saved first: a run that is stopped while it asks has lost nothing.
-        regular = position.step % self.settings.run.checkpoint_every == 0 or position.phase_step == phase.steps
-        return regular or self._benchmarks.due(phase, position.phase_step)
-
-    def _measures_heldout(self, position: Position, phase: config.Phase) -> bool:
-        every = self.settings.run.heldout_every
-        return position.phase_step == phase.steps or bool(every and position.phase_step % every == 0)
-
-    def _is_boundary(self, position: Position, phase: config.Phase) -> bool:
-        """Returns whether the state after this step is saved or measured, so that the next step has to wait."""
-        return self._saves(position, phase) or self._measures_heldout(position, phase)
-
     def _save(self, position: Position) -> None:
         record = CheckpointRecord(
             position,
@@ -375,7 +372,7 @@ class Trainer:
             self._health.state(),
             self._heldout,
         )
-        with self._clock.during("save"):
+        with self._clock.during("save"), self._guard.watching_devices("saving a checkpoint"):
             self._checkpoints.save(as_tree(self._current_state()), record)
 
     def _total_seconds(self) -> float:

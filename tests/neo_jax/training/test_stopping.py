@@ -38,21 +38,25 @@ def test_progress_keeps_the_guard_quiet_and_none_ends_it():
         said.append(message)
         ended.set()
 
-    with StallGuard(0.2, end) as guard:
+    with StallGuard(0.2, 0.3, end) as guard:
         with guard.watching("reading rows"):
             for _ in range(20):
                 guard.beat()
         assert not said
         with guard.watching("reading rows of phase mid"):
             assert ended.wait(30)
-    assert said[0].startswith("reading rows of phase mid: no progress for 0 s (data.stall_seconds)")
+        assert said[0].startswith("reading rows of phase mid: no progress for 0 s (data.stall_seconds)")
+        ended.clear()
+        with guard.watching_devices("computing step 5"):
+            assert ended.wait(30)
+    assert said[1].startswith("computing step 5: no progress for 0 s (run.hang_seconds)")
 
 
 STALLED = """
 import os, sys
 from neo_jax.training.stopping import StallGuard
 os.mkfifo(sys.argv[1])
-with StallGuard(0.5) as guard, guard.watching("reading rows"):
+with StallGuard(0.5, 60) as guard, guard.watching("reading rows"):
     open(sys.argv[1]).read()  # as on a dead file system: nobody writes
 """
 
