@@ -39,7 +39,7 @@ def check_trackers(names: Sequence[str]) -> None:
     if missing:
         raise ConfigError(
             [
-                f"run.trackers: the package of {name} is not installed: pip install -r requirements-tracking.txt, or leave it out"
+                f"run.trackers: the package of {name} is not installed: pip install --no-deps -r requirements-tracking.txt, or leave it out"
                 for name in missing
             ]
         )

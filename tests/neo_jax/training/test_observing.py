@@ -62,7 +62,7 @@ def test_a_tracker_whose_package_is_missing_is_refused_before_anything_is_writte
     monkeypatch.setattr("neo_jax.training.trainer.phase_problems", lambda *_: [])  # the rows do not divide over the tests' devices
     settings = tiny_config(corpus, tmp_path / "run")
     settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, trackers=("mlflow",)))
-    with pytest.raises(ConfigError, match=r"mlflow is not installed: pip install -r requirements-tracking.txt"):
+    with pytest.raises(ConfigError, match=r"mlflow is not installed: pip install --no-deps -r requirements-tracking.txt"):
         Trainer(settings, Progress(silent=True)).run()
     assert not (tmp_path / "run").exists()
 
