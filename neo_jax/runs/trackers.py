@@ -7,6 +7,7 @@ goes on there. Where the services are is said by their own environment variables
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import logging
@@ -53,7 +54,7 @@ def open_trackers(names: Sequence[str], directory: pathlib.Path, configuration: 
       directory: the run directory.
       configuration: the resolved one, which the service shows with the run.
     """
-    return [Tracker(name, lambda name=name: OPENED[name](directory, configuration)) for name in names]
+    return [Tracker(name, functools.partial(OPENED[name], directory, configuration)) for name in names]
 
 
 class Tracker:
