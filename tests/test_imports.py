@@ -16,6 +16,7 @@ COMMANDS = {
     "neo_jax.export",
     "neo_jax.chat",
     "neo_jax.evaluate",
+    "neo_jax.report",
     "neo_jax.serve",
     "neo_jax.evaluation.golden",
 }
@@ -50,6 +51,7 @@ NEO_JAX = {
     "neo_jax.training": LOW
     | {f"neo_jax.{room}" for room in ("attention", "model", "processes", "runs", "interop", "places", "inference", "evaluation")},
     "neo_jax.sweeps": LOW | {"neo_jax.runs", "neo_jax.evaluation"},
+    "neo_jax.comparison": LOW | {"neo_jax.runs", "neo_jax.evaluation"},
     "neo_jax.planning": LOW | {"neo_jax.attention", "neo_jax.model", "neo_jax.inference", "neo_jax.training"},
 }
 # What of data_pipelines a room of neo_jax may import: schema and batches alone, but where inputs are opened, questions read or rows planned.

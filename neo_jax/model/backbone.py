@@ -10,7 +10,7 @@ parts, no pixels.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -70,7 +70,7 @@ class Backbone(nnx.Module):
             return context.keep_others(x_BLD, layer(x_BLD, context, computation)), None
 
         for name, context in self._contexts(inputs.positions, inputs.intervals, inputs.visual_slot >= 0, inputs.pieces):
-            one_layer: Any = functools.partial(body, context)
+            one_layer: Callable[..., Any] = functools.partial(body, context)
             if computation.remat != "none":
                 one_layer = jax.checkpoint(one_layer, policy=REMATERIALISATION[computation.remat])
             with jax.named_scope(name):

@@ -121,18 +121,18 @@ class Clock:
     def _add(self, bucket: str, seconds: float) -> None:
         self._seconds[bucket] = self._seconds.get(bucket, 0.0) + seconds
 
-    def _heard(self, event: str, seconds: float, **_: object) -> None:
+    def _heard(self, event: str, duration_secs: float, **_: object) -> None:
         """Moves the seconds of a compilation that has just ended from the present bucket; what was compiled within it is moved already."""
         if event not in COMPILING or threading.get_ident() != self._owner:
             return
         with self._changed:
             self._count()
-            begin, inside = self._since - seconds, 0.0
+            begin, inside = self._since - duration_secs, 0.0
             while self._compiled and self._compiled[-1][0] >= begin:
                 inside += self._compiled.pop()[1]
-            self._compiled.append((begin, seconds))
-            self._add("compile", seconds - inside)
-            self._add(self._kind(), inside - seconds)
+            self._compiled.append((begin, duration_secs))
+            self._add("compile", duration_secs - inside)
+            self._add(self._kind(), inside - duration_secs)
 
     def _write(self) -> None:
         while not self._closed:

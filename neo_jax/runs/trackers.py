@@ -7,6 +7,7 @@ goes on there. Where the services are is said by their own environment variables
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import logging
@@ -39,7 +40,7 @@ def check_trackers(names: Sequence[str]) -> None:
     if missing:
         raise ConfigError(
             [
-                f"run.trackers: the package of {name} is not installed: pip install -r requirements-tracking.txt, or leave it out"
+                f"run.trackers: the package of {name} is not installed: pip install --no-deps -r requirements-tracking.txt, or leave it out"
                 for name in missing
             ]
         )
@@ -53,7 +54,7 @@ def open_trackers(names: Sequence[str], directory: pathlib.Path, configuration: 
       directory: the run directory.
       configuration: the resolved one, which the service shows with the run.
     """
-    return [Tracker(name, lambda name=name: OPENED[name](directory, configuration)) for name in names]
+    return [Tracker(name, functools.partial(OPENED[name], directory, configuration)) for name in names]
 
 
 class Tracker:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from neo_jax.config.changes import flat
-from neo_jax.evaluation.report import charts
+from neo_jax.evaluation.report import charts, tables
 from neo_jax.evaluation.report.figures import short
 from neo_jax.evaluation.report.style import STYLE
+from neo_jax.evaluation.report.tables import differences, plain_table
 from neo_jax.sweeps.choices import SEED
 from neo_jax.sweeps.file import Sweep
 from neo_jax.sweeps.folder import FAILED, FINISHED
@@ -20,28 +21,9 @@ from neo_jax.sweeps.table import figure, ranked, said, short_key, shown, spread,
 NAMES = {"heldout": "held-out loss", "loss": "training loss", "exact_match": "exact match"}
 BEST = 10
 MORE = """
-.plain { border-collapse: collapse; font-size: 13.5px; } .plain th, .plain td { text-align: left; padding: 5px 14px 5px 0; border-bottom: 1px solid
-  var(--hair); white-space: nowrap; } .scroll { overflow-x: auto; } pre { white-space: pre-wrap; font: inherit; color: var(--soft); max-width: 80ch; }
+pre { white-space: pre-wrap; font: inherit; color: var(--soft); max-width: 80ch; }
 .coordinates { width: 100%; height: 320px; } .coordinates text { font-size: 12px; fill: var(--ink); } .coordinates path { fill: none;
-  stroke-width: 1.6; opacity: 0.8; } .coordinates line { stroke: var(--hair); } select { font: inherit; max-width: 100%; }
-"""
-# Compares two runs. All texts are set as text, never as HTML: settings are data.
-SCRIPT = """
-const runs = JSON.parse(document.getElementById("runs").textContent);
-const pick = [...document.querySelectorAll("select")], body = document.getElementById("differences");
-for (const select of pick) runs.forEach((run, place) => select.append(new Option(run.label, place)));
-pick[1].selectedIndex = Math.min(1, runs.length - 1);
-function show() {
-  const [a, b] = pick.map(select => runs[select.selectedIndex].values);
-  body.replaceChildren();
-  for (const key of new Set([...Object.keys(a), ...Object.keys(b)])) {
-    if (a[key] === b[key]) continue;
-    const row = body.insertRow();
-    for (const value of [key, a[key] ?? "", b[key] ?? ""]) row.insertCell().textContent = value;
-  }
-}
-pick.forEach(select => select.addEventListener("change", show));
-show();
+  stroke-width: 1.6; opacity: 0.8; } .coordinates line { stroke: var(--hair); }
 """
 
 
@@ -72,15 +54,9 @@ def page(sweep: Sweep, runs: Sequence[Outcome], configurations: Callable[[str], 
     shown_ = "".join(f"<section><h2>{escape(title)}</h2><p>{escape(note)}</p>{body}</section>" for title, note, body in sections if body)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(sweep.name)}</title><style>{STYLE}{MORE}</style></head><body><main><h1>{escape(sweep.name)}</h1>"
+        f"<title>{escape(sweep.name)}</title><style>{STYLE}{tables.STYLE}{MORE}</style></head><body><main><h1>{escape(sweep.name)}</h1>"
         f"<pre>{escape(sweep.question)}</pre>{shown_}</main></body></html>\n"
     )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _settings(runs: Sequence[Outcome]) -> str:
@@ -95,7 +71,7 @@ def _settings(runs: Sequence[Outcome]) -> str:
         ]
         for place, group in enumerate(every)
     ]
-    return _table(header, rows)
+    return plain_table(header, rows)
 
 
 def _curves(runs: Sequence[Outcome]) -> str:
@@ -174,14 +150,14 @@ def _best(runs: Sequence[Outcome]) -> str:
         [run.run.name, said(run.run.settings), f"{run.step}/{run.steps}", *(figure(run.quantities.get(name)) for name in names)]
         for run in done
     ]
-    return _table(["run", "settings", "step", *(NAMES.get(name, name) for name in names)], rows) if rows else ""
+    return plain_table(["run", "settings", "step", *(NAMES.get(name, name) for name in names)], rows) if rows else ""
 
 
 def _failed(runs: Sequence[Outcome]) -> str:
     rows = [
         [run.run.name, said(run.run.settings), f"{run.step}/{run.steps}", run.state.reason] for run in runs if run.state.status == FAILED
     ]
-    return _table(["run", "settings", "step", "reason"], rows) if rows else ""
+    return plain_table(["run", "settings", "step", "reason"], rows) if rows else ""
 
 
 def _differences(runs: Sequence[Outcome], configurations: Callable[[str], str]) -> str:
@@ -190,10 +166,5 @@ def _differences(runs: Sequence[Outcome], configurations: Callable[[str], str]) 
         values = {key: json.dumps(value) for key, value in flat(json.loads(configurations(run.run.name))).items()}
         figures = {NAMES.get(name, name): figure(run.quantities.get(name)) for name in quantities([run])}
         more = {"state": run.state.status, "tokens": short(run.tokens), "tokens/s": figure(run.tokens_per_second)}
-        data.append({"label": f"{run.run.index}  {run.run.name}  {said(run.run.settings)}", "values": {**values, **more, **figures}})
-    contents = json.dumps(data).replace("<", "\\u003c")  # no text may end the element
-    return (
-        f'<p><select aria-label="first run"></select> <select aria-label="second run"></select></p><div class="scroll"><table class="plain"><thead>'
-        f'<tr><th>key</th><th>first</th><th>second</th></tr></thead><tbody id="differences"></tbody></table></div>'
-        f'<script type="application/json" id="runs">{contents}</script><script>{SCRIPT}</script>'
-    )
+        data.append((f"{run.run.index}  {run.run.name}  {said(run.run.settings)}", {**values, **more, **figures}))
+    return differences(data)

@@ -52,7 +52,7 @@ def build_report(settings: config.Config) -> RunReport:
     _add(problems, None, _configuration_problems(directory / "config.json"))
     return RunReport(
         title="NEO-ov: what this run learned",
-        phases=tuple(_spans(settings, steps)),
+        phases=tuple(spans(settings, steps)),
         metrics=tuple(MetricRow(step.step, step.tokens, step.loss, step.source_loss, step.heldout_loss or {}) for step in steps),
         results=tuple(PhaseResults(record.phase, record.scores) for record in records),
         cards=tuple(_add(problems, *_cards(settings, records[-1], held_out))) if records else (),
@@ -84,7 +84,8 @@ def _step_records(path: pathlib.Path) -> tuple[list[StepRecord], list[str]]:
     return sorted(records, key=lambda record: record.step), problems
 
 
-def _spans(settings: config.Config, records: Sequence[StepRecord]) -> Iterator[PhaseSpan]:
+def spans(settings: config.Config, records: Sequence[StepRecord]) -> Iterator[PhaseSpan]:
+    """Yields the phases of a curriculum as far as its records go: tokens, and medians of speed and MFU."""
     first, tokens_before = 1, 0
     for phase in settings.phases:
         own = [record for record in records if record.phase == phase.name]

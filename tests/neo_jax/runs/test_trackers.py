@@ -80,7 +80,9 @@ def test_a_service_that_hangs_holds_nothing_up(monkeypatch, caplog):
 
 def test_a_missing_package_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"run.trackers: the package of wandb is not installed: pip install -r requirements-tracking.txt"):
+    with pytest.raises(
+        ConfigError, match=r"run.trackers: the package of wandb is not installed: pip install --no-deps -r requirements-tracking.txt"
+    ):
         check_trackers(("wandb",))
 
 
