@@ -1,0 +1,79 @@
+"""The one table of environment variables and compiler flags that the front end sets for each kind of hardware.
+
+Nothing here was timed on an accelerator. Each effect is one that was compiled ahead of time here (libtpu 0.0.52, which says what a program holds and
+sends, not how long it takes), or one that the named source states. tests/launch/test_hardware.py and tests/aot/test_flags.py start with each of them:
+a flag that jaxlib or libtpu does not know aborts the start.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+LIBTPU, XLA = "LIBTPU_INIT_ARGS", "XLA_FLAGS"
+LAYER_BYTES = 512 << 20  # more than the largest layer of configs/ in bfloat16 (9B: 0.4 GB)
+HOPPER = ("h100", "h200")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One flag of a compiler, or one environment variable.
+
+    Attributes:
+      variable: environment variable; those of LIBTPU and XLA hold several flags.
+      value: the flag, or the value of the variable.
+      chips: that it is set for.
+      effect: what it does.
+      source: where the effect was measured, or who states it.
+    """
+
+    variable: str
+    value: str
+    chips: tuple[str, ...]
+    effect: str
+    source: str
+
+
+TOOLBOX = "stated by NVIDIA's JAX-Toolbox (July 2026)"
+SETTINGS = (
+    Setting(
+        "XLA_PYTHON_CLIENT_MEM_FRACTION",
+        "0.9",
+        HOPPER,
+        "XLA takes 0.9 of the GPU's memory at the start (0.75 without it); plans count on it (neo_jax/chips.py)",
+        TOOLBOX,
+    ),
+    Setting(
+        "JAX_OPTIMIZATION_LEVEL",
+        "O1",
+        HOPPER,
+        "the compiler hides collectives behind computation",
+        TOOLBOX,
+    ),
+    Setting(
+        "CUDA_DEVICE_MAX_CONNECTIONS",
+        "1",
+        HOPPER,
+        "kernels of several streams start in the order of their launch, so that collectives overlap computation; for Hopper alone",
+        TOOLBOX,
+    ),
+    *(
+        Setting(
+            XLA,
+            f"--xla_gpu_{kind}_combine_threshold_bytes={LAYER_BYTES}",
+            HOPPER,
+            f"one {kind.replace('_', '-')} for all tensors of a layer in place of one for each",
+            f"{TOOLBOX}: at least one layer's bytes",
+        )
+        for kind in ("all_gather", "all_reduce", "reduce_scatter")
+    ),
+)
+
+
+def environment(chip: str) -> dict[str, str]:
+    """Returns the environment variables for a chip, as neo_jax.chips names it; flags of one variable are joined."""
+    found: dict[str, str] = {}
+    for setting in SETTINGS:
+        if chip in setting.chips:
+            before = f"{found[setting.variable]} " if setting.variable in found and setting.variable in (LIBTPU, XLA) else ""
+            found[setting.variable] = before + setting.value
+    return found
