@@ -24,6 +24,7 @@ class Setting:
       chips: that it is set for.
       effect: what it does.
       source: where the effect was measured, or who states it.
+      slices: whether it is set for runs of several slices alone.
     """
 
     variable: str
@@ -31,10 +32,45 @@ class Setting:
     chips: tuple[str, ...]
     effect: str
     source: str
+    slices: bool = False
 
 
+MAXTEXT = "stated by MaxText's library of flags (benchmarks/xla_flags_library.py)"
 TOOLBOX = "stated by NVIDIA's JAX-Toolbox (July 2026)"
+TPUS = ("v5e", "v5p", "v6e", "tpu7x")
 SETTINGS = (
+    # Not here: flags of async collective fusion. On v5e they are the default (libtpu compiles the same program with them); on v5p and v6e libtpu
+    # refuses them for all-gathers, since results may be wrong. Nor reductions on sparse cores: wrong losses were reported by axlearn.
+    Setting(
+        LIBTPU,
+        "--xla_tpu_enable_sparse_core_collective_offload_all_gather=true",
+        ("v5p",),
+        "the larger all-gathers of parameters run on the sparse cores and overlap computation; without it every gather is synchronous",
+        "compiled here: the training step of 2B (docs/scale.md, Plans)",
+    ),
+    Setting(
+        LIBTPU,
+        "--xla_tpu_scoped_vmem_limit_kib=98304",
+        ("v6e",),
+        "the compiler may use 96 MiB of vector memory for one fusion of a dense model, and so reads less from HBM",
+        MAXTEXT,
+    ),
+    Setting(
+        LIBTPU,
+        "--xla_tpu_enable_data_parallel_all_reduce_opt=true",
+        TPUS,
+        "all-reduces of gradients between slices are scheduled beside computation",
+        MAXTEXT,
+        slices=True,
+    ),
+    Setting(
+        LIBTPU,
+        "--xla_tpu_data_parallel_opt_different_sized_ops=true",
+        TPUS,
+        "the same for gradients of different sizes, over several iterations",
+        MAXTEXT,
+        slices=True,
+    ),
     Setting(
         "XLA_PYTHON_CLIENT_MEM_FRACTION",
         "0.9",
@@ -69,11 +105,11 @@ SETTINGS = (
 )
 
 
-def environment(chip: str) -> dict[str, str]:
-    """Returns the environment variables for a chip, as neo_jax.chips names it; flags of one variable are joined."""
+def environment(chip: str, slices: int = 1) -> dict[str, str]:
+    """Returns the environment variables for a run on so many slices of a chip (a name of neo_jax.chips); flags of one variable are joined."""
     found: dict[str, str] = {}
     for setting in SETTINGS:
-        if chip in setting.chips:
-            before = f"{found[setting.variable]} " if setting.variable in found and setting.variable in (LIBTPU, XLA) else ""
+        if chip in setting.chips and (slices > 1 or not setting.slices):
+            before = f"{found[setting.variable]} " if setting.variable in found else ""
             found[setting.variable] = before + setting.value
     return found

@@ -153,7 +153,7 @@ def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str], Sequ
 
 def _environment(flags: Flags, hosts: Hosts | None) -> dict[str, str]:
     given = {name: value for name, _, value in (each.partition("=") for each in flags.env)}
-    return (environment(hosts.chip) if hosts else {}) | given
+    return (environment(hosts.chip, hosts.slices) if hosts else {}) | given
 
 
 def _local(flags: Flags, command: list[str], hosts: Hosts | None) -> int:
