@@ -209,7 +209,7 @@ def _jobset(flags: Flags, command: list[str], hosts: Hosts | None) -> int:
         hosts=hosts,
         image=flags.image,
         name=flags.job_name,
-        folder=flags.folder or "/neo_jax",
+        folder=flags.folder or jobset.FOLDER,
         volume=flags.volume,
         restarts=flags.restarts or 50,
         grace_seconds=flags.grace_seconds or 300,

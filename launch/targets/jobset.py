@@ -19,7 +19,8 @@ from launch.submit import call
 from neo_jax.config import ConfigError
 from neo_jax.exit_codes import DONE, FAILED, FINAL, PREEMPTED, TRY_AGAIN
 
-JOB, CONTAINER, VOLUME = "slice", "train", "data"
+JOB, CONTAINER, VOLUME, MEMORY = "slice", "train", "data", "memory"
+FOLDER, MOUNT, USER = "/neo_jax", "/data", 1000  # of the image that the Containerfile builds
 LABEL = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # a pod is named NAME-slice-REPLICA-INDEX-SUFFIX, in 63 characters
 # Of jax's coordinator, of the chips of a slice, and between slices.
 COORDINATOR_PORT, PORTS = 8482, (8471, 8080, 8482)
@@ -36,8 +37,7 @@ class Job:
       image: of the container, with the environment and the repository.
       name: of the JobSet.
       folder: in which the command runs in the container.
-      volume: name of a claim (ReadWriteMany) that all pods mount at `mount`: run directory, index and data lie there; "": none.
-      mount: folder of the volume.
+      volume: name of a claim (ReadWriteMany) that all pods mount at MOUNT: run directory, index and data lie there; "": none.
       restarts: of all pods, after which the next failure is final.
       grace_seconds: between SIGTERM and the end of a pod. Spot hosts are gone after 30 s whatever stands here.
       environment: variables of the command.
@@ -47,9 +47,8 @@ class Job:
     hosts: Hosts
     image: str
     name: str = "neo-jax"
-    folder: str = "/neo_jax"
+    folder: str = FOLDER
     volume: str = ""
-    mount: str = "/data"
     restarts: int = 50
     grace_seconds: int = 300
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -139,6 +138,9 @@ def _pod(job: Job) -> dict[str, Any]:
     hosts = job.hosts
     # GKE taints nodes with GPUs; those with TPUs too, where it sets the toleration by itself.
     tolerations = [] if hosts.is_tpu else [{"key": hosts.kind.resource, "operator": "Exists", "effect": "NoSchedule"}]
+    volumes = {VOLUME: (MOUNT, {"persistentVolumeClaim": {"claimName": job.volume}})} if job.volume else {}
+    if not hosts.is_tpu:
+        volumes[MEMORY] = ("/dev/shm", {"emptyDir": {"medium": "Memory"}})  # NCCL needs more than the 64 MB that a container has
     container = {
         "name": CONTAINER,
         "image": job.image,
@@ -148,14 +150,15 @@ def _pod(job: Job) -> dict[str, Any]:
         "env": [{"name": name, "value": value} for name, value in job.environment.items()],
         "ports": [{"containerPort": port} for port in PORTS],
         "resources": {"limits": {hosts.kind.resource: hosts.chips}},
-        "volumeMounts": [{"name": VOLUME, "mountPath": job.mount}] if job.volume else [],
+        "volumeMounts": [{"name": name, "mountPath": path} for name, (path, _) in volumes.items()],
     }
     pod = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": job.grace_seconds,
+        "securityContext": {"fsGroup": USER},  # the volume is the user's, who is not root
         "nodeSelector": dict(hosts.kind.labels) | ({TOPOLOGY: hosts.topology} if hosts.is_tpu else {}),
         "tolerations": tolerations,
         "containers": [{key: value for key, value in container.items() if value}],
-        "volumes": [{"name": VOLUME, "persistentVolumeClaim": {"claimName": job.volume}}] if job.volume else [],
+        "volumes": [{"name": name} | source for name, (_, source) in volumes.items()],
     }
     return {key: value for key, value in pod.items() if value}
