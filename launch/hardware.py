@@ -39,8 +39,8 @@ MAXTEXT = "stated by MaxText's library of flags (benchmarks/xla_flags_library.py
 TOOLBOX = "stated by NVIDIA's JAX-Toolbox (July 2026)"
 TPUS = ("v5e", "v5p", "v6e", "tpu7x")
 SETTINGS = (
-    # Not here: flags of async collective fusion. On v5e they are the default (libtpu compiles the same program with them); on v5p and v6e libtpu
-    # refuses them for all-gathers, since results may be wrong. Nor reductions on sparse cores: wrong losses were reported by axlearn.
+    # Not here: flags of async collective fusion. On v5e they are the default (libtpu compiles the same program with them); on v5p, v6e and TPU7x
+    # libtpu refuses them for all-gathers, since results may be wrong. Nor reductions on sparse cores: wrong losses were reported by axlearn.
     Setting(
         LIBTPU,
         "--xla_tpu_enable_sparse_core_collective_offload_all_gather=true",
@@ -52,8 +52,8 @@ SETTINGS = (
         LIBTPU,
         "--xla_tpu_scoped_vmem_limit_kib=98304",
         ("v6e",),
-        "the compiler may use 96 MiB of vector memory for one fusion of a dense model, and so reads less from HBM",
-        MAXTEXT,
+        "the compiler may use 96 MiB of vector memory (VMEM) for one fusion",
+        f"{MAXTEXT}: its value for dense models",
     ),
     Setting(
         LIBTPU,
@@ -82,8 +82,8 @@ SETTINGS = (
         "JAX_OPTIMIZATION_LEVEL",
         "O1",
         HOPPER,
-        "the compiler hides collectives behind computation",
-        TOOLBOX,
+        "the compiler takes more time, and makes programs that take less",
+        f"{TOOLBOX}, and by jax's documentation of CompilerEffortLevel",
     ),
     Setting(
         "CUDA_DEVICE_MAX_CONNECTIONS",

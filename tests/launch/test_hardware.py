@@ -2,6 +2,7 @@
 
 import math
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -67,6 +68,14 @@ def test_every_setting_has_an_effect_and_a_source():
     names = [(setting.variable, setting.value.partition("=")[0], chip) for setting in SETTINGS for chip in setting.chips]
     once = [name for name in names if name[0] in (LIBTPU, XLA)]
     assert len(once) == len(set(once))
+
+
+def test_the_documentation_lists_the_table():
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "scale.md").read_text()
+    for setting in SETTINGS:
+        value = setting.value if setting.value.startswith("--") else f"{setting.variable}={setting.value}"
+        chips = ", ".join(setting.chips) + (", several slices" if setting.slices else "")
+        assert f"| {chips} | `{value}` | {setting.effect} | {setting.source} |\n" in text
 
 
 def test_flags_between_slices_are_for_several():
