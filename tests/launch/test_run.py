@@ -86,6 +86,7 @@ def test_local(tmp_path, capsys):
         ("--target=jobset --hardware=h200 --image=a -- python -m neo_jax.train", "not understood"),
         ("--target=jobset --hardware=h200:1x8 -- python -m neo_jax.train", "--image is missing"),
         ("--target=local --processes=2 -- python -m neo_jax.train", "--devices: is missing"),
+        ("--target=local --hardware=h200:2x8 -- python -m neo_jax.train", "is 2 hosts, and this machine is one"),
         ("--target=local -- python -m neo_jax.train", "has no --config"),
         ("--target=local --env=a -- python -m neo_jax.train", "must be NAME=VALUE"),
         ("--target=local -- nopython -m neo_jax.train --config=configs/demo.py", "nopython: no such program"),
