@@ -22,7 +22,7 @@ from neo_jax.exit_codes import CONFIGURATION, DONE, FAILED
 
 FORM = "python -m neo_jax.train --config=FILE"
 EXAMPLE = f"--target=slurm --hardware=h200:4x8 --dry-run -- .venv/bin/{FORM}"
-TRAINS = ("neo_jax.train",)  # modules that meet over processes, and take the flags of neo_jax/processes/flags.py
+TRAINS = ("neo_jax.train", "neo_jax.demo")  # modules that meet over processes, and take the flags of neo_jax/processes/flags.py
 COMMAND = Command(
     "launch.run",
     "Starts a command that trains: on this machine, supervised; as a job of SLURM; as a JobSet of Kubernetes; on all hosts of a TPU VM. The command "

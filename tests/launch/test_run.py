@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -102,3 +103,14 @@ def test_help(capsys):
         call("--help")
     shown = capsys.readouterr().out
     assert "--job-name=TEXT" in shown and "usage: python -m launch.run" in shown
+
+
+def test_the_examples_of_the_documentation(capsys):
+    root = pathlib.Path(__file__).parents[2]
+    texts = "".join((root / name).read_text() for name in ("README.md", "docs/scale.md"))
+    examples = re.findall(r"python -m launch\.run ((?:(?!TARGET)[^`\n])* -- [^`\n]*)", texts)
+    assert {re.search(r"--target=(\w+)", example)[1] for example in examples} == set(run.OF_TARGET)
+    for example in examples:
+        words = example.replace("=FILE", "=configs/demo.py").split()
+        assert call("--dry-run", *(word for word in words if word != "--dry-run")) == 0, capsys.readouterr().err
+        assert "neo_jax.train" in capsys.readouterr().out
