@@ -32,9 +32,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, fro
 
 from neo_jax.config import ConfigError, parse_command_line
 from neo_jax.config.fields import nearest
-from neo_jax.exit_codes import CONFIGURATION, DATA, DONE, NOT_FINITE, PREEMPTED, TRY_AGAIN
+from neo_jax.exit_codes import CONFIGURATION, DONE, FINAL, PREEMPTED, TRY_AGAIN
 
-FINAL = (DONE, DATA, NOT_FINITE, CONFIGURATION)
 RETRIES = 3
 END_SECONDS = 10.0  # that processes have to end by themselves after another of the group did, and again after SIGTERM
 GRACE_SECONDS = 120  # that processes have to save and end after a signal to this program: a step and a checkpoint

@@ -7,6 +7,7 @@ NOT_FINITE = 70
 TRY_AGAIN = 75
 PREEMPTED = 77
 CONFIGURATION = 78
+FINAL = (DONE, DATA, NOT_FINITE, CONFIGURATION)  # starting the same command again would change nothing
 MEANINGS = {  # as --help shows them
     DONE: "done",
     FAILED: "an unexpected error, with its traceback",
