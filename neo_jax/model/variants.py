@@ -53,7 +53,9 @@ def image_intervals(positions: jax.Array, intervals: Intervals, is_visual: jax.A
     """
     rows = spec("batch", "length")
 
-    def image_size(positions, end):  # number of tokens of the image that ends before the key `end`: its last token has its last row and column
+    def image_size(
+        positions, end
+    ):  # number of tokens of the image that ends before the key `end`: its last token has its last row and column
         last = jnp.take_along_axis(positions[..., 1:], jnp.minimum(end - 1, end.shape[1] - 1)[..., None], axis=1)
         return (last + 1).prod(axis=-1)
 

@@ -132,7 +132,10 @@ def test_logits_of_every_step_equal_those_without_a_cache(axes, variant):
             backbone = build(settings, "neo", values)
             x = backbone.embed(inputs, jnp.float32)
             first = inputs._replace(
-                **{name: jax.tree.map(lambda a: a[:, :cut], getattr(inputs, name)) for name in ("tokens", "positions", "intervals", "visual_slot")}
+                **{
+                    name: jax.tree.map(lambda a: a[:, :cut], getattr(inputs, name))
+                    for name in ("tokens", "positions", "intervals", "visual_slot")
+                }
             )
             out, caches = backbone.prefill(first, Computation(), length)
             parts = [out]

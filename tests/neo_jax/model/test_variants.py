@@ -28,7 +28,9 @@ def test_positions_and_mask_of_packed_rows(one_device):
     rows = batch(4).inputs
     places = key_places(64, None)
     settings = model(mask="causal", positions="one_dimensional")
-    positions, intervals = jax.tree.map(np.asarray, varied(settings, rows.positions, jax.tree.map(jax.numpy.asarray, rows.intervals), places))
+    positions, intervals = jax.tree.map(
+        np.asarray, varied(settings, rows.positions, jax.tree.map(jax.numpy.asarray, rows.intervals), places)
+    )
     np.testing.assert_array_equal(intervals.hi, np.broadcast_to(np.arange(64) + 1, (4, 64)))
     np.testing.assert_array_equal(intervals.lo, rows.intervals.lo)
     np.testing.assert_array_equal(positions[..., 0], np.arange(64) - rows.intervals.lo)
