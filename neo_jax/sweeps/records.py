@@ -18,6 +18,7 @@ from neo_jax.sweeps.folder import FINISHED, Listed, State, SweepFolder
 from neo_jax.sweeps.outcomes import Outcome, outcomes
 
 DIGITS = 6  # significant, of figures and curves
+NEEDED = ("run", "settings", "steps", "tokens", "seconds", "tokens_per_second", "quantities", "curves")
 
 
 class Records:
@@ -35,7 +36,7 @@ class Records:
         self._file = folder / f"{sweep}.jsonl" if folder else None
         self._known: dict[str, tuple[pathlib.Path, dict[str, Any]]] = {}
         for file in sorted(folder.glob("*.jsonl")) if folder else ():
-            self._read(file, file.read_text())
+            self._read(file, file.read_text(errors="replace"))
 
     def __contains__(self, name: str) -> bool:
         return name in self._known
@@ -73,7 +74,7 @@ class Records:
             "curves": {name: [[x, _short(y)] for x, y in points] for name, points in outcome.curves.items()},
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a+") as file:
+        with self._file.open("a+", errors="replace") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             self._read(self._file, file.read())
@@ -100,6 +101,8 @@ def record_finished(sweep: Sweep, folder: SweepFolder) -> None:
 def _parsed(file: pathlib.Path, number: int, line: str) -> tuple[str, tuple[pathlib.Path, dict[str, Any]]]:
     try:
         values = json.loads(line)
+        if missing := [key for key in NEEDED if key not in values]:
+            raise ValueError(f"has no {missing[0]}")
         if not all(isinstance(values[key], Mapping) for key in ("settings", "quantities", "curves")):
             raise ValueError("settings, quantities and curves must be objects")
         return str(values["run"]), (file, values)
