@@ -1,4 +1,4 @@
-"""Runs a sweep on SLURM: one job array over the runs that have not ended, by their indices in the sweep's list. launch/array_task.py is what it runs."""
+"""Runs a sweep on SLURM: one job array over the runs that wait, by their indices in the sweep's list. launch/array_task.py is what a task runs."""
 
 from __future__ import annotations
 

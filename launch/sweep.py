@@ -30,8 +30,8 @@ ACTIONS = ("run", "status", "results", "stop", "retry")
 TARGETS = ("local", "slurm", "jobset")
 COMMAND = Command(
     "launch.sweep",
-    "Runs many settings of one configuration, and compares them. run: launches what has not ended; the same command goes on after a kill. On SLURM it "
-    "submits a job array, with the options of sbatch behind --. status: a line a run. results: a table over settings, with means over seeds. stop: "
+    "Runs many settings of one configuration, and compares them. run: launches what has not ended; the same command goes on after a kill. On SLURM "
+    "it submits a job array, with the options of sbatch behind --. status: a line a run. results: a table over settings, with means over seeds. stop: "
     "ends the launcher and its runs, which save first. retry: lets the next run launch those that failed.",
     "run configs/sweeps/learning_rate.py --parallel=2",
     {

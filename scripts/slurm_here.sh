@@ -41,8 +41,8 @@ SlurmdPort=$(free_port $((control + 1)))
 SlurmUser=$user
 SlurmdUser=$user
 AuthType=auth/munge
-# A job that is queued again waits for cred_expire seconds: 120 without it.
-AuthInfo=socket=$folder/munge.socket,cred_expire=3
+# A job that is queued again waits for cred_expire seconds; what is less than 5 counts as the default, 120.
+AuthInfo=socket=$folder/munge.socket,cred_expire=5
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
 SlurmctldPidFile=$folder/slurmctld.pid

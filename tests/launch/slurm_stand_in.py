@@ -1,7 +1,7 @@
 """Stands for sbatch, squeue and scancel: keeps in a folder which tasks are held and what was called. It starts nothing; tests say what happens.
 
-    held.json     tasks that squeue shows, with their states        calls.jsonl   program, arguments and standard input of each call
-    broken        if this file exists, every call fails with what is in it
+held.json     tasks that squeue shows, with their states        calls.jsonl   program, arguments and standard input of each call
+broken        if this file exists, every call fails with what is in it
 """
 
 import json

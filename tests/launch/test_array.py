@@ -165,7 +165,7 @@ def test_a_task_records_its_run(slurm: pathlib.Path, folder: pathlib.Path, capsy
     assert [run_task(folder, index, monkeypatch) for index in (0, 1)] == [0, 70]
     assert events(folder, 0)[1:] == [("started", "101_0", None), ("ended", "101_0", 0)]
     assert events(folder, 1)[1:] == [("started", "101_1", None), ("ended", "101_1", 70)]
-    (log,) = [path for path in (folder / "sweeps/rates/logs").iterdir() if "this seed fails" in path.read_text()]
+    assert sum("this seed fails" in path.read_text() for path in (folder / "sweeps/rates/logs").iterdir()) == 1
     hold(slurm, {})
     capsys.readouterr()
     assert call(folder, "status") == DONE

@@ -1,5 +1,7 @@
-"""The batch script of launch/targets/slurm.py with the demo's smoke configuration, its first three phases and a small corpus: signals, kills and errors;
-losses are as without them."""
+"""The batch script of launch/targets/slurm.py: signals, kills and errors; losses are as without them.
+
+The run has the first three phases of the demo's smoke configuration, and a small corpus.
+"""
 
 import json
 import pathlib

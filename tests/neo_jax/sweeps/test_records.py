@@ -68,7 +68,7 @@ def test_a_finished_run_is_recorded_once(tmp_path: pathlib.Path) -> None:
         assert call(tmp_path, "status", file) == DONE
     (line,) = lines(tmp_path)
     assert (line["run"], line["settings"]) == (swept.listed()[0].name, {"phases.*.learning_rate": 0.1})
-    assert (line["quantities"]["heldout"], line["steps"], line["tokens"]) == (1.5, 1, 10)
+    assert (line["quantities"]["heldout"], line["steps"], line["tokens"]) == (1.5, 18, 10)
 
 
 def test_what_another_process_has_recorded_is_not_recorded_again(tmp_path: pathlib.Path) -> None:
@@ -80,17 +80,17 @@ def test_what_another_process_has_recorded_is_not_recorded_again(tmp_path: pathl
     assert late.outcome(Listed(0, "one", {})).quantities == {"heldout": 1.0}
 
 
-def test_several_processes_write_whole_lines(tmp_path: pathlib.Path) -> None:
-    with concurrent.futures.ProcessPoolExecutor(4) as pool:
+def test_several_writers_at_once(tmp_path: pathlib.Path) -> None:
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
         list(pool.map(_write_many, [tmp_path] * 4, range(4)))
     found = [json.loads(line)["run"] for line in (tmp_path / "rates.jsonl").read_text().splitlines()]
-    assert sorted(found) == sorted([f"{process}-{number}" for process in range(4) for number in range(10)] + ["shared"])
+    assert sorted(found) == sorted([f"{writer}-{number}" for writer in range(4) for number in range(10)] + ["shared"])
 
 
-def _write_many(folder: pathlib.Path, process: int) -> None:
+def _write_many(folder: pathlib.Path, writer: int) -> None:
     records = Records(folder, "rates")
     for number in range(10):
-        records.add(outcome(f"{process}-{number}"), folder)
+        records.add(outcome(f"{writer}-{number}"), folder)
     records.add(outcome("shared"), folder)
 
 
@@ -151,7 +151,7 @@ def test_a_damaged_line_is_refused(tmp_path: pathlib.Path, capsys: pytest.Captur
     records.add(outcome("one"), tmp_path)
     with (tmp_path / "records/rates.jsonl").open("a") as text:
         text.write((damaged if isinstance(damaged, str) else json.dumps(damaged)) + "\n")
-    with pytest.raises(ConfigError, match="rates.jsonl:2: no record of a run"):
+    with pytest.raises(ConfigError, match=r"rates\.jsonl:2: no record of a run"):
         records.add(outcome("two"), tmp_path)  # it was damaged after it was read
     assert call(tmp_path, "run", file) == CONFIGURATION
     error = capsys.readouterr().err
