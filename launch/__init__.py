@@ -1,1 +1,1 @@
-"""Starts training commands: on this machine, on SLURM, on Kubernetes; one or many."""
+"""Starts training commands: on this machine, on SLURM, on Kubernetes, on TPU VMs; one or many."""

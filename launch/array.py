@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from launch.hardware import environment
+from launch.hosts import Hosts
 from launch.targets.slurm import INDEX, Job, script
 from neo_jax.config import ConfigError
 from neo_jax.exit_codes import DONE, FAILED
@@ -21,7 +23,9 @@ AGAIN_SECONDS = 10.0  # between two SIGTERM to a task: one that comes before its
 END_SECONDS = 60.0  # that SLURM has to end tasks that it was told to kill
 
 
-def submit(sweep: Sweep, folder: SweepFolder, parallel: int, devices: int, grace_seconds: int, options: Sequence[str]) -> int:
+def submit(
+    sweep: Sweep, folder: SweepFolder, parallel: int, devices: int, grace_seconds: int, hosts: Hosts | None, options: Sequence[str]
+) -> int:
     """Submits the runs that wait, none that SLURM holds, as one job array.
 
     Args:
@@ -30,7 +34,8 @@ def submit(sweep: Sweep, folder: SweepFolder, parallel: int, devices: int, grace
       parallel: tasks at once.
       devices: virtual CPU devices of each process; 0: those that there are.
       grace_seconds: before the time limit, SIGTERM comes.
-      options: of sbatch, such as "--partition=gpu".
+      hosts: nodes of each run, with their GPUs; None: one node, without.
+      options: further ones of sbatch, such as "partition=gpu".
 
     Returns:
       DONE, or FAILED if any run has failed.
@@ -48,7 +53,7 @@ def submit(sweep: Sweep, folder: SweepFolder, parallel: int, devices: int, grace
     if not waiting:
         _say("no run is left to submit")
         return code
-    text = _script(sweep, folder, waiting, parallel, devices, grace_seconds, options)
+    text = _script(sweep, folder, waiting, parallel, devices, grace_seconds, hosts, options)
     for run in waiting:
         if states[run.name].task:
             folder.record(run, "lost", task=states[run.name].task)
@@ -114,19 +119,19 @@ def _held(folder: SweepFolder) -> dict[str, tuple[str, str]]:
 
 
 def _check(options: Sequence[str]) -> None:
-    problems = []
-    for option in options:
-        name = option.removeprefix("--").partition("=")[0]
-        if not option.startswith("--"):
-            problems.append(f"{option}: options of sbatch are written --name=value after --")
-        elif name in OURS:
-            problems.append(f"{option}: the sweep sets --{name} itself: leave it out")
-    if problems:
+    if problems := [f"--sbatch={each}: the sweep sets it itself: leave it out" for each in options if each.partition("=")[0] in OURS]:
         raise ConfigError(problems)
 
 
 def _script(
-    sweep: Sweep, folder: SweepFolder, waiting: Sequence[Listed], parallel: int, devices: int, grace_seconds: int, options: Sequence[str]
+    sweep: Sweep,
+    folder: SweepFolder,
+    waiting: Sequence[Listed],
+    parallel: int,
+    devices: int,
+    grace_seconds: int,
+    hosts: Hosts | None,
+    options: Sequence[str],
 ) -> str:
     path = str(folder.path.absolute())
     flags = [f"--folder={path}", f"--module={sweep.command}", f"--index={INDEX}", *([f"--devices={devices}"] if devices else [])]
@@ -134,11 +139,14 @@ def _script(
         Job(
             command=[sys.executable, "-m", "launch.array_task", *flags],
             name=job_name(sweep.name),
+            nodes=hosts.count if hosts else 1,
+            gpus_per_node=hosts.chips if hosts else 0,
             exclusive=False,  # small runs share a node
             signal_seconds=grace_seconds,
             array=f"{_ranges([run.index for run in waiting])}%{parallel}",
             log=f"{path}/logs/job-%A_%a.log",
-            options=[option.removeprefix("--") for option in options],
+            options=options,
+            environment=environment(hosts.chip) if hosts else {},
         )
     )
 

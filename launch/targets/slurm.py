@@ -32,7 +32,7 @@ class Job:
       exclusive: whether the job takes whole nodes.
       time: limit, as sbatch reads it; the job is queued again after it.
       signal_seconds: how long before the limit SIGTERM comes; as long as a step and a checkpoint take.
-      retries: starts in all after which exit codes other than PREEMPTED are final.
+      retries: restarts after which exit codes other than PREEMPTED are final.
       array: indices as sbatch reads them, such as "0-99%8" (at most eight at once); "": no array.
       log: file, with the patterns of sbatch; "": NAME-JOB.log in the folder.
       options: further options of sbatch without their dashes, such as "partition=gpu".
