@@ -14,9 +14,10 @@ from typing import Annotated
 
 from launch import array
 from launch.driver import Driver, stop_driver
+from launch.hosts import find_hosts
 from launch.local import GRACE_SECONDS
 from neo_jax.config import ConfigError
-from neo_jax.config.fields import OneOf, Positive, Whole
+from neo_jax.config.fields import OneOf, Positive, Text, Whole
 from neo_jax.config.flags import Command, read_flags
 from neo_jax.exit_codes import CONFIGURATION, DONE, FAILED, PREEMPTED, TRY_AGAIN
 from neo_jax.sweeps.file import Sweep, read_sweep, written
@@ -31,8 +32,8 @@ TARGETS = ("local", "slurm", "jobset")
 COMMAND = Command(
     "launch.sweep",
     "Runs many settings of one configuration, and compares them. run: launches what has not ended; the same command goes on after a kill. On SLURM "
-    "it submits a job array, with the options of sbatch behind --. status: a line a run. results: a table over settings, with means over seeds. stop: "
-    "ends the launcher and its runs, which save first. retry: lets the next run launch those that failed.",
+    "it submits a job array. status: a line a run. results: a table over settings, with means over seeds. stop: ends the launcher and its runs, "
+    "which save first. retry: lets the next run launch those that failed.",
     "run configs/sweeps/learning_rate.py --parallel=2",
     {
         DONE: "done: all runs have finished or were ended by the rule; on SLURM: they are submitted",
@@ -50,11 +51,13 @@ class Flags:
     """The flags of the command.
 
     Attributes:
-      target: local (this machine) or slurm (a job array; --nodes=N behind -- for runs of N processes).
+      target: local (this machine) or slurm (a job array).
       parallel: runs at once.
       processes: processes of each run on this machine; more than one needs --devices.
       devices: virtual CPU devices of each process; without it, a run is one process with the devices that there are.
       grace_seconds: that runs have to save and end after a signal; on SLURM, the signal comes so long before the time limit.
+      hardware: slurm: of each run, such as h200:1x8 (a node of eight); it sets nodes, GPUs and the flags of the compiler.
+      sbatch: slurm: further options of sbatch without dashes, such as partition=gpu.
       folder: where sweeps keep their runs.
       dry_run: only lists the runs that `run` would launch.
       csv: `results` writes a line a run to this file.
@@ -66,6 +69,8 @@ class Flags:
     processes: Positive = 1
     devices: Whole = 0
     grace_seconds: Positive = GRACE_SECONDS
+    hardware: str = ""
+    sbatch: tuple[Text, ...] = ()
     folder: Annotated[str, pathlib.Path] = "runs/sweeps"
     dry_run: bool = False
     csv: Annotated[str, pathlib.Path] = ""
@@ -75,28 +80,25 @@ class Flags:
         if self.processes > 1 and not self.devices:
             yield "devices", f"is missing: {self.processes} processes need to know how many virtual CPU devices each has"
         if self.processes > 1 and self.target == "slurm":
-            yield "processes", f"is for this machine: on SLURM, write -- --nodes={self.processes} for so many processes of each run"
+            yield "processes", f"is for this machine: on SLURM, write --sbatch=nodes={self.processes} for so many processes of each run"
+        for name in ("hardware", "sbatch"):
+            if self.target == "local" and getattr(self, name):
+                yield name, "is a flag of --target=slurm: leave it out"
         if self.target == "jobset":
-            yield "target", "is jobset, where sweeps do not run: use local or slurm; launch/gke_jobset.yaml starts single runs"
+            yield "target", "is jobset, where sweeps do not run: use local or slurm; python -m launch.run starts single runs there"
 
 
 def main(arguments: Sequence[str]) -> int:
-    place = list(arguments).index("--") if "--" in arguments else len(arguments)
-    options = list(arguments[place + 1 :])  # of sbatch
     try:
-        flags, operands = read_flags(Flags, arguments[:place], COMMAND)
+        flags, operands = read_flags(Flags, arguments, COMMAND)
         if len(operands) != 2 or operands[0] not in ACTIONS:
             raise ConfigError(
                 [f"{' '.join(operands) or 'nothing'}: must be one of {', '.join(ACTIONS)} and a sweep file: write {COMMAND.example}"]
             )
         action, file = operands
-        if options and (action, flags.target) != ("run", "slurm"):
-            raise ConfigError([f"-- {' '.join(options)}: options of sbatch are for run with --target=slurm: leave them out"])
         sweep = read_sweep(file, pathlib.Path(flags.folder))
         folder = SweepFolder(pathlib.Path(flags.folder) / sweep.name)
-        if action == "run":
-            return _run(sweep, folder, flags, options)
-        return {"status": _status, "results": _results, "stop": _stop, "retry": _retry}[action](sweep, folder, flags)
+        return {"run": _run, "status": _status, "results": _results, "stop": _stop, "retry": _retry}[action](sweep, folder, flags)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return CONFIGURATION
@@ -105,11 +107,14 @@ def main(arguments: Sequence[str]) -> int:
         return TRY_AGAIN
 
 
-def _run(sweep: Sweep, folder: SweepFolder, flags: Flags, options: Sequence[str]) -> int:
+def _run(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
     if sweep.rule and flags.target == "slurm":
         raise ConfigError(
             [f"{sweep.name}: RULE ends runs early by comparing them as they go, which needs --target=local: take it out for SLURM"]
         )
+    hosts = find_hosts(flags.hardware) if flags.hardware else None
+    if hosts and hosts.is_tpu:
+        raise ConfigError([f"--hardware={flags.hardware}: TPUs have no SLURM, and sweeps run on this machine or on SLURM: leave it out"])
     if flags.dry_run:
         listed, states, recorded = {run.name: run for run in folder.listed()}, folder.states(), Records(sweep.records, sweep.name)
         for place, run in enumerate(sweep.runs):
@@ -120,7 +125,7 @@ def _run(sweep: Sweep, folder: SweepFolder, flags: Flags, options: Sequence[str]
         folder.add(sweep.runs)
         record_finished(sweep, folder)
         if flags.target == "slurm":
-            code = array.submit(sweep, folder, flags.parallel, flags.devices, flags.grace_seconds, options)
+            code = array.submit(sweep, folder, flags.parallel, flags.devices, flags.grace_seconds, hosts, flags.sbatch)
         else:
             array.refuse_if_held(folder)
             code = Driver(sweep, folder, flags.parallel, flags.processes, flags.devices, flags.grace_seconds).run()

@@ -83,14 +83,15 @@ def run_task(folder: pathlib.Path, index: int, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_one_array_over_what_waits(slurm: pathlib.Path, folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert submit(folder, "--parallel=2", "--devices=2", "--", "--partition=gpu", "--nodes=2") == DONE
+    assert submit(folder, "--parallel=2", "--devices=2", "--hardware=h200:2x8", "--sbatch=partition=gpu,account=mine") == DONE
     (called,) = calls(slurm, "sbatch")
     assert called["arguments"] == ["--parsable"]
     lines = called["text"].splitlines()
     directives = [line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")]
     logs = folder / "sweeps/rates/logs"
     assert {"array=0-3%2", "job-name=sweep-rates", "requeue", "signal=TERM@120", f"output={logs}/job-%A_%a.log"} <= set(directives)
-    assert directives[-2:] == ["partition=gpu", "nodes=2"] and "exclusive" not in directives and logs.is_dir()
+    assert {"nodes=2", "gpus-per-node=8"} <= set(directives) and any(line.startswith("export ") for line in lines)
+    assert directives[-2:] == ["partition=gpu", "account=mine"] and "exclusive" not in directives and logs.is_dir()
     (command,) = [line for line in lines if line.startswith("srun")]
     assert f"-m launch.array_task --folder={folder}/sweeps/rates --module=fake_trainer --index=" in command and "--devices=2" in command
     assert events(folder) == [("submitted", f"101_{index}", None) for index in range(4)]
@@ -154,7 +155,7 @@ def test_no_slurm_here(folder: pathlib.Path, capsys: pytest.CaptureFixture[str],
 
 def test_sbatch_refuses(slurm: pathlib.Path, folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     (slurm / "broken").write_text("invalid partition specified: none")
-    assert submit(folder, "--", "--partition=none") == CONFIGURATION
+    assert submit(folder, "--sbatch=partition=none") == CONFIGURATION
     assert "sbatch failed with exit code 1: invalid partition specified: none" in capsys.readouterr().err
     assert not (folder / "sweeps/rates/events.jsonl").exists()
 
@@ -269,10 +270,10 @@ def test_time_of_a_run_is_the_sum_of_its_starts(slurm: pathlib.Path, folder: pat
     [
         (("--target=jobset",), "is jobset, where sweeps do not run: use local or slurm"),
         (("--target=pbs",), "--target: is 'pbs', must be one of local, slurm, jobset"),
-        (("--target=slurm", "--processes=2", "--devices=1"), "on SLURM, write -- --nodes=2"),
-        (("--target=slurm", "--", "--array=1-2"), "the sweep sets --array itself: leave it out"),
-        (("--target=slurm", "--", "-p", "gpu"), "-p: options of sbatch are written --name=value"),
-        (("--", "--partition=gpu"), "options of sbatch are for run with --target=slurm"),
+        (("--target=slurm", "--processes=2", "--devices=1"), "on SLURM, write --sbatch=nodes=2"),
+        (("--target=slurm", "--sbatch=array=1-2"), "--sbatch=array=1-2: the sweep sets it itself: leave it out"),
+        (("--target=slurm", "--hardware=v5p:2x2x1"), "TPUs have no SLURM"),
+        (("--sbatch=partition=gpu",), "--sbatch: is a flag of --target=slurm: leave it out"),
     ],
 )
 def test_command_lines_that_cannot_be_used(slurm: pathlib.Path, capsys, arguments: tuple[str, ...], sentence: str) -> None:

@@ -115,7 +115,7 @@ def test_what_vanished_is_submitted_again(folder: pathlib.Path, capsys: pytest.C
     write(folder, 20)
     (folder / "sweeps" / folder.name).mkdir(parents=True)
     (folder / "sweeps" / folder.name / "mended").touch()
-    assert call(folder, "run", "--target=slurm", "--", "--hold") == DONE
+    assert call(folder, "run", "--target=slurm", "--sbatch=hold") == DONE
     capsys.readouterr()
     assert call(folder, "status") == DONE
     assert "4 queued" in capsys.readouterr().out
@@ -132,7 +132,7 @@ def test_what_vanished_is_submitted_again(folder: pathlib.Path, capsys: pytest.C
 
 def test_sbatch_refuses(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(folder, 20)
-    assert call(folder, "run", "--target=slurm", "--", "--partition=none") == CONFIGURATION
+    assert call(folder, "run", "--target=slurm", "--sbatch=partition=none") == CONFIGURATION
     assert "invalid partition specified: none" in capsys.readouterr().err
     assert call(folder, "status") == DONE
     assert "4 waiting" in capsys.readouterr().out
