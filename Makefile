@@ -3,6 +3,7 @@
 # make test-beam: indexes and conversions as pipelines of Apache Beam, in an environment of its own.
 # make test-tracking: run.trackers with the real packages, without network, in an environment of its own.
 # make test-transformers: an exported Qwen3 loaded by transformers, in the environment of benchmark-step.
+# make test-slurm: batch scripts and sweeps on a real SLURM of one node (Debian's packages, installed as root if they are missing).
 # make benchmark-step: times the training step beside the same in PyTorch (4 GB, an environment of its own).
 # make plan ARGS="--config=configs/neo_ov_2b.py --hardware=v5p:4x4x4": what a run needs (neo_jax/plan.py).
 # Huge pages for what XLA allocates in each step: on two cores the demo's step takes 0.82 to 0.88 of the time without (benchmarks/train_step.py;
@@ -18,7 +19,7 @@ GPU_JAX := 0.11.2
 LIBTPU := 0.0.52
 LIBTPU_FOLDER := .cache/libtpu-$(LIBTPU)
 
-.PHONY: benchmark-step demo plan test test-nightly test-aot test-aot-gpu test-beam test-tracking test-transformers lint clean
+.PHONY: benchmark-step demo plan test test-nightly test-aot test-aot-gpu test-beam test-slurm test-tracking test-transformers lint clean
 
 # On two virtual devices, each with half the rows of a step: on two cores the step of benchmarks/train_step.py at 512 tokens took 0.73 to
 # 0.81 of the time that one device takes (three pairs of runs, jax 0.12.0.1).
@@ -45,6 +46,10 @@ test-beam: .venv-beam/complete
 
 test-tracking: .venv-tracking/complete
 	.venv-tracking/bin/python -m pytest -q tests/tracking
+
+test-slurm: $(ENVIRONMENT)/complete
+	scripts/slurm_here.sh install
+	$(RUN) pytest -q tests/slurm
 
 test-transformers: $(ENVIRONMENT)/complete .venv-torch/complete
 	$(RUN) pytest -q tests/transformers

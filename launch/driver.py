@@ -69,9 +69,8 @@ class Driver:
         on_signals(self.stop)
         states = self._states()
         for run in self._runs:
-            if states[run.name].status == RUNNING:  # when an earlier launcher was killed, and its runs with it
+            if states[run.name].status == RUNNING or states[run.name].task:  # an earlier launcher was killed, or SLURM lost it
                 self._folder.record(run, "lost")
-            self._keep(run, states[run.name])
         (self._folder.path / "logs").mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((self._folder.path / "compilation_cache").absolute()))  # one for all runs
         held: frozenset[str] = frozenset()

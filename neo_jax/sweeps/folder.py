@@ -1,7 +1,9 @@
 """The folder of a sweep, beside its runs: the list of runs and what happened to them. Both files are only ever appended to.
 
 list.jsonl              a line a run: its index, which never changes, its name and its settings
-events.jsonl            a line an event: started, ended (with the exit code), lost (its launcher was killed), stopped (by the rule), retry
+events.jsonl            a line an event: started, ended (with the exit code), lost (its launcher was killed), stopped (by the rule), retry. Of a run
+                        on SLURM, each with its task: submitted; started; interrupted (with the exit code: the task is queued again), ended (for
+                        good), stopping (asked to save and end), lost (SLURM does not hold the task any more, and it has not ended)
 configurations/NAME.json  what each run is started with
 runs/NAME/              run directories            logs/NAME.log   what runs print
 """
@@ -16,16 +18,17 @@ import os
 import pathlib
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.storage import write_whole
 from neo_jax.config import ConfigError
 from neo_jax.exit_codes import DATA, DONE, NOT_FINITE, PREEMPTED
+from neo_jax.sweeps import slurm
 from neo_jax.sweeps.choices import Settings
 from neo_jax.sweeps.file import SweepRun
 
-WAITING, RUNNING, FINISHED, STOPPED, FAILED = "waiting", "running", "finished", "stopped", "failed"
+WAITING, QUEUED, RUNNING, FINISHED, STOPPED, FAILED = "waiting", "queued", "running", "finished", "stopped", "failed"
 REASONS = {DATA: "data cannot be used", NOT_FINITE: "a loss or a gradient is not finite"}
 
 
@@ -40,10 +43,17 @@ class Listed:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Where a run is: one of the states above, and why it stopped or failed."""
+    """Where a run is.
+
+    Attributes:
+      status: one of the states above; QUEUED is on SLURM alone.
+      reason: why it stopped or failed.
+      task: of SLURM, such as "4711_3", if it was submitted and has not ended; that of a run that waits was lost.
+    """
 
     status: str = WAITING
     reason: str = ""
+    task: str = ""
 
 
 class SweepFolder:
@@ -107,41 +117,59 @@ class SweepFolder:
     def record(self, run: Listed, event: str, **more: Any) -> None:
         _append(self.path / "events.jsonl", {"time": time.time(), "index": run.index, "name": run.name, "event": event, **more})
 
+    def events(self, task: str) -> list[dict[str, Any]]:
+        """Returns the events of a task of SLURM, oldest first."""
+        return [line for line in _lines(self.path / "events.jsonl") if line.get("task") == task]
+
     def states(self) -> dict[str, State]:
-        """Returns the state of every run in the list, by name."""
+        """Returns the state of every run in the list, by name. Raises SlurmError if runs were submitted and SLURM cannot be asked for them."""
         states = {each.name: State() for each in self.listed()}
         alive = self.driver() is not None
         for line in _lines(self.path / "events.jsonl"):
             if line["name"] in states:
                 states[line["name"]] = _after(line, states[line["name"]], alive)
+        if any(state.task for state in states.values()):
+            held = slurm.held_tasks(self.path.name)
+            states = {name: _asked(state, held) if state.task else state for name, state in states.items()}
         return states
 
-    def seconds(self) -> dict[str, float]:
-        """Returns for how long each run has run, all of its starts together; a start whose launcher was killed counts to the last event
-        before."""
+    def seconds(self, states: Mapping[str, State]) -> dict[str, float]:
+        """Returns for how long each run has run, all of its starts together; a start that was cut off counts to the last event before.
+
+        Args:
+          states: of the runs, which say whether the last start goes on.
+        """
         total: dict[str, float] = {}
         started: dict[str, float] = {}
-        last, now = 0.0, time.time() if self.driver() is not None else None
+        last = 0.0
         for line in _lines(self.path / "events.jsonl"):
             name, moment = line["name"], line["time"]
+            if name in started and line["event"] in ("ended", "interrupted", "lost", "started"):
+                cut = line["event"] in ("lost", "started")
+                total[name] = total.get(name, 0.0) + (last if cut else moment) - started.pop(name)
             if line["event"] == "started":
                 started[name] = moment
-            elif name in started and line["event"] in ("ended", "lost"):
-                total[name] = total.get(name, 0.0) + (last if line["event"] == "lost" else moment) - started.pop(name)
             last = moment
         for name, begin in started.items():
-            total[name] = total.get(name, 0.0) + (now or last) - begin
+            goes_on = name in states and states[name].status == RUNNING
+            total[name] = total.get(name, 0.0) + (time.time() if goes_on else last) - begin
         return total
 
 
 def _after(line: dict[str, Any], before: State, alive: bool) -> State:
     match line["event"]:
+        case "submitted" | "interrupted":
+            return State(QUEUED, task=line["task"])
+        case "started" if "task" in line:
+            return State(RUNNING, task=line["task"])
         case "started":
             return State(RUNNING) if alive else State()  # its launcher was killed, and it with it
         case "stopped":
             return State(STOPPED, line["reason"])
         case "retry" | "lost":
             return State()
+        case "stopping":
+            return before
     if before.status == STOPPED:
         return before
     code = line["code"]
@@ -150,9 +178,17 @@ def _after(line: dict[str, Any], before: State, alive: bool) -> State:
     return State(FAILED, f"exit code {code}" + (f" ({REASONS[code]})" if code in REASONS else ""))
 
 
+def _asked(state: State, held: Mapping[str, str]) -> State:
+    """Returns the state of a submitted run by what SLURM holds."""
+    if state.task not in held:
+        return State(task=state.task)
+    return State(QUEUED if held[state.task] in slurm.PENDING else RUNNING, task=state.task)
+
+
 def _append(path: pathlib.Path, line: dict[str, Any]) -> None:
-    """Appends a line. One that was cut by a kill before is ended first, so that it spoils no other."""
+    """Appends a line. One that was cut by a kill before is ended first, so that it spoils no other. Tasks on several hosts append to one file."""
     with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         cut = end > 0 and file.read(1) != b"\n"

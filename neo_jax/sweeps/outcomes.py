@@ -93,7 +93,8 @@ class Group:
 
 def outcomes(folder: SweepFolder, runs: Sequence[Listed] | None = None) -> list[Outcome]:
     """Returns what runs of a sweep have reached. runs: all in its list unless given."""
-    states, seconds = folder.states(), folder.seconds()
+    states = folder.states()
+    seconds = folder.seconds(states)
     chosen = folder.listed() if runs is None else runs
     return [_outcome(folder, run, states[run.name], seconds.get(run.name, 0.0)) for run in chosen]
 
