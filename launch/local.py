@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import secrets
 import shutil
 import signal
 import socket
@@ -33,6 +34,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, fro
 from neo_jax.config import ConfigError, parse_command_line
 from neo_jax.config.fields import nearest
 from neo_jax.exit_codes import CONFIGURATION, DATA, DONE, NOT_FINITE, PREEMPTED, TRY_AGAIN
+from neo_jax.processes.flags import SECRET
 
 FINAL = (DONE, DATA, NOT_FINITE, CONFIGURATION)
 RETRIES = 3
@@ -57,6 +59,7 @@ class Group:
         # A process group of its own: Ctrl-C reaches this program alone, which passes it on as SIGTERM.
         self._guard = subprocess.Popen(GUARD, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, process_group=0)
         port = free_port()
+        environment = os.environ | {SECRET: secrets.token_hex(32)}  # another at each start
         for number in range(processes):
             flags = [f"--processes={processes}", f"--process={number}", f"--coordinator=127.0.0.1:{port}", f"--cpu-devices={devices}"]
             process = subprocess.Popen(
@@ -65,6 +68,7 @@ class Group:
                 stderr=subprocess.PIPE if number else log,
                 text=True,
                 errors="replace",
+                env=environment,
                 process_group=self._guard.pid,
             )
             self._running.append(process)
