@@ -8,7 +8,7 @@ import yaml
 
 from neo_jax.config.flags import read_flags
 from neo_jax.exit_codes import CONFIGURATION, DATA, NOT_FINITE
-from neo_jax.processes.flags import Flags
+from neo_jax.processes.flags import SECRET, Flags
 from neo_jax.train import COMMAND
 
 MANIFEST = yaml.safe_load((pathlib.Path(__file__).parents[2] / "launch" / "gke_jobset.yaml").read_text())
@@ -78,4 +78,6 @@ def test_container():
     topology = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
     chips = container["resources"]["limits"]["google.com/tpu"]
     assert math.prod(topology) == chips * job["template"]["spec"]["parallelism"], "as many hosts as the topology has"
+    (secret,) = [only(each, "name", "valueFrom") for each in container["env"] if each["name"] == SECRET]
+    only(only(secret["valueFrom"], "secretKeyRef")["secretKeyRef"], "name", "key", "optional")
     assert 8482 in [port["containerPort"] for port in container["ports"]]

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -12,7 +13,7 @@ SCRIPT = pathlib.Path(__file__).parents[2] / "launch" / "slurm.sbatch"
 def submit(folder: pathlib.Path, code: int, arguments: tuple[str, ...] = ("--config=a.py", "--config.run.seed=1 2"), **variables: str):
     """Runs the script; returns its exit code, srun's arguments and whether the job was queued again."""
     for name, body in (
-        ("srun", f'printf "%s\\n" "$@" > {folder}/srun.log\nexit {code}'),
+        ("srun", f'printf "%s\\n" "$@" > {folder}/srun.log\nprintf %s "$NEO_JAX_SECRET" > {folder}/secret\nexit {code}'),
         ("scontrol", f'echo "$@" >> {folder}/scontrol.log'),
     ):
         (folder / name).write_text(f"#!/bin/bash\n{body}\n")
@@ -54,6 +55,17 @@ def test_restarts_without_an_end_of_its_own_are_limited(tmp_path, code, queued):
 def test_what_is_run(tmp_path):
     flags = ["--wait=60", "--cpu-bind=none", "py", "-m", "neo_jax.train", "--start-seconds=600"]
     assert submit(tmp_path, 0)[1] == [*flags, "--config=a.py", "--config.run.seed=1 2"]
+
+
+def test_the_processes_share_a_secret(tmp_path):
+    secrets = []
+    for _ in range(2):
+        _, arguments, _ = submit(tmp_path, 0)
+        secrets.append((tmp_path / "secret").read_text())
+        assert re.fullmatch("[0-9a-f]{64}", secrets[-1]) and not any(secrets[-1] in argument for argument in arguments)
+    assert secrets[0] != secrets[1]
+    submit(tmp_path, 0, NEO_JAX_SECRET="given by the user")
+    assert (tmp_path / "secret").read_text() == "given by the user"
 
 
 def test_usage(tmp_path):
