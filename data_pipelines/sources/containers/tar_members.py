@@ -117,7 +117,9 @@ def _number(field: bytes) -> int:
             raise ValueError(f"{number} is no size")
         return number
     digits = field.strip(b" \0")
-    if not _OCTAL.fullmatch(digits):  # int() takes signs, underscores and spaces: a negative size would lead back to the same header for ever
+    if not _OCTAL.fullmatch(
+        digits
+    ):  # int() takes signs, underscores and spaces: a negative size would lead back to the same header for ever
         raise ValueError(f"{digits!r} is no number")
     return int(digits or b"0", 8)
 
