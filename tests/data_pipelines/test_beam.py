@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import io
 import pathlib
 import sys
 import tarfile
@@ -66,7 +67,7 @@ def test_without_apache_beam_the_command_says_what_to_install(arguments, capsys)
 def test_an_archive_of_tables_never_leaves_its_folder(tmp_path, monkeypatch):
     """With a stand-in for Beam's file systems that opens local files."""
     filesystems = types.ModuleType("apache_beam.io.filesystems")
-    filesystems.FileSystems = types.SimpleNamespace(open=lambda address: pathlib.Path(address).open("rb"))
+    filesystems.FileSystems = types.SimpleNamespace(open=lambda address: io.BytesIO(pathlib.Path(address).read_bytes()))
     for name, module in (
         ("apache_beam", types.ModuleType("b")),
         ("apache_beam.io", types.ModuleType("b")),
