@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import socket
+import types
 
 import pytest
 
@@ -79,3 +80,37 @@ def test_a_short_secret_is_refused_and_none_is_handed_on(monkeypatch):
         lifetime.start(Flags(2, 1, "127.0.0.1:1", start_seconds=1), {})
     assert "short" not in str(error.value) and SECRET not in os.environ
     assert "a long secret" not in repr(Meeting(0, 1, "", 0, 0, secret="a long secret"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "bound"),
+    [
+        (Flags(2, 0, "localhost:81"), "127.0.0.1:81"),
+        (Flags(2, 0, "[::1]:81"), "[::1]:81"),
+        (Flags(2, 0, "127.0.0.1:81", bind="0.0.0.0"), "0.0.0.0:81"),
+        (Flags(2, 1, "node07:81"), None),
+    ],
+)
+def test_jax_listens_where_the_startup_check_did(flags, bound, monkeypatch):
+    asked = {}
+    monkeypatch.setenv(SECRET, "a secret of the tests")
+    monkeypatch.setattr(lifetime, "meet", lambda meeting, *_: asked.update(meeting=meeting))
+    monkeypatch.setattr(lifetime.jax.distributed, "initialize", lambda *_, **options: asked.update(options))
+    for name in ("keep_stop_service", "_watch"):
+        monkeypatch.setattr(lifetime, name, lambda: None)
+    lifetime.start(flags, {})
+    assert asked["coordinator_bind_address"] == bound and asked["meeting"].secret == "a secret of the tests"
+    assert (asked["meeting"].bind == bound.rpartition(":")[0].strip("[]")) if bound else not asked["meeting"].bind
+
+
+def test_a_message_of_another_process_does_not_reach_the_terminal(monkeypatch, capsys):
+    """It comes through jax's service, which anyone can reach who reaches its port."""
+    failed = '{"process": 3, "code": 75, "message": "a\\u001b[2J\\nb"}'
+    monkeypatch.setattr(lifetime, "WATCH_SECONDS", 0.0)
+    monkeypatch.setattr(lifetime, "client_of_run", lambda: types.SimpleNamespace(key_value_try_get=lambda key: failed))
+    monkeypatch.setattr(lifetime, "_exit", lambda client, code: lifetime._finished.set())
+    try:
+        lifetime._watch()
+    finally:
+        lifetime._finished.clear()
+    assert capsys.readouterr().err == "\nprocess 3 ended the run: a\\x1b[2J\nb\n"
