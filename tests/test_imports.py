@@ -69,7 +69,7 @@ BASE = {
 }
 DATA_PIPELINES = {
     "data_pipelines.conditions": set(),
-    "data_pipelines.schema": {"data_pipelines.conditions", "data_pipelines.storage"},
+    "data_pipelines.schema": {"data_pipelines.conditions", "data_pipelines.printable", "data_pipelines.storage"},
     "data_pipelines.storage": set(),
     "data_pipelines.progress": set(),
     "data_pipelines.printable": set(),

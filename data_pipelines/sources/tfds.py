@@ -20,6 +20,7 @@ from data_pipelines.sources.containers.shards import Shards
 from data_pipelines.sources.containers.tables import Tables
 from data_pipelines.sources.dialects.row import KEYS
 from data_pipelines.sources.features import check_features
+from data_pipelines.sources.json_text import read_json
 from data_pipelines.sources.keys import Keys, can_change_training
 from data_pipelines.sources.paths import local_path, one_path
 from data_pipelines.sources.source import RecordSource
@@ -135,9 +136,9 @@ class TfdsSource:
         key = _text(record["key"])
         where = f"{key} (record {index} of {self._folder})"
         try:
-            turns = tuple(Turn(str(role), str(text), bool(is_input)) for role, text, is_input in json.loads(_text(record["turns"])))
-            clips = [(int(files), tuple(map(float, times))) for files, times in json.loads(_text(record["clips"]))]
-        except (ValueError, TypeError, RecursionError) as error:
+            turns = tuple(Turn(str(role), str(text), bool(is_input)) for role, text, is_input in read_json(_text(record["turns"])))
+            clips = [(int(files), tuple(map(float, times))) for files, times in read_json(_text(record["clips"]))]
+        except (ValueError, TypeError) as error:
             raise SampleError("broken_json", f"{where}: broken turns or clips ({error})") from error
         unknown = {turn.role for turn in turns} - {*ROLES, DOCUMENT}
         if not turns or unknown:

@@ -8,11 +8,12 @@ import sys
 import tarfile
 
 import pyarrow
+import pyarrow.parquet
 import pytest
 
 from data_pipelines.schema import DataError, SampleError, SourceSettings
 from data_pipelines.sources import open_source
-from data_pipelines.sources.containers import lines
+from data_pipelines.sources.containers import lines, parquet
 from data_pipelines.sources.containers.arrayrecord import _decoder_beside
 from data_pipelines.sources.json_text import MOST_LEVELS, read_json
 
@@ -94,6 +95,21 @@ def test_nested_rows_are_skipped(tmp_path, row, value):
         open_at(tmp_path / "a.tar", "tar")[0]
 
 
+@pytest.mark.parametrize("levels", [3000, 200_000])
+@pytest.mark.parametrize("key", ["tools", "tool_calls"])
+def test_nested_texts_of_tools_are_skipped(tmp_path, key, levels):
+    """JSON within a text of the row is bounded too."""
+    answer, value = {"role": "assistant", "content": "b"}, nested(levels, "[", "]")
+    row = {"messages": [{"role": "user", "content": "a"}, answer]}
+    if key == "tools":
+        row["tools"] = value
+    else:
+        answer[key] = [{"function": {"name": "x", "arguments": value}}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "first"}) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(SampleError, match=f"more than {MOST_LEVELS} levels"):
+        open_at(tmp_path / "a.jsonl", "jsonl")[1]
+
+
 def test_rows_of_ordinary_depth_are_read():
     deep, wide = nested(MOST_LEVELS, "[", "]"), json.dumps([[] for _ in range(1000)])
     assert read_json(deep) is not None and len(read_json(wide.encode())) == 1000
@@ -115,6 +131,24 @@ def test_what_unpacks_to_far_more_than_its_size_is_cut(tmp_path, compress, monke
     (tmp_path / "b.jsonl").write_bytes(compress(row * 100_000))
     monkeypatch.undo()
     assert len(open_at(tmp_path / "b.jsonl", "jsonl")) == 100_000
+
+
+def test_a_parquet_file_whose_dictionary_stands_for_more_is_refused(tmp_path, monkeypatch):
+    """A few hundred bytes stand for 400 MB: one value of 1 MiB and 400 rows."""
+    monkeypatch.setattr(parquet, "MOST_GROUP_BYTES", 64 << 20)
+    monkeypatch.setattr(parquet, "PART_BYTES", 8 << 20)
+    for name, rows in (("small", 40), ("large", 400)):
+        values = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * rows, pyarrow.int32()), pyarrow.array(["x" * (1 << 20)]))
+        table = pyarrow.table({"text": values, "id": list(map(str, range(rows)))})
+        pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet", compression="zstd", store_schema=False)
+        assert (tmp_path / f"{name}.parquet").stat().st_size < 10_000
+    source = open_at(tmp_path / "small.parquet", "parquet")
+    assert [len(source[row].turns[0].text) for row in (0, 39)] == [1 << 20] * 2
+    source = open_at(tmp_path / "large.parquet", "parquet")
+    before = pyarrow.default_memory_pool().bytes_allocated()
+    with pytest.raises(SampleError, match="unpacks to more than 67,108,864 bytes"):
+        source[0]
+    assert pyarrow.default_memory_pool().bytes_allocated() - before < 16 << 20
 
 
 def test_a_row_without_end(tmp_path):
