@@ -34,6 +34,7 @@ from data_pipelines.index.filters import Filters
 from data_pipelines.index.lengths import sample_seed
 from data_pipelines.index.measures import inspect
 from data_pipelines.media import images, video
+from data_pipelines.printable import printable
 from data_pipelines.progress import progress
 from data_pipelines.schema import DataError, PhaseSettings, Sample, SampleError, SourceSettings
 from data_pipelines.sources import FORMATS, Source, open_source
@@ -264,7 +265,7 @@ def check(
         if as_json:
             print(row.to_json())
     if not as_json:
-        print("\n".join(summary.lines(source.ignored)))
+        print("\n".join(map(printable, summary.lines(source.ignored))))
     return summary.verdict(policy)
 
 

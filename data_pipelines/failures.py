@@ -134,7 +134,9 @@ def counts_text(counts: collections.Counter[str]) -> str:
 
 
 def failure_line(source: str, key: str, reason: str, message: str) -> str:
-    return json.dumps({"source": source, "key": key, "reason": reason, "message": message}, ensure_ascii=False) + "\n"
+    """Returns a line of the log: JSON in any script, but what a terminal that shows the file would obey is written as \\uXXXX."""
+    text = json.dumps({"source": source, "key": key, "reason": reason, "message": message}, ensure_ascii=False)
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text) + "\n"
 
 
 def _count(value: Any) -> int:

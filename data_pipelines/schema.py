@@ -14,6 +14,7 @@ from typing import Annotated
 import numpy as np
 
 from data_pipelines.conditions import read_condition
+from data_pipelines.printable import printable
 from data_pipelines.storage.interface import Stored
 
 VISUAL_TOKEN_SIDE = 32  # pixels: 2 x 2 patches of 16 x 16
@@ -36,7 +37,13 @@ FilePath = Annotated[str, pathlib.Path]  # path of a file or folder as a string;
 
 
 class DataError(ValueError):
-    """Error for data that cannot be used at all (an empty source, a broken index). The message states the problem, its place and a remedy."""
+    """Error for data that cannot be used at all (an empty source, a broken index). The message states the problem, its place and a remedy.
+
+    Messages hold names and texts of the data: what a terminal would obey is escaped.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(printable(message, keep="\n"))
 
 
 class NoSamples(DataError):
@@ -51,7 +58,7 @@ class SampleError(DataError):
     """
 
     def __init__(self, reason: str, message: str):
-        super().__init__(message)
+        super().__init__(printable(message))  # one line: no name can begin another in a log
         self.reason = reason
 
 

@@ -19,6 +19,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import secrets
 import signal
 import socket
 import subprocess
@@ -33,6 +34,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a file, fro
 from neo_jax.config import ConfigError, parse_command_line
 from neo_jax.config.fields import nearest
 from neo_jax.exit_codes import CONFIGURATION, DONE, FINAL, PREEMPTED, TRY_AGAIN
+from neo_jax.processes.flags import SECRET
 
 RETRIES = 3
 END_SECONDS = 10.0  # that processes have to end by themselves after another of the group did, and again after SIGTERM
@@ -56,10 +58,13 @@ class Group:
         # A process group of its own: Ctrl-C reaches this program alone, which passes it on as SIGTERM.
         self._guard = subprocess.Popen(GUARD, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, process_group=0)
         port = free_port()
+        # Another at each start. Without `devices` the processes of a run may be on several hosts, and their secret comes from elsewhere.
+        environment = os.environ | ({SECRET: secrets.token_hex(32)} if devices else {})
         for number in range(processes):
             flags = [f"--processes={processes}", f"--process={number}", f"--coordinator=127.0.0.1:{port}", f"--cpu-devices={devices}"]
             process = subprocess.Popen(
                 [*command, *(flags if devices else [])],
+                env=environment,
                 stdout=subprocess.DEVNULL if number else log,
                 stderr=subprocess.PIPE if number else log,
                 text=True,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
+from data_pipelines.printable import printable
 from data_pipelines.schema import Clip, Media, Sample, SampleError, Turn
 from data_pipelines.text.marks import as_words
 from neo_jax.config.fields import AboveZero, AtLeastZero, Positive, Seed, Text, Whole
@@ -108,11 +109,14 @@ class Conversation:
 def answer(
     answerer: Answerer, conversation: Conversation, flags: Flags, question: str, images: Sequence[str], videos: Sequence[str]
 ) -> None:
-    """Prints the answer as it is written, and keeps it in the conversation. Raises SampleError if the question cannot be read."""
+    """Prints the answer as it is written, and keeps it in the conversation. Raises SampleError if the question cannot be read.
+
+    On a terminal control characters of the answer are shown as text; a pipe or a file gets the answer as it is.
+    """
     parts = []
     for part in answerer.stream(conversation.asking(question, images, videos), flags.sampling(), flags.max_tokens, flags.stop):
         parts.append(part)
-        print(part, end="", flush=True)
+        print(printable(part, keep="\n\t") if sys.stdout.isatty() else part, end="", flush=True)  # a terminal would obey it
     print(flush=True)
     conversation.answered("".join(parts))
 

@@ -55,7 +55,7 @@ NEO_JAX = {
     "neo_jax.planning": LOW | {"neo_jax.attention", "neo_jax.model", "neo_jax.inference", "neo_jax.training"},
 }
 # What of data_pipelines a room of neo_jax may import: schema and batches alone, but where inputs are opened, questions read or rows planned.
-SCHEMA = {"data_pipelines.schema", "data_pipelines.batch", "data_pipelines.storage", "data_pipelines.failures"}
+SCHEMA = {f"data_pipelines.{room}" for room in ("schema", "batch", "storage", "failures", "printable")}
 REGISTRY = ("neo_jax.config.sections", "data_pipelines.sources")  # the table of formats: its module imports no media library
 OPENS_DATA = {
     f"neo_jax.{room}" for room in ("training", "evaluation", "inference", "runs", "planning", "drafting", "publishing", "serving")
@@ -65,14 +65,16 @@ BASE = {
     "data_pipelines.schema",
     "data_pipelines.storage",
     "data_pipelines.progress",
+    "data_pipelines.printable",
     "data_pipelines.randomness",
     "data_pipelines.batch",
 }
 DATA_PIPELINES = {
     "data_pipelines.conditions": set(),
-    "data_pipelines.schema": {"data_pipelines.conditions", "data_pipelines.storage"},
+    "data_pipelines.schema": {"data_pipelines.conditions", "data_pipelines.printable", "data_pipelines.storage"},
     "data_pipelines.storage": set(),
     "data_pipelines.progress": set(),
+    "data_pipelines.printable": set(),
     "data_pipelines.randomness": set(),
     "data_pipelines.batch": {"data_pipelines.schema"},
     "data_pipelines.failures": BASE,

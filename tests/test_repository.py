@@ -300,3 +300,42 @@ def test_continuous_integration_runs_the_tests() -> None:
     path = ROOT / ".ci" / "run"
     assert os.access(path, os.X_OK) and "make test" in path.read_text()
     assert "Apache License" in (ROOT / "LICENSE").read_text() and "Version 2.0" in (ROOT / "LICENSE").read_text()
+
+
+RUNS_TEXT = {"eval", "exec", "compile", "__import__", "run_path", "run_module", "import_module", "system", "popen", "mktemp", "extractall"}
+# Configuration files and sweeps are programs of their user (docs/security.md); the archive's members are checked below.
+MAY_RUN = {
+    ("neo_jax/config/command_line.py", "run_path"),
+    ("neo_jax/sweeps/file.py", "run_path"),
+    ("data_pipelines/configuration.py", "run_path"),
+    ("data_pipelines/beam/files.py", "extractall"),
+}
+
+
+def calls() -> list[tuple[str, str, ast.Call]]:
+    """(file, name of the function, call) of each call in the packages, those of benchmarks/ included."""
+    found = []
+    for path in [*source_files(), *(ROOT / "benchmarks").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                # re.compile and the compile() of jax's lowered programs are other functions
+                if name != "compile" or isinstance(node.func, ast.Name):
+                    found.append((str(path.relative_to(ROOT)), name, node))
+    return found
+
+
+def test_no_file_is_run_as_code() -> None:
+    assert {(path, name) for path, name, _ in calls() if name in RUNS_TEXT} == MAY_RUN
+    for path, name, call in calls():
+        values = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        if name == "load" and ast.unparse(call.func) in ("np.load", "numpy.load"):
+            assert values.get("allow_pickle") == "False", path
+        if name == "extractall":
+            assert values.get("filter") == "'data'", path
+        assert values.get("shell", "False") == "False", path
+
+
+@pytest.mark.parametrize("name", ["marshal", "shelve", "yaml", "jinja2", "zipimport", "code"])
+def test_no_reader_that_runs_code_is_imported(name: str) -> None:
+    assert [str(path) for path in source_files() if name in imports(path)] == []

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from data_pipelines.media import faithful, frames, impostors
 from data_pipelines.media.images import decode, header, is_faithful, open_media, read_bytes
-from data_pipelines.media.sizes import check_size
+from data_pipelines.media.sizes import MOST_DECODED_PIXELS, check_size
 from data_pipelines.schema import Clip, Media, PhaseSettings, SampleError
 from data_pipelines.storage.interface import StorageError
 
@@ -29,6 +29,9 @@ Indices = Sequence[int] | npt.NDArray[np.int64]
 
 # Listed explicitly, because some of FFmpeg's readers (playlists) open other files and addresses.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,gif,webp_anim"
+
+# FFmpeg refuses larger frames before it reserves memory: their size in the file's header may be another.
+LIMITS = {"max_pixels": str(MOST_DECODED_PIXELS)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +78,12 @@ def probe(clip: Clip) -> VideoInfo:
             duration = (max(times) - min(times)) * stream.time_base * Fraction(count, count - 1) if count > 1 else Fraction(0)
         height, width = _Shape.of(stream, media.pictures).size(stream.height, stream.width)
         conversions = _conversions(stream)
-    if count < 1 or duration <= 0 or height < 1 or width < 1:
+    if height < 1 or width < 1:
+        raise SampleError(
+            "broken_video",
+            f"{media.name}: the size of its frames is not known: its first frame is damaged, or has more than {MOST_DECODED_PIXELS:,} pixels",
+        )
+    if count < 1 or duration <= 0:
         raise SampleError("broken_video", f"{media.name}: the clip has {count} frames in {float(duration)} s; is it a video?")
     check_size(height, width, media.name)
     return VideoInfo(float(duration), float(count / duration), count, height, width, conversions)
@@ -280,11 +288,12 @@ def _start(stream: Any) -> Fraction:
 def _opened(media: Media) -> Iterator[tuple[Any, Any]]:
     with open_media(media) as file:
         try:
-            with av.open(file, options={"format_whitelist": FORMATS}) as container:
+            with av.open(file, options={"format_whitelist": FORMATS} | LIMITS) as container:
                 clips = [stream for stream in container.streams.video if not stream.disposition & _STILL]
                 if not clips:
                     raise SampleError("broken_video", f"{media.name}: the file has no video stream (a cover picture is none)")
                 clips[0].codec_context.thread_count = THREADS
+                clips[0].codec_context.options = LIMITS
                 yield container, clips[0]
         except StorageError as error:
             raise SampleError(error.reason, f"{media.name}: {error}") from error

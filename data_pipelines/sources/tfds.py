@@ -19,6 +19,8 @@ from data_pipelines.sources.containers.arrayrecord import ArrayRecords, example_
 from data_pipelines.sources.containers.shards import Shards
 from data_pipelines.sources.containers.tables import Tables
 from data_pipelines.sources.dialects.row import KEYS
+from data_pipelines.sources.features import check_features
+from data_pipelines.sources.json_text import read_json
 from data_pipelines.sources.keys import Keys, can_change_training
 from data_pipelines.sources.paths import local_path, one_path
 from data_pipelines.sources.source import RecordSource
@@ -71,8 +73,11 @@ def open_tfds(settings: SourceSettings, tables: Tables) -> TfdsSource | RecordSo
 
 def _builder(folder: pathlib.Path) -> Any:
     if (folder / "features.json").exists():
+        check_features(folder)
         return tensorflow_datasets.builder_from_directory(folder)
     name, _, version = str(folder).partition(":")
+    for found in pathlib.Path(name).rglob("features.json"):  # of each version
+        check_features(found.parent)
     for data_dir in pathlib.Path(name).parents[:2]:  # DATA_DIR of DATA_DIR/NAME, or of DATA_DIR/NAME/CONFIG
         dataset = f"{pathlib.Path(name).relative_to(data_dir)}{f':{version}' if version else ''}"
         with contextlib.suppress(tensorflow_datasets.core.DatasetNotFoundError):
@@ -131,9 +136,9 @@ class TfdsSource:
         key = _text(record["key"])
         where = f"{key} (record {index} of {self._folder})"
         try:
-            turns = tuple(Turn(str(role), str(text), bool(is_input)) for role, text, is_input in json.loads(_text(record["turns"])))
-            clips = [(int(files), tuple(map(float, times))) for files, times in json.loads(_text(record["clips"]))]
-        except (ValueError, TypeError, RecursionError) as error:
+            turns = tuple(Turn(str(role), str(text), bool(is_input)) for role, text, is_input in read_json(_text(record["turns"])))
+            clips = [(int(files), tuple(map(float, times))) for files, times in read_json(_text(record["clips"]))]
+        except (ValueError, TypeError) as error:
             raise SampleError("broken_json", f"{where}: broken turns or clips ({error})") from error
         unknown = {turn.role for turn in turns} - {*ROLES, DOCUMENT}
         if not turns or unknown:

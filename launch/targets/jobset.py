@@ -18,12 +18,17 @@ from launch.hosts import TOPOLOGY, Hosts
 from launch.submit import call
 from neo_jax.config import ConfigError
 from neo_jax.exit_codes import DONE, FAILED, FINAL, PREEMPTED, TRY_AGAIN
+from neo_jax.processes.flags import SECRET
 
 JOB, CONTAINER, VOLUME, MEMORY = "slice", "train", "data", "memory"
 FOLDER, MOUNT, USER = "/neo_jax", "/data", 1000  # of the image that the Containerfile builds
 LABEL = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # a pod is named NAME-slice-REPLICA-INDEX-SUFFIX, in 63 characters
 # Of jax's coordinator, of the chips of a slice, and between slices.
 COORDINATOR_PORT, PORTS = 8482, (8471, 8080, 8482)
+SECRET_NAME, SECRET_KEY = (
+    "neo-jax",
+    "secret",
+)  # of the cluster's secret by which processes know each other; without it, the network is trusted
 RETRIED = (FAILED, TRY_AGAIN, PREEMPTED)  # beside those of killed processes
 
 
@@ -141,13 +146,15 @@ def _pod(job: Job) -> dict[str, Any]:
     volumes = {VOLUME: (MOUNT, {"persistentVolumeClaim": {"claimName": job.volume}})} if job.volume else {}
     if not hosts.is_tpu:
         volumes[MEMORY] = ("/dev/shm", {"emptyDir": {"medium": "Memory"}})  # NCCL needs more than the 64 MB that a container has
+    reference = {"name": SECRET_NAME, "key": SECRET_KEY, "optional": True}
+    secret = {"name": SECRET, "valueFrom": {"secretKeyRef": reference}}
     container = {
         "name": CONTAINER,
         "image": job.image,
         "workingDir": job.folder,
         "command": list(job.command[:3]),  # no shell in front: SIGTERM must reach Python
         "args": list(job.command[3:]),
-        "env": [{"name": name, "value": value} for name, value in job.environment.items()],
+        "env": [*({"name": name, "value": value} for name, value in job.environment.items()), secret],
         "ports": [{"containerPort": port} for port in PORTS],
         "resources": {"limits": {hosts.kind.resource: hosts.chips}},
         "volumeMounts": [{"name": name, "mountPath": path} for name, (path, _) in volumes.items()],

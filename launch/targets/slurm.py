@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from launch.submit import call
 from neo_jax.config import ConfigError
 from neo_jax.exit_codes import CONFIGURATION, FINAL, PREEMPTED
+from neo_jax.processes.flags import SECRET
 
 INDEX = "{index}"  # stands for the index of the job of an array, in any argument of its command
 ARRAY = re.compile(r"\d+(-\d+(:\d+)?)?(,\d+(-\d+(:\d+)?)?)*(%[1-9]\d*)?")
@@ -69,6 +70,9 @@ def script(job: Job) -> str:
         "set -u",
         f"cd {shlex.quote(job.folder) if job.folder else '"${SLURM_SUBMIT_DIR:-.}"'} || exit {CONFIGURATION}",
         *(f"export {name}={shlex.quote(value)}" for name, value in job.environment.items()),
+        "",
+        "# The processes of this start know each other by it (docs/security.md). srun hands the environment on; all users see a command line.",
+        f"export {SECRET}=${{{SECRET}:-$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')}}",
         "",
         "trap : TERM # one to the whole job must not end this shell before the processes have saved",
         "",

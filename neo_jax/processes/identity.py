@@ -12,7 +12,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from neo_jax import config
+from neo_jax.config.changes import flat
 
 MAX_NAMED = 10  # differing keys or files that a message names
 # Packages that affect compiled programs, pixels or tokens. Those that are not installed are left out.
@@ -41,12 +41,19 @@ def source_digests() -> dict[str, str]:
 
 
 def compare(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Returns how another process's identity differs from `mine`, a few words for each kind of difference."""
-    ours, theirs = ({key: _section(each, key) for key in ("configuration", "files", "versions")} for each in (mine, other))
-    forbidden, allowed = config.differences(ours["configuration"], theirs["configuration"])
-    files = [name for name in sorted(ours["files"].keys() | theirs["files"].keys()) if ours["files"].get(name) != theirs["files"].get(name)]
-    versions, _ = config.differences(ours["versions"], theirs["versions"])
-    kinds = {"configuration": forbidden + allowed, "source files": files, "versions": versions}
+    """Returns how another process's identity differs from `mine`, a few words for each kind of difference. `other` may hold any JSON."""
+    ours, theirs = ({key: flat(_section(each, key)) for key in ("configuration", "files", "versions")} for each in (mine, other))
+    differing = {
+        section: [
+            key for key in sorted(ours[section].keys() | theirs[section].keys()) if ours[section].get(key) != theirs[section].get(key)
+        ]
+        for section in ours
+    }
+    said = {
+        section: [f"{key}: {ours[section].get(key, 'absent')!r} -> {theirs[section].get(key, 'absent')!r}" for key in differing[section]]
+        for section in ("configuration", "versions")
+    }
+    kinds = {"configuration": said["configuration"], "source files": differing["files"], "versions": said["versions"]}
     return [f"{kind} ({_some(names)})" for kind, names in kinds.items() if names]
 
 

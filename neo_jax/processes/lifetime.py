@@ -13,12 +13,14 @@ from typing import Any, NoReturn
 
 import jax
 
+from data_pipelines.printable import printable
 from neo_jax.config.fields import ConfigError
+from neo_jax.processes.address import own_address, with_port
 from neo_jax.processes.cluster import find_place
 from neo_jax.processes.exchange import barrier, client_of_run, is_first, keep_stop_service, return_stop_service
-from neo_jax.processes.flags import Flags
+from neo_jax.processes.flags import LEAST_SECRET, SECRET, Flags
 from neo_jax.processes.identity import compare, identity
-from neo_jax.processes.rendezvous import LOOPBACK, Meeting, meet
+from neo_jax.processes.rendezvous import Meeting, MissingError, meet, tell
 
 HEARTBEAT_SECONDS = 30  # a process that is silent for longer counts as dead, and all others end
 EXIT_SECONDS = 60  # a finished process waits this long for the others
@@ -36,7 +38,7 @@ def start(flags: Flags, configuration: Mapping[str, Any]) -> None:
       configuration: the resolved configuration; it must be equal in every process, as must code and versions.
 
     Raises:
-      ConfigError: virtual devices are requested twice.
+      ConfigError: virtual devices are requested twice, or the secret is too short.
       GroupError: processes disagree on configuration, code or versions, or the cluster is not understood.
       MissingError: processes were missing at the time limit.
     """
@@ -45,25 +47,44 @@ def start(flags: Flags, configuration: Mapping[str, Any]) -> None:
             raise ConfigError(["--cpu-devices: XLA_FLAGS sets the number of virtual devices too: remove it there"])
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", flags.cpu_devices)
+    # Not for the programs that this process starts.
+    secret = os.environ.pop(SECRET, "")
     place = find_place(flags)
     if place.processes == 1:
         return
+    if secret and len(secret) < LEAST_SECRET:
+        raise ConfigError(
+            [f"the variable {SECRET} has {len(secret)} characters: give all processes the same {LEAST_SECRET} or more random ones"]
+        )
     host, _, port = place.coordinator.rpartition(":")
     host = host.strip("[]")
-    meet(Meeting(place.process, place.processes, host, int(port), flags.start_seconds), identity(configuration), compare)
+    bind = _bind(flags, host) if place.process == 0 else ""
+    meet(Meeting(place.process, place.processes, host, int(port), flags.start_seconds, bind, secret), identity(configuration), compare)
     jax.distributed.initialize(
         place.coordinator,
         place.processes,
         place.process,
         local_device_ids=None if "JAX_LOCAL_DEVICE_IDS" in os.environ else place.local_devices,
         cluster_detection_method="deactivate",  # everything is known by now
-        coordinator_bind_address=place.coordinator if host in LOOPBACK else None,
+        coordinator_bind_address=with_port(bind, int(port)) if bind else None,
         initialization_timeout=flags.start_seconds,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=EXIT_SECONDS,
     )
     keep_stop_service()
     threading.Thread(target=_watch, name="watch", daemon=True).start()
+
+
+def _bind(flags: Flags, host: str) -> str:
+    """Returns the address on which process 0 listens: for the startup check, and for jax's coordination service after it."""
+    if flags.bind is not None:
+        return flags.bind
+    try:
+        return own_address(host, flags.start_seconds, tell)
+    except OSError as error:
+        raise MissingError(
+            f"process 0 cannot listen: {error}; name one with --coordinator=HOST:PORT or --bind=ADDRESS; --bind=0.0.0.0 is all interfaces"
+        ) from error
 
 
 def finish() -> None:
@@ -103,7 +124,7 @@ def _watch() -> None:
         except Exception:  # none has failed: jax raises no specific error for a missing key
             continue
         if failed["process"] != jax.process_index():
-            print(f"\nprocess {failed['process']} ended the run: {failed['message']}", file=sys.stderr)
+            print(f"\nprocess {failed['process']} ended the run: {printable(str(failed['message']), keep='\n')}", file=sys.stderr)
             _exit(client, failed["code"])
 
 

@@ -1,26 +1,34 @@
 """The startup check: before jax connects the processes, each sends its identity to process 0, which answers go, or an error.
 
 jax's own initialisation ends in a native abort if a process is missing, and does not detect that two processes run different programs. Here each
-process connects to process 0, sends one line of JSON and waits for one line of JSON. Input is not trusted: its size is limited and its form checked,
-and a connection that sends anything else is closed and ignored.
+process connects to process 0, gets a nonce, sends one line with its report and waits for one line (messages.py). What is sealed with another
+secret than this run's counts as not sent, on both sides: process 0 drops that connection and waits on (arrivals.py), another process tries on.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
-import json
-import select
+import errno
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-MESSAGE_BYTES = 4 << 20  # size limit of a line
-READ_SECONDS = 10.0  # time limit for a line
-ARRIVAL_SECONDS = 2.0  # time limit for the report of a new connection; short, because the other processes wait meanwhile
+from data_pipelines.printable import printable
+from neo_jax.processes.address import family_of
+from neo_jax.processes.arrivals import Arrival, Arrivals, answer
+from neo_jax.processes.flags import SECRET
+from neo_jax.processes.messages import MESSAGE_BYTES, NONCE_BYTES, REFUSED, RefusedError, new_nonce, sealed, unsealed
+
+ANSWER_SECONDS = 10.0  # time limit for each message besides the answer, which comes when all have reported
 RETRY_SECONDS = 0.2  # between attempts to reach process 0
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+REFUSED_SECONDS = 2.0  # the same after it has refused this process
+ANSWERED_AT_ONCE = 32
+MOST_NUMBER = 1 << 31  # of processes
+MOST_MESSAGE = 20_000  # characters of a foreign message that are printed
 
 
 class GroupError(RuntimeError):
@@ -37,8 +45,10 @@ class Meeting:
 
     Attributes:
       process, processes: index of this process, and number of processes.
-      host, port: where process 0 listens.
+      host, port: where the others reach process 0.
       seconds: time that the processes wait for each other.
+      bind: the address on which process 0 listens; :: is every interface with IPv4 and IPv6, 0.0.0.0 every one with IPv4.
+      secret: of the run; "" for none.
     """
 
     process: int
@@ -46,13 +56,20 @@ class Meeting:
     host: str
     port: int
     seconds: float
+    bind: str = ""
+    secret: str = dataclasses.field(default="", repr=False)
+
+
+def tell(sentence: str) -> None:
+    """Prints a sentence for the user."""
+    print(sentence, file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass
 class _Reported:
     """A process that has connected to process 0 and sent its report."""
 
-    connection: socket.socket
+    arrival: Arrival
     host: str
     identity: Mapping[str, Any]
 
@@ -76,56 +93,53 @@ def meet(meeting: Meeting, identity: Mapping[str, Any], compare: Callable[[Mappi
 def _receive_all(meeting: Meeting, identity: Mapping[str, Any], compare: Callable[..., list[str]]) -> None:
     arrived: dict[int, _Reported] = {}
     problems: list[str] = []
-    refused: list[socket.socket] = []
-    deadline = time.monotonic() + meeting.seconds
+    refused: list[Arrival] = []
+    secret = meeting.secret.encode()
     with _listen(meeting) as listener:
-        while len(arrived) + len(refused) < meeting.processes - 1 and (left := deadline - time.monotonic()) > 0:
-            listener.settimeout(left)
-            try:
-                connection, address = listener.accept()
-            except TimeoutError:
-                break
-            message = _read(connection, min(ARRIVAL_SECONDS, max(left, RETRY_SECONDS)))
-            if message is None or not _is_report(message):
-                connection.close()
-                continue
-            process, host = message["process"], f"{str(message['host'])[:255]} ({address[0]})"
-            if message["processes"] != meeting.processes:
-                problems.append(
-                    f"process {process} on {host} was started as one of {message['processes']} processes, process 0 as one of {meeting.processes}"
-                )
-            elif not 0 < process < meeting.processes:
-                problems.append(
-                    f"a process on {host} is numbered {process}; {meeting.processes} processes are 0 to {meeting.processes - 1}"
-                )
-            elif process in arrived and _is_open(arrived[process].connection):
-                problems.append(f"two processes are numbered {process}: on {arrived[process].host} and on {host}")
-            else:  # new, or started again after its earlier connection was closed
-                arrived[process] = _Reported(connection, host, message["identity"])
-                continue
-            refused.append(connection)
+        arrivals = Arrivals(listener, secret, time.monotonic() + meeting.seconds, tell)
+        with contextlib.closing(iter(arrivals)) as reporting:
+            while len(arrived) + len(refused) < meeting.processes - 1 and (arrival := next(reporting, None)) is not None:
+                report = arrival.report
+                if not _is_report(report):
+                    arrivals.drop(arrival.connection, arrival.address, "it sent something other than a report")
+                    continue
+                process, host = report["process"], f"{printable(report['host'][:255])} ({arrival.address})"
+                if report["processes"] != meeting.processes:
+                    problems.append(
+                        f"process {process} on {host} was started as one of {report['processes']} processes, process 0 as one of "
+                        f"{meeting.processes}"
+                    )
+                elif not 0 < process < meeting.processes:
+                    problems.append(
+                        f"a process on {host} is numbered {process}; {meeting.processes} processes are 0 to {meeting.processes - 1}"
+                    )
+                elif process in arrived and _is_open(arrived[process].arrival.connection):
+                    problems.append(f"two processes are numbered {process}: on {arrived[process].host} and on {host}")
+                else:  # new, or started again after its earlier connection was closed
+                    arrived[process] = _Reported(arrival, host, report["identity"])
+                    continue
+                refused.append(arrival)
     for process, other in sorted(arrived.items()):
         if differing := compare(identity, other.identity):
-            problems.append(f"process {process} on {other.host} differs from process 0: " + "; ".join(differing))
+            problems.append(f"process {process} on {other.host} differs from process 0: " + "; ".join(map(printable, differing)))
     if problems:
         problems.append("start every process with the same command from the same code")
     if missing := [process for process in range(1, meeting.processes) if process not in arrived]:
         names = f"process {missing[0]}" if len(missing) == 1 else f"processes {', '.join(map(str, missing))}"
         problems.append(
-            f"{names} of {meeting.processes} did not reach process 0 at {meeting.host}:{meeting.port} within {meeting.seconds:.0f} s: see their "
-            "output, or whether the port is open to them; --processes=1 is a run of one process"
+            f"{names} of {meeting.processes} did not reach process 0 at {meeting.host}:{meeting.port} (it listened on "
+            f"{meeting.bind or meeting.host}) within {meeting.seconds:.0f} s: see their output, or whether the port is open to them; "
+            "--processes=1 is a run of one process"
         )
     error = None
     if problems:
         kind = MissingError if len(problems) == 1 and missing else GroupError
         error = kind("startup check failed:\n  " + "\n  ".join(problems))
-    answer = {"go": True} if error is None else {"kind": type(error).__name__, "message": str(error)}
-    for connection in [*(other.connection for other in arrived.values()), *refused]:
-        with contextlib.suppress(OSError), connection:
-            connection.settimeout(READ_SECONDS)
-            connection.sendall(_line(answer))
-            connection.shutdown(socket.SHUT_WR)
-            connection.recv(1)  # waits until the other side has closed: then the port is free at once
+    message = {"go": True} if error is None else {"kind": type(error).__name__, "message": str(error)}
+    told = [*(other.arrival for other in arrived.values()), *refused]
+    with concurrent.futures.ThreadPoolExecutor(ANSWERED_AT_ONCE) as pool:  # one that does not read keeps no other from its answer
+        for arrival in told:
+            pool.submit(answer, arrival, secret, message, ANSWER_SECONDS)
     if error is not None:
         raise error
 
@@ -133,17 +147,19 @@ def _receive_all(meeting: Meeting, identity: Mapping[str, Any], compare: Callabl
 def _report(meeting: Meeting, identity: Mapping[str, Any]) -> None:
     report = {"process": meeting.process, "processes": meeting.processes, "host": socket.gethostname(), "identity": identity}
     deadline = time.monotonic() + meeting.seconds
-    reason = "it did not answer"
+    reason, told = "it did not answer", False
     while (left := deadline - time.monotonic()) > 0:
         try:
-            with socket.create_connection((meeting.host, meeting.port), timeout=min(left, READ_SECONDS)) as connection:
+            with socket.create_connection((meeting.host, meeting.port), timeout=min(left, ANSWER_SECONDS)) as connection:
                 if connection.getsockname() != connection.getpeername():  # a free local port can be connected to itself
-                    connection.sendall(_line(report))
-                    answer = _read(connection, meeting.seconds + READ_SECONDS)
-                    if answer is not None and answer.get("go") is True:
-                        return
-                    if answer is not None and isinstance(answer.get("message"), str):
-                        raise (MissingError if answer.get("kind") == "MissingError" else GroupError)(answer["message"])
+                    _heed(_ask(connection, meeting, report))
+                    return
+        except RefusedError as error:
+            reason = str(error)
+            if not told:
+                told = True
+                tell(f"process {meeting.process}: {meeting.host}:{meeting.port} is not process 0 of this run ({reason}); trying on")
+            time.sleep(min(REFUSED_SECONDS, max(deadline - time.monotonic(), 0.0)))
         except OSError as error:
             reason = str(error)
         time.sleep(RETRY_SECONDS)
@@ -153,50 +169,64 @@ def _report(meeting: Meeting, identity: Mapping[str, Any]) -> None:
     )
 
 
+def _ask(connection: socket.socket, meeting: Meeting, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Sends a report and returns process 0's answer. Raises OSError, and RefusedError if another secret was used."""
+    secret = meeting.secret.encode()
+    theirs = _read_line(connection, NONCE_BYTES + 1, ANSWER_SECONDS)[:-1]
+    if len(theirs) != NONCE_BYTES:
+        raise RefusedError("it speaks another protocol")
+    ours = new_nonce()
+    connection.sendall(ours + sealed(secret, b"report", theirs + ours, report))
+    line = _read_line(connection, MESSAGE_BYTES, meeting.seconds + ANSWER_SECONDS)
+    if line == REFUSED:
+        raise RefusedError(f"it refuses the secret of this process: {SECRET} differs, or only one of the two has it")
+    return unsealed(secret, b"answer", theirs + ours, line)
+
+
+def _heed(message: Mapping[str, Any]) -> None:
+    """Returns if process 0 says go, raises its error if it says why not."""
+    if message.get("go") is True:
+        return
+    if not isinstance(message.get("message"), str):
+        raise RefusedError("its answer is not understood")
+    kind = MissingError if message.get("kind") == "MissingError" else GroupError
+    raise kind(printable(message["message"][:MOST_MESSAGE], keep="\n"))
+
+
 def _listen(meeting: Meeting) -> socket.socket:
-    host = meeting.host if meeting.host in LOOPBACK else ""
-    both = not host and socket.has_dualstack_ipv6()
+    address = meeting.bind or meeting.host
     try:
-        family = socket.AF_INET6 if both or host == "::1" else socket.AF_INET
-        return socket.create_server((host, meeting.port), family=family, backlog=meeting.processes, dualstack_ipv6=both)
+        return socket.create_server(
+            (address, meeting.port), family=family_of(address), backlog=max(meeting.processes, 64), dualstack_ipv6=address == "::"
+        )
     except OSError as error:
-        raise MissingError(
-            f"process 0 cannot listen on port {meeting.port} ({error}): another run may use it; choose one with --coordinator=HOST:PORT or the "
-            "variable JAX_COORDINATOR_PORT"
-        ) from None
+        advice = (
+            "another run may use it; choose one with --coordinator=HOST:PORT or the variable JAX_COORDINATOR_PORT"
+            if error.errno == errno.EADDRINUSE
+            else "--bind=ADDRESS names an address of this machine, --bind=0.0.0.0 is all of them"
+        )
+        raise MissingError(f"process 0 cannot listen on port {meeting.port} of {address} ({error}): {advice}") from None
 
 
-def _line(message: Mapping[str, Any]) -> bytes:
-    return json.dumps(message).encode() + b"\n"
-
-
-def _read(connection: socket.socket, seconds: float) -> dict[str, Any] | None:
-    """Returns the JSON dictionary that a connection sends as one line; None if it sends anything else, too much, or too slowly."""
+def _read_line(connection: socket.socket, most: int, seconds: float) -> bytes:
+    """Returns a line with its end. Raises OSError if it is too long, comes too slowly, or the connection is closed within it."""
     received = bytearray()
     deadline = time.monotonic() + seconds
     while not received.endswith(b"\n"):
         left = deadline - time.monotonic()
-        if left <= 0 or len(received) > MESSAGE_BYTES:
-            return None
+        if left <= 0 or len(received) > most:
+            raise OSError("it did not answer" if left <= 0 else "its answer is too long")
         connection.settimeout(left)
-        try:
-            part = connection.recv(1 << 16)
-        except OSError:
-            return None
+        part = connection.recv(1 << 16)
         if not part:
-            return None
+            raise OSError("it closed the connection")
         received += part
-    try:
-        message = json.loads(received)
-    except (ValueError, RecursionError):
-        return None
-    return message if isinstance(message, dict) else None
+    return bytes(received)
 
 
 def _is_report(message: Mapping[str, Any]) -> bool:
     return (
-        type(message.get("process")) is int
-        and type(message.get("processes")) is int
+        all(type(message.get(name)) is int and abs(message[name]) < MOST_NUMBER for name in ("process", "processes"))
         and isinstance(message.get("host"), str)
         and isinstance(message.get("identity"), dict)
     )
@@ -204,4 +234,10 @@ def _is_report(message: Mapping[str, Any]) -> bool:
 
 def _is_open(connection: socket.socket) -> bool:
     """Returns whether the other side still waits for its answer."""
-    return not select.select([connection], [], [], 0)[0]
+    try:
+        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -17,6 +17,7 @@ from neo_jax.inference.answering import Answerer, Asked, Piece
 from neo_jax.serving.batching import Batcher, Full, Job
 from neo_jax.serving.requests import ChatRequest, RequestError, read_request
 
+BODY_SECONDS = 60.0  # time limit for the body of a request
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -64,7 +65,10 @@ def make_app(service: Service) -> web.Application:
 
 async def _chat(service: Service, request: web.Request) -> web.StreamResponse:
     try:
-        body = await request.json()
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await request.json()
+    except TimeoutError as error:
+        raise RequestError(f"the body did not come within {BODY_SECONDS:.0f} s", status=408) from error
     except (ValueError, LookupError, RecursionError) as error:
         raise RequestError(f"the body is not JSON ({error})") from error
     asked = read_request(body, service.name, service.pictures)
@@ -157,7 +161,11 @@ def _errors(service: Service) -> Any:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if service.key and request.path != "/health" and not hmac.compare_digest(given.encode(), service.key.encode()):
+            if (
+                service.key
+                and request.path != "/health"
+                and not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), service.key.encode())
+            ):
                 raise RequestError("the key is missing or wrong", status=401)
             return await handler(request)
         except RequestError as error:

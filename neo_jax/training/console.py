@@ -6,6 +6,7 @@ import sys
 import time
 from typing import TextIO
 
+from data_pipelines.printable import printable
 from neo_jax import config
 from neo_jax.runs.metrics import StepRecord
 from neo_jax.training.throughput import Speed
@@ -40,7 +41,7 @@ class Progress:
         """Prints a line that is not rewritten."""
         if self._silent:
             return
-        print(("\r\x1b[2K" if self._live else "") + text, file=self._stream, flush=True)
+        print(("\r\x1b[2K" if self._live else "") + printable(text, keep="\n"), file=self._stream, flush=True)
 
 
 def step_line(phase: config.Phase, phase_step: int, record: StepRecord, speed: Speed | None) -> str:

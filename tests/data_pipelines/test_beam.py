@@ -1,6 +1,12 @@
 """What of pipelines runs without Apache Beam: how a source is divided, and what the command says. tests/beam has the rest."""
 
+import importlib
 import importlib.util
+import io
+import pathlib
+import sys
+import tarfile
+import types
 
 import pytest
 import small_corpus
@@ -56,3 +62,34 @@ def test_files_that_are_not_there(tmp_path):
 def test_without_apache_beam_the_command_says_what_to_install(arguments, capsys):
     assert command.main(arguments) == 65
     assert "requirements-beam.txt" in capsys.readouterr().err
+
+
+def test_an_archive_of_tables_never_leaves_its_folder(tmp_path, monkeypatch):
+    """With a stand-in for Beam's file systems that opens local files."""
+    filesystems = types.ModuleType("apache_beam.io.filesystems")
+    filesystems.FileSystems = types.SimpleNamespace(open=lambda address: io.BytesIO(pathlib.Path(address).read_bytes()))
+    for name, module in (
+        ("apache_beam", types.ModuleType("b")),
+        ("apache_beam.io", types.ModuleType("b")),
+        (filesystems.__name__, filesystems),
+    ):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "data_pipelines.beam.files", raising=False)
+    files = importlib.import_module("data_pipelines.beam.files")
+    monkeypatch.setitem(sys.modules, "data_pipelines.beam.files", files)  # forgotten afterwards
+    (tmp_path / "secret").write_text("secret")
+    for number, (member, kind, link) in enumerate(
+        (
+            ("../out", tarfile.REGTYPE, ""),
+            ("a", tarfile.SYMTYPE, "../../secret"),
+            ("b", tarfile.SYMTYPE, str(tmp_path / "secret")),
+            ("c", tarfile.CHRTYPE, ""),
+        )
+    ):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as archive:
+            info = tarfile.TarInfo(member)
+            info.type, info.linkname = kind, link
+            archive.addfile(info)
+        with pytest.raises(tarfile.FilterError):
+            files.unpack(str(tmp_path / f"{number}.tar"), tmp_path / "tables")
+    assert not any((tmp_path / "tables").iterdir()) and not (tmp_path / "out").exists()

@@ -77,3 +77,12 @@ def test_restored_counts_judge_as_if_there_had_been_no_restart(tmp_path):
 def test_what_is_no_state_is_refused(tmp_path, state):
     with pytest.raises(DataError, match="not the counts of failed samples"):
         Failures(tmp_path / "log.jsonl", FailurePolicy()).restore(state)
+
+
+def test_names_in_the_log_are_shown_as_text_and_read_back(tmp_path):
+    """A key is a file name of an archive: no terminal that shows the log obeys it, and the same sample is written once."""
+    key = "a\x1b]0;x\x07\x9b2J\u202e 猫"
+    for _ in range(2):
+        Failures(tmp_path / "log.jsonl", FailurePolicy()).name("s", key, "bad", "m")
+    (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert line.isprintable() and "猫" in line and json.loads(line)["key"] == key

@@ -197,3 +197,24 @@ def test_the_launcher_imports_no_trainer():
     code = f"import runpy, sys; runpy.run_path({str(ROOT / 'launch' / 'local.py')!r}); print(*sys.modules)"
     loaded = {name.partition(".")[0] for name in subprocess.check_output([sys.executable, "-c", code], text=True).split()}
     assert "neo_jax" in loaded and not loaded & {"jax", "jaxlib", "flax", "optax", "orbax", "grain", "av", "cv2"}
+
+
+# Writes its secret and its command line into files.
+TELLS = """
+import os, pathlib, sys
+flags = dict(argument.removeprefix("--").split("=") for argument in sys.argv[2:])
+folder, number = pathlib.Path(sys.argv[1]), flags["process"]
+(folder / f"secret-{number}").write_text(os.environ["NEO_JAX_SECRET"])
+(folder / f"command-{number}").write_bytes(pathlib.Path("/proc/self/cmdline").read_bytes())
+"""
+
+
+def test_each_start_has_a_secret_of_its_own_on_no_command_line(tmp_path):
+    secrets = []
+    for _ in range(2):
+        assert local.Group([sys.executable, "-c", TELLS, str(tmp_path)], 2, 1).wait() == 0
+        first, second = ((tmp_path / f"secret-{number}").read_text() for number in range(2))
+        assert first == second and len(first) == 64
+        assert all(first.encode() not in (tmp_path / f"command-{number}").read_bytes() for number in range(2))
+        secrets.append(first)
+    assert secrets[0] != secrets[1]

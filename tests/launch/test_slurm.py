@@ -2,12 +2,14 @@
 
 import os
 import pathlib
+import re
 import subprocess
 
 import pytest
 
 from launch.targets.slurm import INDEX, Job, script, submit
 from neo_jax.config import ConfigError
+from neo_jax.processes.flags import SECRET
 
 COMMAND = ("py", "-m", "neo_jax.train", "--config=a.py", "--config.run.seed=1 2", "--config.run.directory=$HOME/it's")
 
@@ -58,6 +60,17 @@ def test_sigterm_to_the_batch_shell_leaves_it_to_read_the_exit_code(tmp_path):
 def test_what_is_run(tmp_path):
     assert run(tmp_path, Job(command=COMMAND, environment={"FLAGS": "--a=1 --b='2'"}), 0)[1] == ["--wait=60", "--cpu-bind=none", *COMMAND]
     assert "FLAGS=--a=1 --b='2'\n" in (tmp_path / "environment.log").read_text()
+
+
+def test_the_processes_share_a_secret(tmp_path):
+    secrets = []
+    for given in ({}, {}, {SECRET: "given by the user"}):
+        _, arguments, _ = run(tmp_path, Job(command=COMMAND), 0, **given)
+        lines = (tmp_path / "environment.log").read_text().splitlines()
+        secrets += [line.removeprefix(f"{SECRET}=") for line in lines if line.startswith(SECRET)]
+        assert not any(secrets[-1] in argument for argument in arguments)
+    assert secrets[2:] == ["given by the user"] and secrets[0] != secrets[1]
+    assert all(re.fullmatch("[0-9a-f]{64}", secret) for secret in secrets[:2])
 
 
 def test_a_folder_that_does_not_exist(tmp_path):

@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import types
 
 import pytest
 from PIL import Image
@@ -98,3 +99,14 @@ def test_what_cannot_be_answered_is_said(run, tmp_path, capsys):
     assert "lacks the special tokens" in refused(capsys, DATA, f"--checkpoint={folder}", "What?")
     write_with_special_tokens(GOLDEN / "tokenizer.json", folder)
     assert "has rows for 320: it is not that of these parameters" in refused(capsys, DATA, f"--checkpoint={folder}", "What?")
+
+
+@pytest.mark.parametrize(
+    ("terminal", "shown"), [(True, "a\n\tb\\x1b]0;owned\\x07\\u202e猫\n"), (False, "a\n\tb\x1b]0;owned\x07\u202e猫\n")]
+)
+def test_an_answer_does_not_reach_the_terminal_as_commands(monkeypatch, capsys, terminal, shown):
+    answerer = types.SimpleNamespace(stream=lambda *_: iter(["a\n\tb\x1b", "]0;owned\x07\u202e猫"]))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    conversation = chat.Conversation("reference", "")
+    chat.answer(answerer, conversation, chat.Flags(checkpoint="a"), "What?", (), ())
+    assert capsys.readouterr().out == shown

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import concurrent.futures
+import contextlib
 import dataclasses
 import io
 import json
@@ -19,11 +20,14 @@ import urllib.request
 import jax
 import openai
 import pytest
+from aiohttp import web
 from PIL import Image
 
 from neo_jax import chat
 from neo_jax.exit_codes import DONE
 from neo_jax.inference.answering import Piece
+from neo_jax.serve import Flags
+from neo_jax.serving.app import Service, make_app
 from neo_jax.serving.batching import Batcher, Job
 from neo_jax.serving.requests import RequestError, read_request
 from neo_jax.sharding import make_mesh
@@ -214,6 +218,49 @@ def test_requests_that_are_none(server):
     code, body = status("/v1/models", key="wrong")
     assert code == 401 and body["error"]["message"] == "the key is missing or wrong"
     assert status("/health", key="") == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize(
+    "place", ["file:///etc/hostname", "/etc/hostname", "http://127.0.0.1/a.png", "DATA:,a", "ftp://x/a", {"a": 1}, None]
+)
+@pytest.mark.parametrize("kind", ["image_url", "video_url"])
+def test_no_file_is_opened_and_no_address_fetched(place, kind):
+    messages = [{"role": "user", "content": [{"type": kind, kind: {"url": place}}]}]
+    with pytest.raises(RequestError, match="must be a data URL"):
+        read_request({"model": "m", "messages": messages}, "m", "reference")
+
+
+def test_the_server_is_for_this_machine_unless_asked():
+    assert Flags(checkpoint="a").host == "127.0.0.1" and Flags(checkpoint="a").key_file == ""
+
+
+@contextlib.asynccontextmanager
+async def small_server(monkeypatch):
+    """Host and port of a server that has no model and the key KEY."""
+    monkeypatch.setattr("neo_jax.serving.app.BODY_SECONDS", 0.2)
+    runner = web.AppRunner(make_app(Service("m", "reference", None, None, 1, 1 << 20, KEY)))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield runner.addresses[0][:2]
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(("key", "status"), [(KEY.encode(), 408), (b"\xff\xfe", 401), (b"", 401)])
+def test_a_body_that_does_not_come_and_strange_keys(monkeypatch, key, status):
+    """The key is asked for before anything of the body is read."""
+
+    async def ask() -> bytes:
+        async with small_server(monkeypatch) as place:
+            reader, writer = await asyncio.open_connection(*place)
+            head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
+            writer.write(head + b"Authorization: Bearer " + key + b"\r\n\r\n{")
+            line = await asyncio.wait_for(reader.readline(), 10)
+            writer.close()
+            return line
+
+    assert asyncio.run(ask()).startswith(b"HTTP/1.1 %d" % status)
 
 
 def test_what_a_request_asks_for():

@@ -6,7 +6,6 @@ of the same length, this may go unnoticed.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +19,8 @@ from data_pipelines.sources.containers import RawRecord
 from data_pipelines.sources.containers.recognise import HEAD_BYTES, refuse_other_formats
 from data_pipelines.sources.containers.sampled import sampled_digest
 from data_pipelines.sources.containers.tables import Entry, Tables
+from data_pipelines.sources.features import check_features
+from data_pipelines.sources.json_text import read_json
 from data_pipelines.storage.interface import File, is_remote
 
 Decode = Callable[[bytes], Any]  # from bytes of a record to fields; raises ValueError
@@ -88,7 +89,8 @@ def _reason(error: Exception) -> str:
 def _decoder_beside(path: str) -> Decode:
     folder = os.path.dirname(path)
     if not os.path.exists(os.path.join(folder, "features.json")):
-        return json.loads
+        return read_json
+    check_features(folder)
     return example_decoder(tensorflow_datasets.features.FeatureConnector.from_config(folder))
 
 

@@ -21,12 +21,15 @@ from data_pipelines.schema import DataError, SampleError
 from data_pipelines.sources.containers import RawRecord
 from data_pipelines.sources.containers.recognise import HEAD_BYTES, refuse_one_object, refuse_other_formats
 from data_pipelines.sources.containers.tables import Draft, Entry, Tables
+from data_pipelines.sources.json_text import read_json
 from data_pipelines.storage.files import LocalFile, blocks, open_file
 from data_pipelines.storage.interface import File, StorageError, is_remote
 
 MAX_ROW_BYTES = 64 << 20
 _BLOCK_BYTES = 1 << 24
 _UNPACKED_BYTES = 1 << 16  # size of a decompressed block; in a damaged block the text before the damage is lost too
+_FREE_UNPACKED_BYTES = 1 << 30
+_MOST_RATIO = 200  # of unpacked to packed bytes, beyond _FREE_UNPACKED_BYTES: rows of text are packed to a tenth or so
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -86,8 +89,8 @@ class _Reader:
                 "long_row", f"{where}: the row has {end - start:,} bytes, more than {MAX_ROW_BYTES:,}: keep media in files and name them"
             )
         try:
-            return RawRecord(json.loads(self._file.read(start, end - start)))
-        except (ValueError, RecursionError) as error:
+            return RawRecord(read_json(self._file.read(start, end - start)))
+        except ValueError as error:
             raise SampleError("broken_json", f"{where}: not valid JSON ({error})") from error
 
     def _damage(self, row: int) -> str:
@@ -136,6 +139,7 @@ class _Content:
             self.damage = f"is not UTF-16 to its end ({error.reason})"
 
     def _unpacked(self) -> Iterator[bytes]:
+        most, unpacked = max(_FREE_UNPACKED_BYTES, _MOST_RATIO * self._file.size), 0
         with pyarrow.CompressedInputStream(pyarrow.PythonFile(_Stream(self._raw), "r"), self._compression) as stream:
             while True:
                 try:
@@ -146,6 +150,10 @@ class _Content:
                     self.damage = f"is cut short or damaged ({' '.join(str(error).split())})"
                     return
                 if not block:
+                    return
+                unpacked += len(block)
+                if unpacked > most:
+                    self.damage = f"unpacks to more than {most:,} bytes, over {_MOST_RATIO} times its size,"
                     return
                 yield block
 
@@ -240,6 +248,10 @@ def raw_rows(address: str, source: str) -> Iterator[bytes]:
     for block in _chain(first, text):
         *lines, rest = (rest + block).split(b"\n")
         yield from (row for line in lines if (row := line.strip()))
+        if len(rest) > MAX_ROW_BYTES:
+            raise DataError(
+                f"source {source!r}: {address} has a row of more than {MAX_ROW_BYTES:,} bytes: keep media in files and name them"
+            )
     if rest.strip():
         yield rest.strip()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from data_pipelines.schema import SampleError
 from data_pipelines.sources.containers import RawRecord
+from data_pipelines.sources.json_text import read_json
 from data_pipelines.storage.interface import Stored
 
 MAX_ROW_BYTES = 64 << 20
@@ -108,8 +108,8 @@ def _order(suffix: str) -> tuple[str, int, str]:
 
 def _json(member: Held, key: str) -> Any:
     try:
-        return json.loads(_row_bytes(member, key))
-    except (ValueError, RecursionError) as error:
+        return read_json(_row_bytes(member, key))
+    except ValueError as error:
         raise SampleError("broken_json", f"{key}: the member {member.name} is not valid JSON ({error})") from error
 
 

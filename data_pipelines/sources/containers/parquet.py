@@ -25,6 +25,8 @@ from data_pipelines.storage.files import Part
 from data_pipelines.storage.interface import File, StorageError
 
 CACHED_BYTES = 256 << 20
+MOST_GROUP_BYTES = 4 << 30  # of an unpacked row group
+PART_BYTES = 256 << 20  # of a row group are unpacked at a time
 
 
 class Parquet:
@@ -97,11 +99,28 @@ class _Reader:
         """Returns a row group, or the reason why it cannot be read."""
         try:
             with self._lock:  # a reader has one position
-                return self._parquet.read_row_group(group, columns=self._columns, use_threads=False)
+                return self._read_bounded(group)
         except StorageError:
             raise
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             return " ".join(str(error).split())
+
+    def _read_bounded(self, group: int) -> pyarrow.Table:
+        """Reads a row group, in parts where it might be far larger than it is stored: a dictionary holds a value once for many rows.
+
+        Raises ValueError for more than MOST_GROUP_BYTES.
+        """
+        metadata = self._parquet.metadata.row_group(group)
+        if metadata.num_rows * metadata.total_byte_size <= MOST_GROUP_BYTES:  # no row is larger than all values together
+            return self._parquet.read_row_group(group, columns=self._columns, use_threads=False)
+        rows = max(1, PART_BYTES // metadata.total_byte_size)
+        parts, size = [], 0
+        for part in self._parquet.iter_batches(rows, row_groups=[group], columns=self._columns, use_threads=False):
+            size += part.nbytes
+            if size > MOST_GROUP_BYTES:
+                raise ValueError(f"it unpacks to more than {MOST_GROUP_BYTES:,} bytes: write smaller row groups")
+            parts.append(part)
+        return pyarrow.Table.from_batches(parts)
 
 
 class _RowGroups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ _NOT_READ = b"12S"  # hard links, links, GNU's sparse files
 _WITHOUT_CONTENT = b"123456"  # links, devices, folders, pipes
 _LONG_NAME, _LONG_LINK, _EXTENDED, _GLOBAL = b"L", b"K", b"x", b"g"
 _LARGEST_EXTENSION = 1 << 20
+_LARGEST_MEMBER = 1 << 60
+_OCTAL = re.compile(rb"[0-7]{0,20}")
+_DECIMAL = re.compile(r"[0-9]{1,18}")
 
 
 class Member(NamedTuple):
@@ -69,7 +73,7 @@ class Headers:
                 elif kind == _EXTENDED:
                     fields = _extended(text)
                     name = fields.get("path", name)
-                    size = int(fields["size"]) if fields.get("size", "").isdecimal() else size
+                    size = int(fields["size"]) if _DECIMAL.fullmatch(fields.get("size", "")) else size
                 at += _BLOCK + _padded(content)
                 continue
             content = size if size >= 0 else content
@@ -106,10 +110,18 @@ def is_header(header: bytes) -> bool:
 
 
 def _number(field: bytes) -> int:
-    """Returns the number in a header field: octal digits, or base 256 for larger numbers. Raises ValueError."""
+    """Returns the number in a header field: octal digits, or base 256 for larger numbers. Raises ValueError, for negative numbers too."""
     if field[0] & 0x80:
-        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
-    return int(field.strip(b" \0") or b"0", 8)
+        number = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+        if number > _LARGEST_MEMBER:
+            raise ValueError(f"{number} is no size")
+        return number
+    digits = field.strip(b" \0")
+    if not _OCTAL.fullmatch(
+        digits
+    ):  # int() takes signs, underscores and spaces: a negative size would lead back to the same header for ever
+        raise ValueError(f"{digits!r} is no number")
+    return int(digits or b"0", 8)
 
 
 def _name(header: bytes) -> str:
@@ -125,7 +137,7 @@ def _text(field: bytes) -> str:
 def _extended(text: bytes) -> dict[str, str]:
     """Returns the fields of an extended header of POSIX archives, which has records "LENGTH KEY=VALUE\\n"."""
     fields = {}
-    while text and (length := text.partition(b" ")[0]).isdigit() and 0 < int(length) <= len(text):
+    while text and (length := text[:10].partition(b" ")[0]).isdigit() and 0 < int(length) <= len(text):
         key, _, value = text[len(length) + 1 : int(length) - 1].partition(b"=")
         fields[key.decode(errors="replace")] = value.decode("utf-8", "backslashreplace")
         text = text[int(length) :]

@@ -12,6 +12,7 @@ from typing import Any
 
 from data_pipelines.schema import SampleError, Turn
 from data_pipelines.sources.dialects.values import is_empty, read_text
+from data_pipelines.sources.json_text import read_json
 
 CALL_ROLES = ("function_call", "tool_call")
 ANSWER_ROLES = ("tool", "function", "observation", "tool_response", "function_response", "ipython")
@@ -82,8 +83,8 @@ def join_answers(turns: Sequence[tuple[Turn, bool]]) -> tuple[Turn, ...]:
 
 def _parse(text: str, what: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return read_json(text)
+    except ValueError as error:
         raise SampleError("bad_record", f"{where}: {what} is not valid JSON ({error})") from error
 
 

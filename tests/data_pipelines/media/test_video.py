@@ -243,3 +243,45 @@ def test_a_clip_with_an_aspect_ratio_over_200():
     with pytest.raises(SampleError) as caught:
         video.probe(media)
     assert caught.value.reason == "aspect_ratio"
+
+
+def packed(sizes: list[int], claimed: int) -> bytes:
+    """A clip of black PNG frames with these sides, whose header claims another."""
+    file, packets = io.BytesIO(), []
+    for side in sizes:
+        encoder = av.CodecContext.create("png", "w")
+        encoder.width = encoder.height = side
+        encoder.pix_fmt, encoder.time_base = "gray", Fraction(1, 25)
+        frame = av.VideoFrame(side, side, "gray")
+        frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+        packets += [bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode())]
+    with av.open(file, "w", format="mov") as container:
+        stream = container.add_stream("png", rate=25)
+        stream.width = stream.height = claimed
+        stream.pix_fmt = "gray"
+        for index, content in enumerate(packets):
+            packet = av.Packet(content)
+            packet.stream, packet.pts, packet.dts, packet.duration, packet.time_base = stream, index, index, 1, Fraction(1, 25)
+            container.mux(packet)
+    return file.getvalue()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had."""
+    (line,) = [line for line in pathlib.Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) << 10
+
+
+@pytest.mark.parametrize("sizes", [[14_000], [64, 14_000]])
+def test_frames_that_are_larger_than_the_header_says_take_no_memory(sizes):
+    """Hundreds of kilobytes would unpack to 196 million pixels: as the first frame, which is decoded to find the format, and as a later one."""
+    small = packed([64, 64], 64)
+    assert [frame.shape for frame in video.read_frames(clip(small), video.probe(clip(small)), [0, 1])] == [(64, 64, 3)] * 2
+    content = packed(sizes, 64)
+    assert len(content) < 1 << 20
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = peak_bytes()
+    with pytest.raises(SampleError) as caught:
+        list(video.read_frames(clip(content), video.probe(clip(content)), [0, len(sizes) - 1]))
+    assert caught.value.reason == "broken_video"
+    assert peak_bytes() - before < 64 << 20
