@@ -3,7 +3,8 @@
 The text phase, one with the base frozen, one of captions, one of single images at 256 tokens, and one of everything (large pictures, several
 pictures, clips) at 512. It shares the demo's corpus and indexes.
 
-python -m neo_jax.demo --config=configs/ablation.py
+python -m neo_jax.demo --config=configs/ablation.py                        (draws the demo's corpus unless it is there)
+python -m neo_jax.train --config=configs/ablation.py                       (trains alone, the corpus being there)
 """
 
 from __future__ import annotations

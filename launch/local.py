@@ -18,8 +18,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import shutil
 import secrets
+import shutil
 import signal
 import socket
 import subprocess

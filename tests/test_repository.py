@@ -22,8 +22,8 @@ from neo_jax.sweeps.file import read_sweep
 ROOT = pathlib.Path(__file__).parents[1]
 REQUIREMENTS = tuple(f"requirements{name}.txt" for name in ("", "-dev", "-cloud", "-serve", "-tracking", "-beam"))
 PACKAGES = ("neo_jax", "data_pipelines", "launch", "configs")
-CONFIGURATIONS = {"demo": ("", "smoke"), "neo_ov_2b": ("", "laptop"), "neo_ov_9b": ("", "laptop")}
-SWEEPS = ("learning_rate",)
+CONFIGURATIONS = {"ablation": ("",), "demo": ("", "smoke"), "neo_ov_2b": ("", "laptop"), "neo_ov_9b": ("", "laptop")}
+SWEEPS = ("encoder", "learning_rate", "loss_weighting", "mask", "pre_buffer", "progressive", "rope", "scale", "stages")
 
 # Modules that import Apache Beam, which has an environment of its own: tests/beam imports them.
 BEAM = {f"data_pipelines.beam.{name}" for name in ("convert", "files", "index", "run", "workers")}
@@ -336,6 +336,12 @@ def test_no_file_is_run_as_code() -> None:
         assert values.get("shell", "False") == "False", path
 
 
-@pytest.mark.parametrize("name", ["marshal", "shelve", "yaml", "jinja2", "zipimport", "code"])
+def test_yaml_is_only_written() -> None:
+    used = {node.attr for path in source_files() for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name) and node.value.id == "yaml"}  # fmt: skip
+    assert used == {"safe_dump"}
+
+
+@pytest.mark.parametrize("name", ["marshal", "shelve", "jinja2", "zipimport", "code"])
 def test_no_reader_that_runs_code_is_imported(name: str) -> None:
     assert [str(path) for path in source_files() if name in imports(path)] == []
