@@ -22,7 +22,7 @@ from neo_jax.exit_codes import CONFIGURATION, DONE, FAILED
 
 FORM = "python -m neo_jax.train --config=FILE"
 EXAMPLE = f"--target=slurm --hardware=h200:4x8 --dry-run -- .venv/bin/{FORM}"
-TRAINS = ("neo_jax.train",)  # modules that meet over processes, and take the flags of neo_jax/processes/flags.py
+TRAINS = ("neo_jax.train", "neo_jax.demo")  # modules that meet over processes, and take the flags of neo_jax/processes/flags.py
 COMMAND = Command(
     "launch.run",
     "Starts a command that trains: on this machine, supervised; as a job of SLURM; as a JobSet of Kubernetes; on all hosts of a TPU VM. The command "
@@ -137,12 +137,12 @@ def read_command(words: Sequence[str], flags: Flags, hosts: Hosts | None) -> lis
     if settings and not any(slurm.INDEX in argument for argument in settings):
         parse_command_line(settings)
     several = (hosts is not None and hosts.count * hosts.slices > 1) or (flags.nodes or 1) > 1
+    if several and command[2] not in TRAINS:
+        raise ConfigError([f"{command[2]}: is a command of one process: give it one host"])
     if command[2] in TRAINS and flags.target != "local":
         command.insert(3, f"--start-seconds={flags.start_seconds}")
         if flags.target == "jobset" and hosts is not None:
             command += jobset.process_flags(flags.job_name, hosts)
-    elif several:
-        raise ConfigError([f"{command[2]}: is a command of one process: give it one host"])
     return command
 
 
@@ -157,6 +157,10 @@ def _environment(flags: Flags, hosts: Hosts | None) -> dict[str, str]:
 
 
 def _local(flags: Flags, command: list[str], hosts: Hosts | None) -> int:
+    if hosts and hosts.count * hosts.slices > 1:
+        raise ConfigError(
+            [f"--hardware={flags.hardware}: is {hosts.count * hosts.slices} hosts, and this machine is one: name its own hardware"]
+        )
     if not (settings := config_arguments(command)):
         raise ConfigError([f"{command[2]}: has no --config: on this machine a run is supervised by the checkpoints in its run directory"])
     directory = parse_command_line(settings).run.directory

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -86,6 +87,7 @@ def test_local(tmp_path, capsys):
         ("--target=jobset --hardware=h200 --image=a -- python -m neo_jax.train", "not understood"),
         ("--target=jobset --hardware=h200:1x8 -- python -m neo_jax.train", "--image is missing"),
         ("--target=local --processes=2 -- python -m neo_jax.train", "--devices: is missing"),
+        ("--target=local --hardware=h200:2x8 -- python -m neo_jax.train", "is 2 hosts, and this machine is one"),
         ("--target=local -- python -m neo_jax.train", "has no --config"),
         ("--target=local --env=a -- python -m neo_jax.train", "must be NAME=VALUE"),
         ("--target=local -- nopython -m neo_jax.train --config=configs/demo.py", "nopython: no such program"),
@@ -101,3 +103,14 @@ def test_help(capsys):
         call("--help")
     shown = capsys.readouterr().out
     assert "--job-name=TEXT" in shown and "usage: python -m launch.run" in shown
+
+
+def test_the_examples_of_the_documentation(capsys):
+    root = pathlib.Path(__file__).parents[2]
+    texts = "".join((root / name).read_text() for name in ("README.md", "docs/scale.md"))
+    examples = re.findall(r"python -m launch\.run ((?:(?!TARGET)[^`\n])* -- [^`\n]*)", texts)
+    assert {re.search(r"--target=(\w+)", example)[1] for example in examples} == set(run.OF_TARGET)
+    for example in examples:
+        words = example.replace("=FILE", "=configs/demo.py").split()
+        assert call("--dry-run", *(word for word in words if word != "--dry-run")) == 0, capsys.readouterr().err
+        assert "neo_jax.train" in capsys.readouterr().out
