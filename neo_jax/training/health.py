@@ -108,8 +108,8 @@ class Health:
         return f"{what} {place}: {problem} (samples in {INCIDENTS})"
 
 
-def write_incident(directory: pathlib.Path, step: int, phase: str, what: str, **more: Any) -> None:
+def write_incident(directory: pathlib.Path, step: int, phase: str, kind: str, **more: Any) -> None:
     """Appends a line to the incidents of a run. Steps that are repeated after a restart write theirs again."""
-    line = {"time": round(time.time(), 3), "step": step, "phase": phase, "what": what, **more}
+    line = {"time": round(time.time(), 3), "step": step, "phase": phase, "kind": kind, **more}
     with (directory / INCIDENTS).open("a") as file:
         file.write(json.dumps(line) + "\n")

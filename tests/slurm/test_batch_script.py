@@ -11,7 +11,7 @@ import pytest
 
 from launch.targets.slurm import Job, script
 from neo_jax import demo
-from neo_jax.exit_codes import CONFIGURATION, DONE
+from neo_jax.exit_codes import CONFIGURATION, DONE, PREEMPTED
 from tests.neo_jax.training.tiny_run import SCENES
 from tests.slurm.conftest import ROOT, slurm, wait_for
 
@@ -30,11 +30,11 @@ def folder(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> pathlib.P
     return folder
 
 
-def submit(folder: pathlib.Path, name: str, *more: str) -> str:
-    """Submits a run with the run directory runs/NAME; returns the number of its job."""
+def submit(folder: pathlib.Path, name: str, *more: str, options: tuple[str, ...] = ()) -> str:
+    """Submits a run with the run directory runs/NAME, with further options of sbatch; returns the number of its job."""
     config = [f"--config={ROOT}/configs/demo.py:smoke", "--config.curriculum=text,pretrain,captions", f"--config.run.directory=runs/{name}"]
     command = [sys.executable, "-m", "neo_jax.train", *config, *more]
-    text = script(Job(command=command, folder=str(folder), name=name, exclusive=False, log=f"{folder}/%j.log"))
+    text = script(Job(command=command, folder=str(folder), name=name, exclusive=False, log=f"{folder}/%j.log", options=options))
     return slurm("sbatch", "--parsable", text=text)
 
 
@@ -90,3 +90,30 @@ def test_a_bad_key_ends_the_job(folder: pathlib.Path) -> None:
     wait_for("the job ends", lambda: over(job))
     assert exit_code(job) == (CONFIGURATION, 0), log(folder, job)
     assert "did you mean 'seed'?" in log(folder, job)
+
+
+def test_two_processes_find_each_other(folder: pathlib.Path) -> None:
+    """By SLURM's variables; each has half of the rows."""
+    mesh = ("--config.curriculum=text", "--config.phases.text.mesh.fsdp=2")
+    job = submit(folder, "two", *mesh, options=("ntasks-per-node=2",))
+    wait_for("the run ends", lambda: over(job))
+    assert exit_code(job) == (DONE, 0), log(folder, job)
+    starts = json.loads((folder / "runs/two/run.json").read_text())["starts"]
+    assert [each["processes"] for each in starts] == [2]
+    alone = losses(folder, "undisturbed")
+    assert losses(folder, "two") == pytest.approx({step: alone[step] for step in (1, 2, 3)}, rel=1e-5)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the script queues a job again that somebody cancels: for 77 it does not ask whether SLURM ends the job"
+)
+def test_a_cancelled_job_saves_and_does_not_come_back(folder: pathlib.Path) -> None:
+    text = script(Job(command=["sh", "-c", f"trap 'exit {PREEMPTED}' TERM; sleep 100 & wait"], exclusive=False, log=f"{folder}/%j.log"))
+    job = slurm("sbatch", "--parsable", text=text)
+    wait_for("the job runs", lambda: facts(job)["JobState"] == "RUNNING" and slurm("squeue", "--noheader", "--steps", f"--job={job}"))
+    slurm("scancel", job)
+    wait_for("its processes have ended", lambda: facts(job)["JobState"] in ("CANCELLED", "PENDING"))
+    try:
+        assert exit_code(job) == (PREEMPTED, 0) and over(job), facts(job)
+    finally:
+        slurm("scancel", job)

@@ -121,7 +121,7 @@ def test_each_policy_in_a_run(corpus: pathlib.Path, tmp_path: pathlib.Path, prog
         ended, output = run(file, program=(program, "5", "nan"))
         assert ended == code, output
         (incident,) = [json.loads(line) for line in (directory / "incidents.jsonl").read_text().splitlines()]
-        assert incident["what"] == {"stop": "stopped", "skip": "skipped", "rewind": "rewound"}[policy]
+        assert incident["kind"] == {"stop": "stopped", "skip": "skipped", "rewind": "rewound"}[policy]
         assert incident["step"] == 5 and incident["samples"] and "Traceback" not in output
         found[policy] = metrics(directory)
         assert found[policy][:4] == expected[:4]
