@@ -156,7 +156,7 @@ def test_a_run_resumes_on_other_meshes_and_counts(corpus, four, tmp_path):
 def test_one_sigterm_saves_and_ends_all_with_77(corpus, tmp_path):
     """Then part of that checkpoint is damaged, which one process reads: all go on from the one before it."""
     directory = tmp_path / "run"
-    file = config(corpus, directory, run__checkpoint_every=1, phases__text__steps=300)
+    file = config(corpus, directory, run__checkpoint_every=1, phases__text__steps=300, run__profile_steps=(1, 1))
 
     def until(step: int, stopped: int) -> tuple[int, list[str]]:
         """Runs two processes to this step and stops one; returns the step after which all have ended, and what each said."""
@@ -170,6 +170,8 @@ def test_one_sigterm_saves_and_ends_all_with_77(corpus, tmp_path):
         return last, errors
 
     last, _ = until(2, stopped=1)
+    traces = {path.relative_to(directory / "profile").parts[0] for path in directory.rglob("*.xplane.pb")}
+    assert traces == {"00000001.0", "00000001.1"}, "each process traces its own devices"
     before = metrics(directory)
     newest = directory / "checkpoints" / str(last)
     arrays = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
