@@ -230,6 +230,9 @@ class Run:
       log_every: steps between log lines.
       checkpoint_every: steps between checkpoints.
       keep_checkpoints: number of newest checkpoints that are kept, beside the last one of every phase.
+      copies: folder, local or s3://BUCKET/KEY or gs://BUCKET/KEY, to which complete checkpoints and the other files of the run directory are
+        copied behind the training, so that the run directory may be on a fast disk that the host loses. A start whose run directory is empty fetches
+        the copy first. All processes must share the run directory. "": nothing is copied.
       keep_every: checkpoints of every multiple of this step are kept too; 0: none.
       keep_best: number of checkpoints of the latest phase with the lowest mean held-out loss that are kept too, of those saved at a step that
         measured it. RUN:best names the best one.
@@ -259,6 +262,7 @@ class Run:
     log_every: Positive = 1
     checkpoint_every: Positive
     keep_checkpoints: Positive = 2
+    copies: OptionalPath = ""
     keep_every: Whole = 0
     keep_best: Whole = 0
     heldout_every: Whole

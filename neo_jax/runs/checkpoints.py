@@ -24,6 +24,7 @@ from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.storage import write_whole
 from neo_jax.processes import exchange
+from neo_jax.runs.copies import Copies
 from neo_jax.runs.reading import CheckpointError, DamagedError, check_arrays, first_problem, read, read_arrays, read_record
 from neo_jax.runs.record import CheckpointRecord, checksum, describe, record_checksum
 
@@ -35,13 +36,22 @@ MARKER = "last_checkpoint.json"  # beside the folder of checkpoints: the step of
 class Checkpoints:
     """The checkpoints of one run, by step."""
 
-    def __init__(self, directory: pathlib.Path, keep: int, keep_steps: Collection[int] = (), keep_every: int = 0, keep_best: int = 0):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        keep: int,
+        keep_steps: Collection[int] = (),
+        keep_every: int = 0,
+        keep_best: int = 0,
+        copies: str = "",
+    ):
         """Opens or creates `directory`.
 
         Args:
           keep: number of newest checkpoints that are kept.
           keep_steps: steps whose checkpoints are kept too.
           keep_every: checkpoints of its multiples are kept too; 0: none.
+          copies: where complete checkpoints are copied to (runs.copies); "": nowhere.
           keep_best: number of checkpoints of the latest phase with the lowest held-out loss (CheckpointRecord.heldout) that are kept too.
 
         Raises:
@@ -70,6 +80,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self._pending: tuple[int, Any] | None = None
+        self._copies = Copies(copies, self.directory.parent)
 
     def _prepare(self) -> str | None:
         """Moves damaged checkpoints aside, on which Orbax would fail. Returns a message if checkpoints are missing or unreadable, else None."""
@@ -124,6 +135,7 @@ class Checkpoints:
             response.result()
             if exchange.is_first():
                 write_whole(self._marker, json.dumps({"step": step}) + "\n")
+                self._copies.start(step)
 
     def steps(self) -> list[int]:
         """Returns the steps with a complete checkpoint, oldest first."""
@@ -172,6 +184,7 @@ class Checkpoints:
     def close(self) -> None:
         self.wait()
         self._checkpointer.close()
+        self._copies.close()
 
 
 def _last_written(marker: pathlib.Path) -> int | None:

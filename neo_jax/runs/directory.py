@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import fnmatch
 import json
+import logging
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from data_pipelines.loading.spliced import Earlier, Limits
 from data_pipelines.storage import write_whole
 from neo_jax import config
 from neo_jax.config.sections import OVERRIDABLE
+from neo_jax.runs.copies import fetch
 
 EARLIER = "planned_before.json"  # how rows were planned before settings of the data changed within a phase
 CONTINUED = "continued_phases.json"  # rows at which phases, by name, had ended before they got more steps
@@ -57,6 +59,14 @@ class RunDirectory:
         except OSError:
             self._lock.close()
             raise RunDirectoryError(f"{self.path} is in use by another process: wait for it, or set run.directory to another one") from None
+        try:
+            if (step := fetch(self._settings.run.copies, self.path)) is not None:
+                logging.warning("%s was empty: the copy in %s, of step %d, was fetched", self.path, self._settings.run.copies, step)
+        except OSError as error:
+            self._lock.close()
+            raise RunDirectoryError(
+                f"run.copies {self._settings.run.copies} cannot be fetched ({error}): mend it, or set run.copies to another folder"
+            ) from error
         try:
             self._check()
         except BaseException:

@@ -114,7 +114,7 @@ class Trainer:
             self._benchmarks = Benchmarks(self.settings)
             self._data = self._open_data()
             run = self.settings.run
-            kept = (run.keep_checkpoints, self.settings.phase_ends(), run.keep_every, run.keep_best)
+            kept = (run.keep_checkpoints, self.settings.phase_ends(), run.keep_every, run.keep_best, run.copies)
             self._checkpoints = Checkpoints(self._directory.path / "checkpoints", *kept)
             resources.callback(self._clock.during("save")(self._checkpoints.close))
             new = not exchange.from_first(self._checkpoints.steps())

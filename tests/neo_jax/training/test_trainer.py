@@ -239,3 +239,18 @@ def test_a_finished_run_started_again_reports_the_same(corpus: pathlib.Path, who
     code, output = run(write_config(corpus, whole))
     assert code == 0, output
     assert (whole / "report.json").read_text() == before
+
+
+@pytest.mark.nightly
+def test_a_run_whose_directory_is_lost_goes_on_from_its_copy(corpus: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path):
+    directory = tmp_path / "run"
+    file = write_config(corpus, directory, run__copies=str(tmp_path / "slow"))
+    process = start(file)
+    wait_for_step(process, directory, 7)
+    process.send_signal(signal.SIGTERM)
+    output = "".join(process.communicate(timeout=TIMEOUT))
+    assert process.returncode == 77, output
+    shutil.rmtree(directory)
+    code, output = run(file)
+    assert code == 0 and "the copy in" in output and "resumed after step" in output, output
+    assert metrics(directory) == metrics(whole)
