@@ -10,6 +10,7 @@
 set -euo pipefail
 
 programs="munged slurmctld slurmd sbatch"
+packages="munge slurm-client slurmctld slurmd"
 
 missing() {
     for program in $programs; do command -v "$program" >/dev/null || echo "$program"; done
@@ -18,10 +19,12 @@ missing() {
 install() {
     [ -z "$(missing)" ] && return
     if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-        echo "SLURM is not here ($(missing | xargs)): install it, on Debian as root with: apt-get install munge slurm-client slurmctld slurmd" >&2
+        echo "SLURM is not here ($(missing | xargs)): install it, on Debian as root with: apt-get install $packages" >&2
         exit 1
     fi
-    DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends munge slurm-client slurmctld slurmd
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get install --yes --quiet --no-install-recommends $packages || # the list of packages may be old
+        { apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends $packages; }
 }
 
 free_port() { # begins at a number, so that two calls give two ports
