@@ -61,10 +61,10 @@ def document(sweep: Sweep, name: str, runs: Sequence[Outcome]) -> str:
         "Held-out loss: nats a label, mean over the held-out sources; less is better. Exact match: share of the questions. Differences are to the "
         "first setting, over equal seeds. ±: 95% interval over seeds (Student's t).",
         "",
-        "## By family",
+        "## In parts",
         "",
     ]
-    for prefix, title, _ in MAIN:
+    for prefix, title in (*((prefix, title) for prefix, title, _ in MAIN), ("exact_match_after", "exact match after")):
         names = [name for name in runs[0].quantities if name.startswith(f"{prefix}/")] if runs else []
         if names:
             header = [title, *(name.partition("/")[2] for name in names)]

@@ -20,6 +20,7 @@ from neo_jax.sweeps.folder import FINISHED, Listed, State, SweepFolder
 from neo_jax.sweeps.rules import value_at
 
 CONFIDENCE = 0.95
+INTERIM = 20  # questions a family after a phase, below which its exact match says little
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Outcome:
       tokens: that it has trained on.
       seconds: for how long it has run, all of its starts together.
       quantities: "heldout" and "heldout/SOURCE", in nats a label; "loss", the training loss, mean of the last log lines; "exact_match", mean over
-        the families, and "exact_match/FAMILY"; "benchmark/NAME". What was not measured is not there.
+        the families, and "exact_match/FAMILY"; "exact_match_after/PHASE", if at least INTERIM questions a family were asked;
+        "benchmark/NAME". What was not measured is not there.
       tokens_per_second: median over its log lines.
       curves: for "loss" and "heldout": (tokens, value) of each log line.
       problems: sentences on its files.
@@ -153,7 +155,7 @@ def _outcome(folder: SweepFolder, run: Listed, state: State, seconds: float) -> 
     speeds = sorted(finite([record.tokens_per_second for record in records]))
     measured = [(record.tokens, value) for record in records if record.heldout_loss and (value := _mean_of(record)) is not None]
     curves = {"loss": [(record.tokens, record.loss) for record in records], "heldout": measured}
-    scores, more = _scores(directory / "report.json")
+    scores, more = _scores(directory / "report.json", configuration["evaluation"]["interim_questions"] >= INTERIM)
     return Outcome(
         run,
         state,
@@ -181,14 +183,16 @@ def _losses(records: Sequence[StepRecord]) -> dict[str, float]:
     return {name: value for name in names if (value := value_at(records, name, end)) is not None}
 
 
-def _scores(path: pathlib.Path) -> tuple[dict[str, float], list[str]]:
-    """Returns exact match and benchmark scores of a run's report, and a sentence if it cannot be read."""
+def _scores(path: pathlib.Path, stages: bool) -> tuple[dict[str, float], list[str]]:
+    """Returns exact match, after each phase too if `stages`, and benchmark scores of a run's report, and a sentence if it cannot be read."""
     if not path.exists():
         return {}, []
     try:
         report = json.loads(path.read_text())
         matches = report["exact_match"]
         scores = {"exact_match" if name == "overall" else f"exact_match/{name}": float(value) for name, value in matches.items()}
+        if stages:
+            scores |= {f"exact_match_after/{each['name']}": float(each["exact_match"]["overall"]) for each in report["phases"]}
         benchmarks = {f"benchmark/{each['name']}": float(each["overall"]) for each in report["benchmarks"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         return {}, [f"{path} cannot be read ({type(error).__name__}: {error})"]

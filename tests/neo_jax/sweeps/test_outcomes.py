@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from neo_jax.sweeps import outcomes
 from neo_jax.sweeps.file import Sweep
 from neo_jax.sweeps.folder import Listed, State
 from neo_jax.sweeps.outcomes import Outcome, as_csv, groups, mean, varied
@@ -61,6 +62,16 @@ def test_tables():
     status = status_table(RUNS)
     assert "exit code 70" in status and status.endswith("5 finished, 1 failed")
     assert varied(RUNS) == ["a", "run.seed"]
+
+
+def test_scores_after_each_phase_count_if_enough_was_asked(tmp_path):
+    phases = [{"name": name, "exact_match": {"overall": value}} for name, value in (("text", 0.1), ("sft", 0.5))]
+    report = {"exact_match": {"overall": 0.5, "count": 0.5}, "benchmarks": [], "phases": phases}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    found, problems = outcomes._scores(tmp_path / "report.json", stages=True)
+    assert found == {"exact_match": 0.5, "exact_match/count": 0.5, "exact_match_after/text": 0.1, "exact_match_after/sft": 0.5}
+    assert not problems
+    assert outcomes._scores(tmp_path / "report.json", stages=False)[0] == {"exact_match": 0.5, "exact_match/count": 0.5}
 
 
 def test_csv_has_every_run_and_figure():
