@@ -186,6 +186,7 @@ class SourceSettings:
       keep: conditions that a sample must all meet to be used: ("column.language in en, de", "column.score >= 0.5", "side >= 224",
         "aspect <= 4"). Available are "tokens" (of its text), "images", "clips", "pixels", "side" (the shorter one) and "aspect" (longer side
         divided by shorter side) of each image and clip, "seconds" of each clip, and "column.NAME" of its row.
+      task: kind of work, such as "captioning", for the training loss of all sources of one task together; "": the source counts to none.
       max_epochs: largest number of times that its samples are read over the whole run; 0: no limit. When it is reached, the other sources
         of a mixture take the source's share.
     """
@@ -202,6 +203,7 @@ class SourceSettings:
     given_sizes: bool = False
     keep: tuple[str, ...] = ()
     max_epochs: float = 0.0
+    task: str = ""
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ MAY_CHANGE = (  # at any start: nothing here changes which rows are trained on, 
     "optimizer.offload",
     "data.sources.*.path",  # of what is known by its content: another is noticed by the index's digest
     "data.sources.*.media_root",
+    "data.sources.*.task",
     "data.heldout*",
     "data.index_folder",
     "data.threads",

@@ -28,6 +28,7 @@ class StepRecord:
       weight: sum of the weights of all labels of the step.
       learning_rate: learning rate of the step.
       source_loss: training loss of each source with labels in the step, in nats per label.
+      task_loss: the same over all sources of each task (data.sources.NAME.task), if any source has one.
       heldout_loss: held-out loss of each source, in nats per label, on the steps that measured it.
       input_wait_seconds: time that the step waited for its rows.
       fill: share of the tokens of the rows that are not padding.
@@ -46,6 +47,7 @@ class StepRecord:
     weight: float | None = None
     learning_rate: float | None = None
     source_loss: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    task_loss: Mapping[str, float] | None = None
     heldout_loss: Mapping[str, float] | None = None
     input_wait_seconds: float | None = None
     fill: float | None = None
@@ -66,7 +68,7 @@ class StepRecord:
         for name in ("step", "phase", "tokens", "loss"):
             if name not in known:
                 raise ValueError(f"field {name} is missing")
-        kinds = {"phase": str, "step": int, "tokens": int, "source_loss": dict, "heldout_loss": dict, "epochs": dict}
+        kinds = {"phase": str, "step": int, "tokens": int, "source_loss": dict, "task_loss": dict, "heldout_loss": dict, "epochs": dict}
         for name, value in known.items():
             wanted = kinds.get(name, int | float)
             numbers = value.values() if isinstance(value, dict) else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -46,7 +46,7 @@ def step_record(
     metrics: StepMetrics,
     counts: RowCounts,
     speed: Speed | None,
-    sources: Sequence[str],
+    tasks: Mapping[str, str],
     **more: Any,
 ) -> StepRecord:
     """Returns the metrics of a step.
@@ -54,7 +54,7 @@ def step_record(
     Args:
       metrics, counts: what the step returned, fetched from the devices.
       speed: None if it is not known yet.
-      sources: names of the sources, in the order in which batches number them.
+      tasks: task of each source, by its name, in the order in which batches number the sources.
       more: the other fields of StepRecord.
     """
     return StepRecord(
@@ -65,7 +65,8 @@ def step_record(
         parameter_norm=float(metrics.parameter_norm),
         weight=float(metrics.weight),
         learning_rate=done.learning_rate,
-        source_loss=metrics.by_source(sources),
+        source_loss=metrics.by_source(list(tasks)),
+        task_loss=metrics.by_task(tasks) or None,
         input_wait_seconds=done.waited,
         fill=counts.tokens / (phase.rows_per_step * phase.context),
         tokens_per_second=speed.tokens_per_second if speed else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -88,8 +88,19 @@ class StepMetrics(NamedTuple):
 
     def by_source(self, names: Sequence[str]) -> dict[str, float]:
         """Returns the loss, in nats, of each source that has labels in the step; the metrics must have been fetched."""
-        pairs = zip(names, self.source_loss, self.source_weight, strict=True)
-        return {name: float(loss / weight) for name, loss, weight in pairs if weight > 0}
+        return self.by_task({name: name for name in names})
+
+    def by_task(self, tasks: Mapping[str, str]) -> dict[str, float]:
+        """Returns the loss, in nats, over all sources of each task that has labels in the step; the metrics must have been fetched.
+
+        Args:
+          tasks: task of each source, by its name, in the order in which batches number the sources; "": none.
+        """
+        sums: dict[str, tuple[float, float]] = {}
+        for task, loss, weight in zip(tasks.values(), self.source_loss, self.source_weight, strict=True):
+            before = sums.get(task, (0.0, 0.0))
+            sums[task] = (before[0] + float(loss), before[1] + float(weight))
+        return {task: loss / weight for task, (loss, weight) in sums.items() if task and weight > 0}
 
 
 def weighted_losses(

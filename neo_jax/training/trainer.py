@@ -346,7 +346,7 @@ class Trainer:
             metrics,
             totals,
             speed,
-            list(self.settings.data.sources),
+            {name: source.task for name, source in self.settings.data.sources.items()},
             tokens=self._tokens,
             heldout_loss=heldout,
             epochs=self._data.train.epochs(done.position.input),

@@ -148,7 +148,8 @@ def test_it_goes_on_after_a_kill_of_the_driver(folder: pathlib.Path, capsys: pyt
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert call(folder, "status") == DONE
-    assert "3 waiting" in capsys.readouterr().out
+    out = capsys.readouterr().out  # on a slow machine one may have finished before the kill
+    assert "waiting" in out and "running" not in out
     with (folder / "sweeps/rates/events.jsonl").open("a") as file:
         file.write('{"time": 1, "ind')  # a line that the kill has cut
     assert call(folder, "run", "--parallel=3") == DONE

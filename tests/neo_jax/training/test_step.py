@@ -151,3 +151,11 @@ def test_debug_checks_are_part_of_the_programs_identity():
         passes = to_devices(one_pass(rows()), accumulation_axis=True)
         names = [{each.primitive.name for each in equations(step, state, passes, RATE)} for step in (plain, checking)]
     assert "debug_callback" not in names[0] and "debug_callback" in names[1]
+
+
+def test_losses_by_task_are_weighted_over_their_sources():
+    sums = np.array([6.0, 2.0, 5.0, 0.0], np.float32), np.array([3.0, 1.0, 2.0, 0.0], np.float32)
+    metrics = StepMetrics(*(np.float32(1),) * 3, np.bool_(True), np.float32(6), *sums)
+    assert metrics.by_task({"a": "vqa", "b": "vqa", "c": "", "d": "text"}) == {"vqa": 2.0}
+    assert metrics.by_task({"a": "vqa", "b": "caption", "c": "vqa", "d": ""}) == {"vqa": 11 / 5, "caption": 2.0}
+    assert metrics.by_source(["a", "b", "c", "d"]) == {"a": 2.0, "b": 2.0, "c": 2.5}
