@@ -193,6 +193,12 @@ def test_a_signal_that_the_launcher_was_started_with_ignored_stays_ignored(tmp_p
     assert subprocess.run(command, timeout=HANG_SECONDS).returncode == 0
 
 
+def test_no_module_of_launch_has_the_name_of_another():
+    """`python launch/local.py` looks for modules in launch/ first: launch/array.py would be what the standard library's socket imports."""
+    modules = {path.name.partition(".")[0] for path in (ROOT / "launch").iterdir()}
+    assert not modules & set(sys.stdlib_module_names)
+
+
 def test_the_launcher_imports_no_trainer():
     code = f"import runpy, sys; runpy.run_path({str(ROOT / 'launch' / 'local.py')!r}); print(*sys.modules)"
     loaded = {name.partition(".")[0] for name in subprocess.check_output([sys.executable, "-c", code], text=True).split()}

@@ -1,0 +1,201 @@
+"""Storage that stalls, fills up or is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+from drills.lab import Lab, Run, being_saved, expect, last_step, members, same, saved
+from drills.tiny import STEPS
+
+DISK_BYTES = 24 << 20  # of the file system that is filled
+LEFT_BYTES = 256 << 10  # enough for metrics, too little for a checkpoint
+
+
+def _own_pictures(lab: Lab, folder: pathlib.Path) -> tuple[dict, list[pathlib.Path]]:
+    """Settings of a run with its own copy of the source "large", and the pictures of that copy."""
+    shutil.copytree(lab.root / "corpus", folder / "corpus", ignore=shutil.ignore_patterns("tfds"))
+    settings = {
+        "data__sources__large__path": folder / "corpus/train/large.jsonl",
+        "data__sources__large__media_root": folder / "corpus",
+        "data__index_folder": folder / "index",
+    }
+    pictures = sorted(path for path in (folder / "corpus").rglob("*") if path.suffix in (".png", ".jpg", ".jpeg") and "large" in str(path))
+    expect(pictures, "the source has no pictures")
+    return settings, pictures
+
+
+def _stall(run: Run, pictures: list[pathlib.Path]) -> None:
+    """Puts a FIFO, which nobody writes, in the place of each picture while the run stands still before it has read any."""
+    run.until_step(2)
+    run.process.send_signal(signal.SIGSTOP)
+    pids = list(members(run).values())
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    expect(last_step(run.directory) < STEPS["text"], "the phase with pictures has begun")
+    for picture in pictures:
+        picture.rename(picture.with_suffix(".kept"))
+        os.mkfifo(picture)
+    for pid in [*pids, run.process.pid]:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _come_back(pictures: list[pathlib.Path]) -> None:
+    for picture in pictures:
+        picture.with_suffix(".kept").rename(picture)
+
+
+def stalled_storage(lab: Lab, folder: pathlib.Path) -> str:
+    """Pictures whose file system hangs (FIFOs) for longer than data.stall_seconds: 75 with stacks, started again, equal bit for bit once it is back."""
+    settings, pictures = _own_pictures(lab, folder)
+    run = lab.launch(folder / "run", 1, 0, data__stall_seconds=5, **settings)
+    _stall(run, pictures)
+    began = time.monotonic()
+    run.until(lambda: "ended with exit code 75" in run.said, "it ended with 75")
+    seconds = time.monotonic() - began
+    _come_back(pictures)
+    run.end(0)
+    expect(
+        "no progress for 5 s" in run.said and "data.stall_seconds" in run.said and "Thread 0x" in run.said, "it does not say where it stood"
+    )
+    return f"ended {seconds:.0f} s after the stall with a limit of 5 s; {same(run.directory, lab.undisturbed())}"
+
+
+def storage_comes_back(lab: Lab, folder: pathlib.Path) -> str:
+    """Pictures that hang for 10 s, less than data.stall_seconds: the run waits, is not started again, equal bit for bit."""
+    settings, pictures = _own_pictures(lab, folder)
+    run = lab.launch(folder / "run", 1, 0, data__stall_seconds=300, **settings)
+    _stall(run, pictures)
+    stop, served = threading.Event(), []
+
+    def serve() -> None:
+        """Writes each picture's bytes to whoever has waited for its FIFO."""
+        while not stop.is_set():
+            for picture in pictures:
+                with contextlib.suppress(OSError):  # nobody reads it now
+                    descriptor = os.open(picture, os.O_WRONLY | os.O_NONBLOCK)
+                    os.set_blocking(descriptor, True)
+                    with open(descriptor, "wb") as file:
+                        file.write(picture.with_suffix(".kept").read_bytes())
+                    served.append(picture)
+            time.sleep(0.01)
+
+    time.sleep(10)
+    step = last_step(run.directory)
+    expect(STEPS["text"] <= step < STEPS["text"] + 8 and run.process.poll() is None, f"it did not wait: step {step}")
+    server = threading.Thread(target=serve)
+    server.start()
+    try:
+        run.end(0)
+    finally:
+        stop.set()
+        server.join()
+    expect(served and "starting it again" not in run.said, "it was started again, or read no picture")
+    return f"waited at step {step}, {len(served)} reads answered late; {same(run.directory, lab.undisturbed())}"
+
+
+@contextlib.contextmanager
+def _small_disk(place: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A file system of its own in memory; needs root."""
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(place)], capture_output=True, text=True, check=False
+    )
+    expect(done.returncode == 0, f"a file system of {DISK_BYTES >> 20} MiB cannot be mounted (root is needed): {done.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def _fill(place: pathlib.Path, left: int) -> pathlib.Path:
+    """Fills a file system but for so many bytes."""
+    file, free = place / "filler", shutil.disk_usage(place).free
+    with file.open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, free - left)
+    expect(shutil.disk_usage(place).free <= left, "the disk is not full")
+    return file
+
+
+def _disk_full(lab: Lab, folder: pathlib.Path, processes: int, during: bool) -> str:
+    devices = 1 if processes > 1 else 0
+    undisturbed = lab.pair() if processes > 1 else lab.undisturbed()
+    for attempt in range(1, 11):
+        with _small_disk(folder / f"disk{attempt}") as disk:
+            run = lab.launch(disk / "run", processes, devices)
+            run.until_saving(8) if during else run.until_saved(4)
+            pids = list(members(run).values())
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            writing, before = being_saved(run.directory), saved(run.directory)
+            if during and not writing:  # the save was faster than this program
+                run.stop_all()
+                continue
+            filler = _fill(disk, 0 if during else LEFT_BYTES)
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+            seconds = run.end(78)
+            sentence = "No space left on device" if during else "a checkpoint needs"
+            expect(sentence in run.said and "Traceback" not in run.said, f"it does not end with one sentence: {run.said[-1500:]}")
+            after = saved(run.directory)
+            filler.unlink()
+            again = lab.launch(run.directory, processes, devices)
+            again.end(0)
+            expect(f"resumed after step {after[-1]}" in again.said, f"it did not resume after step {after[-1]}")
+            expect(not being_saved(run.directory), "parts of the checkpoint are left")
+            expect(not set(before) - set(after), f"checkpoints {set(before) - set(after)} were lost")
+            return f"78 after {seconds:.1f} s, resumed after step {after[-1]}; {same(run.directory, undisturbed)}"
+    expect(False, "no filled disk hit a save in 10 attempts")
+    return ""
+
+
+def disk_full_before(lab: Lab, folder: pathlib.Path) -> str:
+    """A disk that is full before a save: one sentence, 78, checkpoints untouched; with room it goes on, equal bit for bit."""
+    return _disk_full(lab, folder, 1, during=False)
+
+
+def disk_full_during(lab: Lab, folder: pathlib.Path) -> str:
+    """A disk that fills up while a checkpoint is written: one sentence, 78, leftovers gone at the next start; it goes on, equal bit for bit."""
+    return _disk_full(lab, folder, 1, during=True)
+
+
+def disk_full_before_pair(lab: Lab, folder: pathlib.Path) -> str:
+    """A disk that is full before a save of two processes: the same."""
+    return _disk_full(lab, folder, 2, during=False)
+
+
+def disk_full_during_pair(lab: Lab, folder: pathlib.Path) -> str:
+    """A disk that fills up while two processes write a checkpoint: the same."""
+    return _disk_full(lab, folder, 2, during=True)
+
+
+def unmounted(lab: Lab, folder: pathlib.Path) -> str:
+    """The folder of checkpoints is away: 78 and a question whether it is mounted, nothing begun anew; once it is back, equal bit for bit."""
+    run = lab.train(folder / "run")
+    run.until_saved(10)
+    run.kill()
+    checkpoints, away = run.directory / "checkpoints", folder / "away"
+    checkpoints.rename(away)
+    second = lab.train(run.directory)
+    second.end(78)
+    expect("is the folder missing or not mounted?" in second.said and "Traceback" not in second.said, second.said[-500:])
+    expect(not list(checkpoints.glob("*")), "checkpoints were begun anew")
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    away.rename(checkpoints)
+    newest = saved(run.directory)[-1]
+    third = lab.train(run.directory)
+    third.end(0)
+    expect(f"resumed after step {newest}" in third.said, "it did not resume")
+    return same(run.directory, lab.undisturbed())
+
+
+DRILLS = (
+    stalled_storage, storage_comes_back, disk_full_before, disk_full_during, disk_full_before_pair, disk_full_during_pair, unmounted,
+)  # fmt: skip
