@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 
 from drills import damage, data, kills, peers, resume, signals, storage, timing
-from drills.document import Outcome, write_document
+from drills.document import Outcome, write_drills
 from drills.lab import DrillError, Lab, slowness
 
 Drill = Callable[[Lab, pathlib.Path], str]
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
         outcomes.append(carry_out(name, lab))
         print(outcomes[-1].line(), flush=True)
     if options.write:
-        write_document(outcomes)
+        write_drills(outcomes)
     passed = sum(each.passed for each in outcomes)
     print(f"{passed} of {len(outcomes)} drills passed")
     return 0 if passed == len(outcomes) else 1

@@ -1,4 +1,4 @@
-"""docs/drills.md: the table of the last run of all drills, between two marks in a text that people write."""
+"""docs/drills.md: what came of the last run of the drills and of the soak, between marks in a text that people write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from data_pipelines.printable import printable
 
 PATH = pathlib.Path(__file__).parents[1] / "docs" / "drills.md"
-BEGIN, END = "<!-- table: written by python -m drills --write -->", "<!-- end of the table -->"
+MARKS = ("<!-- written by python -m drills --write -->", "<!-- end of the drills -->")
+SOAK_MARKS = ("<!-- written by python -m drills.soak --write -->", "<!-- end of the soak -->")
 MOST = 300  # characters of a figure; those of a failure are longer
 
 
@@ -44,15 +45,19 @@ class Outcome:
         return f"{self.name}: {self.criterion} | {printable(self.figure)} | {self.verdict} | {self.seconds:.0f} s, load {self.load:.1f}"
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
-    """Returns the section with the table, its command, versions and machine."""
+def machine() -> str:
+    """Returns versions and machine."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "orbax-checkpoint", "grain"))
+    return f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, {versions}, {platform.system()} {platform.release()}"
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Returns the section of the drills."""
     passed = sum(each.passed for each in outcomes)
+    minutes, loads = sum(each.seconds for each in outcomes) / 60, [each.load for each in outcomes]
     lines = [
-        f"`make drills` on {datetime.date.today()}: **{passed} of {len(outcomes)} drills passed** in "
-        f"{sum(each.seconds for each in outcomes) / 60:.0f} minutes. {os.cpu_count()} CPU cores, Python {platform.python_version()}, {versions}, "
-        f"{platform.system()} {platform.release()}; a second of computing took {min(each.load for each in outcomes):.1f} to "
-        f"{max(each.load for each in outcomes):.1f} s.",
+        f"`make drills` on {datetime.date.today()}: **{passed} of {len(outcomes)} drills passed** in {minutes:.0f} minutes.",
+        f"{machine()}; a second of computing took {min(loads):.1f} to {max(loads):.1f} s (column load).",
         "",
         "| drill | criterion | figure | verdict | s | load |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -63,9 +68,20 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def write_document(outcomes: Sequence[Outcome], path: pathlib.Path = PATH) -> None:
-    """Replaces the table in docs/drills.md."""
-    text = path.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    path.write_text(f"{before}{BEGIN}\n\n{table(outcomes)}\n\n{END}{after}")
+def write_drills(outcomes: Sequence[Outcome], path: pathlib.Path = PATH) -> None:
+    _replace(path, MARKS, table(outcomes))
+
+
+def write_soak(lines: Sequence[str], minutes: float, path: pathlib.Path = PATH) -> None:
+    heading = f"`make soak SOAK_MINUTES={minutes:g}` on {datetime.date.today()}. {machine()}."
+    _replace(path, SOAK_MARKS, "\n".join((heading, "", *(f"- {line}" for line in lines))))
+
+
+def _replace(path: pathlib.Path, marks: tuple[str, str], section: str) -> None:
+    """Replaces what stands between two marks. Raises ValueError if the file has not both, in this order."""
+    begin, end = marks
+    before, found, rest = path.read_text().partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise ValueError(f"{path} has no lines {begin} and {end}")
+    path.write_text(f"{before}{begin}\n\n{section}\n\n{end}{after}")
