@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
@@ -15,6 +16,7 @@ from data_pipelines.printable import printable
 PATH = pathlib.Path(__file__).parents[1] / "docs" / "drills.md"
 MARKS = ("<!-- written by python -m drills --write -->", "<!-- end of the drills -->")
 SOAK_MARKS = ("<!-- written by python -m drills.soak --write -->", "<!-- end of the soak -->")
+KEPT = "outcomes.jsonl"  # in the folder of the drills
 MOST = 300  # characters of a figure; those of a failure are longer
 
 
@@ -28,6 +30,7 @@ class Outcome:
       passed: whether the criterion holds.
       seconds: that it took.
       load: seconds that a second of computing took before it (lab.slowness).
+      date: on which it was carried out.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Outcome:
     passed: bool
     seconds: float
     load: float
+    date: str = dataclasses.field(default_factory=lambda: datetime.date.today().isoformat())
 
     @property
     def verdict(self) -> str:
@@ -43,6 +47,20 @@ class Outcome:
 
     def line(self) -> str:
         return f"{self.name}: {self.criterion} | {printable(self.figure)} | {self.verdict} | {self.seconds:.0f} s, load {self.load:.1f}"
+
+
+def keep(outcome: Outcome, folder: pathlib.Path) -> None:
+    """Appends an outcome to those of earlier calls."""
+    with (folder / KEPT).open("a") as file:
+        file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+
+
+def kept(names: Sequence[str], folder: pathlib.Path) -> list[Outcome]:
+    """Returns the last outcome of each of these drills. Raises ValueError if one was never carried out."""
+    found = {each.name: each for each in (Outcome(**json.loads(line)) for line in (folder / KEPT).read_text().splitlines())}
+    if missing := [name for name in names if name not in found]:
+        raise ValueError(f"{', '.join(missing)}: never carried out with this folder; run all drills first")
+    return [found[name] for name in names]
 
 
 def machine() -> str:
@@ -55,8 +73,10 @@ def table(outcomes: Sequence[Outcome]) -> str:
     """Returns the section of the drills."""
     passed = sum(each.passed for each in outcomes)
     minutes, loads = sum(each.seconds for each in outcomes) / 60, [each.load for each in outcomes]
+    dates = sorted({each.date for each in outcomes})
     lines = [
-        f"`make drills` on {datetime.date.today()}: **{passed} of {len(outcomes)} drills passed** in {minutes:.0f} minutes.",
+        f"`make drills`, the last run of each, {' to '.join(dates[:1] + dates[1:][-1:])}: **{passed} of {len(outcomes)} drills passed** in "
+        f"{minutes:.0f} minutes.",
         f"{machine()}; a second of computing took {min(loads):.1f} to {max(loads):.1f} s (column load).",
         "",
         "| drill | criterion | figure | verdict | s | load |",
