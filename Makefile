@@ -4,6 +4,8 @@
 # make test-tracking: run.trackers with the real packages, without network, in an environment of its own.
 # make test-transformers: an exported Qwen3 loaded by transformers, in the environment of benchmark-step.
 # make test-slurm: batch scripts and sweeps on a real SLURM of one node (Debian's packages, installed as root if they are missing).
+# make drills: real runs that are killed, stalled, damaged and starved (ARGS="NAME ..."; 45 minutes on two cores; root, for a small disk that fills up).
+# make soak SOAK_MINUTES=60: a run of many phases with random kills.
 # make benchmark-step: times the training step beside the same in PyTorch (4 GB, an environment of its own).
 # make plan ARGS="--config=configs/neo_ov_2b.py --hardware=v5p:4x4x4": what a run needs (neo_jax/plan.py).
 # Huge pages for what XLA allocates in each step: on two cores the demo's step takes 0.82 to 0.88 of the time without (benchmarks/train_step.py;
@@ -16,10 +18,11 @@ RUN := $(ENVIRONMENT)/bin/python -m
 OWN_CONFIGS = $(shell git ls-files --others configs 2>/dev/null)
 PYTEST ?= -q -n 2 --dist loadgroup
 GPU_JAX := 0.11.2
+SOAK_MINUTES ?= 60
 LIBTPU := 0.0.52
 LIBTPU_FOLDER := .cache/libtpu-$(LIBTPU)
 
-.PHONY: benchmark-step demo plan test test-nightly test-aot test-aot-gpu test-beam test-slurm test-tracking test-transformers lint clean
+.PHONY: benchmark-step demo drills plan soak test test-nightly test-aot test-aot-gpu test-beam test-slurm test-tracking test-transformers lint clean
 
 # On two virtual devices, each with half the rows of a step: on two cores the step of benchmarks/train_step.py at 512 tokens took 0.73 to
 # 0.81 of the time that one device takes (three pairs of runs, jax 0.12.0.1).
@@ -56,6 +59,12 @@ test-transformers: $(ENVIRONMENT)/complete .venv-torch/complete
 
 benchmark-step: $(ENVIRONMENT)/complete .venv-torch/complete
 	$(RUN) benchmarks.step
+
+drills: $(ENVIRONMENT)/complete
+	$(RUN) drills $(ARGS)
+
+soak: $(ENVIRONMENT)/complete
+	$(RUN) drills.soak --minutes=$(SOAK_MINUTES) $(ARGS)
 
 lint: $(ENVIRONMENT)/complete
 	$(RUN) ruff format --check . $(OWN_CONFIGS:%=--exclude %)

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 
 from drills import damage, data, kills, peers, resume, signals, storage, timing
-from drills.document import Outcome, write_document
+from drills.document import Outcome, keep, kept, write_drills
 from drills.lab import DrillError, Lab, slowness
 
 Drill = Callable[[Lab, pathlib.Path], str]
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m drills", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="drills to run; without names, all")
     parser.add_argument("--list", action="store_true", help="only prints names and criteria")
-    parser.add_argument("--write", action="store_true", help="writes the table into docs/drills.md")
+    parser.add_argument("--write", action="store_true", help="writes the last outcome of every drill into docs/drills.md")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path(".cache/drills"), help="keeps the corpus and what was compiled")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in DRILLS]:
@@ -59,8 +59,9 @@ def main(arguments: list[str]) -> int:
     for name in names:
         outcomes.append(carry_out(name, lab))
         print(outcomes[-1].line(), flush=True)
+        keep(outcomes[-1], options.folder)
     if options.write:
-        write_document(outcomes)
+        write_drills(kept(list(DRILLS), options.folder))
     passed = sum(each.passed for each in outcomes)
     print(f"{passed} of {len(outcomes)} drills passed")
     return 0 if passed == len(outcomes) else 1

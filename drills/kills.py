@@ -16,7 +16,7 @@ GROUP_SECONDS, ALONE_SECONDS = 60, 10  # from a death to training again, with a 
 
 
 def trains_again(run: Run, limit: float, slow: float) -> str:
-    """Waits until a launched run, one of whose processes has just died, has done a new step. Returns the seconds; raises DrillError above the limit."""
+    """Waits until a launched run, of which a process has just died, has done a new step; returns the seconds, and fails above the limit."""
     began, starts = time.monotonic(), run.said.count("starting it again")
     path = run.directory / "metrics.jsonl"
     before = path.stat().st_ino if path.exists() else 0  # a start writes a new file

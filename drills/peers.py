@@ -76,9 +76,9 @@ def slow_host(lab: Lab, folder: pathlib.Path) -> str:
     undisturbed = lab.pair()
     run = lab.launch(folder / "run", program=("-m", "drills.programs.slow_input", "1", str(SLOW_SECONDS)))
     run.end(0)
-    lines = [line for line in run.said.splitlines() if line.startswith("process 1 is slow")]
+    lines = [line for line in run.said.splitlines() if line.startswith("process 1 on ") and " is slow: " in line]
     expect(lines, f"nothing is said of process 1: {run.said[-800:]}")
-    expect("process 0 is slow" not in run.said, "process 0 is called slow")
+    expect("process 0 on " not in run.said, "process 0 is called slow")
     return f"{lines[0]}; {same(run.directory, undisturbed)}"
 
 

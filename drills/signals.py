@@ -47,10 +47,10 @@ def sigterm_indexing(lab: Lab, folder: pathlib.Path) -> str:
     many.write_text((lab.root / "corpus/train/text.jsonl").read_text() * 1000)
     settings = {"data__sources__text__path": many, "data__index_folder": folder / "index", "curriculum": "text"}
     slow, run = slowness(), lab.train(folder / "run", **settings)
-    run.until(lambda: list((folder / "index").rglob("parts/*")), "a part of an index was written")
+    run.until(lambda: len(list((folder / "index").rglob("parts/*.npz"))) >= 2, "two parts of an index were written")
     figure = _terminate(run, slow, 77)
     expect("before the first step" in run.said, "it was not indexing")
-    kept = len(list((folder / "index").rglob("parts/*")))
+    kept = len(list((folder / "index").rglob("parts/*.npz")))
     expect(kept, "nothing of what was measured is kept")
     undisturbed = lab.train(folder / "undisturbed", **settings | {"data__index_folder": folder / "other_index"})
     undisturbed.end(0)

@@ -53,7 +53,7 @@ def _come_back(pictures: list[pathlib.Path]) -> None:
 
 
 def stalled_storage(lab: Lab, folder: pathlib.Path) -> str:
-    """Pictures whose file system hangs (FIFOs) for longer than data.stall_seconds: 75 with stacks, started again, equal bit for bit once it is back."""
+    """Pictures (FIFOs) that hang for longer than data.stall_seconds: 75 with stacks, started again, equal bit for bit once they are back."""
     settings, pictures = _own_pictures(lab, folder)
     run = lab.launch(folder / "run", 1, 0, data__stall_seconds=5, **settings)
     _stall(run, pictures)

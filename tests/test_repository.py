@@ -313,9 +313,9 @@ MAY_RUN = {
 
 
 def calls() -> list[tuple[str, str, ast.Call]]:
-    """(file, name of the function, call) of each call in the packages, those of benchmarks/ included."""
+    """(file, name of the function, call) of each call in the packages, those of benchmarks/ and drills/ included."""
     found = []
-    for path in [*source_files(), *(ROOT / "benchmarks").rglob("*.py")]:
+    for path in [*source_files(), *(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "drills").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

@@ -208,9 +208,14 @@ class Builder:
         for chunk, is_new in progress((result for result in results for _ in range(result[0].stop - result[0].start)), total, label):
             if is_new:
                 changed[chunk.identity].add(chunk.start)
-        for each in known:
-            if each.shard.identity in changed:
-                self._replace(each, changed[each.shard.identity], folder)
+        replaced = sum(self._replace(each, changed[each.shard.identity], folder) for each in known if each.shard.identity in changed)
+        if replaced:
+            print(
+                f"{self._source.name}: {replaced:,} samples have media files of another size or time than when they were indexed: they are measured "
+                "again, and read as they are now",
+                flush=True,
+                file=sys.stderr,
+            )
 
     def _any_changed(self, known: Sequence[Known], files: int, failures: int) -> bool:
         """Returns True if a sample's lengths changed, among those of LOOKED_AT random media files and LOOKED_AT random unusable samples."""
@@ -236,12 +241,21 @@ class Builder:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _replace(self, known: Known, changed: set[int], folder: pathlib.Path) -> None:
-        """Writes a shard again, taking the parts in `changed` from `folder` and the others from its old columns."""
+    def _replace(self, known: Known, changed: set[int], folder: pathlib.Path) -> int:
+        """Writes a shard again, taking the parts in `changed` from `folder` and the others from its old columns.
+
+        Returns the number of samples whose media files were replaced: both times they could be measured.
+        """
+        replaced = 0
         with self._locked(known.shard):
             chunks = chunks_of(known.shard, folder)
+            for chunk in chunks:
+                if chunk.start in changed:
+                    pairs = zip(unpack(cut(known.columns, chunk.start, chunk.stop)), unpack(read_part(chunk)), strict=True)
+                    replaced += sum(bool(a.measured and b.measured and a.measured.files != b.measured.files) for a, b in pairs)
             parts = (read_part(chunk) if chunk.start in changed else cut(known.columns, chunk.start, chunk.stop) for chunk in chunks)
             store.write(self._path(known.shard), known.shard.identity, parts, COLUMNS)
+        return replaced
 
     def _joined(self, each: Sequence[Description], named: int) -> Built:
         """Returns the index of the whole source: the columns of its only shard, or those of all shards joined in one folder."""

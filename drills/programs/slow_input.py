@@ -1,4 +1,4 @@
-"""neo_jax.train in which one process waits before each batch: python -m drills.programs.slow_input PROCESS SECONDS --config=..."""
+"""neo_jax.train in which one process waits before each step's rows: python -m drills.programs.slow_input PROCESS SECONDS --config=..."""
 
 import sys
 import time
@@ -6,18 +6,18 @@ from typing import Any
 
 import jax
 
+from data_pipelines.loading.loader import RowLoader
 from neo_jax.train import main
-from neo_jax.training import trainer
 
 if __name__ == "__main__":
     process, seconds = int(sys.argv.pop(1)), float(sys.argv.pop(1))
-    batches = trainer.Trainer._batches
+    batches = RowLoader.batches
 
-    def slow(self: Any, phase: Any, position: Any, mesh: Any) -> Any:
-        for item in batches(self, phase, position, mesh):
+    def slow(self: Any, *arguments: Any) -> Any:
+        for item in batches(self, *arguments):
             if jax.process_index() == process:
                 time.sleep(seconds)
             yield item
 
-    trainer.Trainer._batches = slow  # type: ignore[method-assign]
+    RowLoader.batches = slow  # type: ignore[method-assign]
     sys.exit(main(sys.argv[1:]))

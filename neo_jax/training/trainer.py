@@ -47,6 +47,7 @@ from neo_jax.training.profiling import Profiler
 from neo_jax.training.recording import DispatchedStep, mean_heldout, step_record
 from neo_jax.training.replicas import check_replicas
 from neo_jax.training.schedule import Schedule
+from neo_jax.training.slow_hosts import SlowHosts
 from neo_jax.training.step import TrainState, train_step_of
 from neo_jax.training.stopping import Preempted, StallGuard, StopSignal
 from neo_jax.training.throughput import Throughput
@@ -111,7 +112,7 @@ class Trainer:
             self._stop = resources.enter_context(StopSignal())
             self._profiler = resources.enter_context(Profiler(self._directory.path, self.settings.run.profile_steps))
             self._guard = resources.enter_context(StallGuard(self.settings.data.stall_seconds, self.settings.run.hang_seconds))
-            self._benchmarks = Benchmarks(self.settings)
+            self._benchmarks, self._slow = Benchmarks(self.settings), SlowHosts(self._directory.path)
             self._data = self._open_data()
             run = self.settings.run
             kept = (run.keep_checkpoints, self.settings.phase_ends(), run.keep_every, run.keep_best, run.copies)
@@ -356,6 +357,7 @@ class Trainer:
             self._metrics.write(record)
         failures = self._data.train.failures
         self._print(self._failures.new(failures.by_source, failures.samples))
+        self._print(self._slow.step_ended(done.waited, record.step, phase.name, record.step % self.settings.run.log_every == 0))
         self.progress.show(step_line(phase, done.position.phase_step, record, speed))
         if rewinds:
             raise _Rewind(done.position)
