@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
-from launch import array
+from launch import job_array
 from launch.driver import Driver, stop_driver
 from launch.hosts import find_hosts
 from launch.local import GRACE_SECONDS
@@ -125,9 +125,9 @@ def _run(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
         folder.add(sweep.runs)
         record_finished(sweep, folder)
         if flags.target == "slurm":
-            code = array.submit(sweep, folder, flags.parallel, flags.devices, flags.grace_seconds, hosts, flags.sbatch)
+            code = job_array.submit(sweep, folder, flags.parallel, flags.devices, flags.grace_seconds, hosts, flags.sbatch)
         else:
-            array.refuse_if_held(folder)
+            job_array.refuse_if_held(folder)
             code = Driver(sweep, folder, flags.parallel, flags.processes, flags.devices, flags.grace_seconds).run()
     _print_status(sweep, folder)
     return code
@@ -169,7 +169,7 @@ def _results(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
 
 def _stop(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
     try:
-        stopped = array.stop(folder, flags.grace_seconds) or stop_driver(folder, flags.grace_seconds + 30)
+        stopped = job_array.stop(folder, flags.grace_seconds) or stop_driver(folder, flags.grace_seconds + 30)
     except TimeoutError as error:
         print(error, file=sys.stderr)
         return FAILED

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from launch import array, array_task, sweep
+from launch import array_task, job_array, sweep
 from neo_jax.exit_codes import CONFIGURATION, DONE, FAILED, PREEMPTED, TRY_AGAIN
 from neo_jax.sweeps.folder import SweepFolder
 from tests.launch.slurm_stand_in import calls, held, hold, install
@@ -31,7 +31,7 @@ def slurm(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pa
     folder = install(tmp_path / "slurm")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{pathlib.Path(__file__).parent}")
-    monkeypatch.setattr(array, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(job_array, "POLL_SECONDS", 0.05)
     write(tmp_path)
     return folder
 
@@ -240,7 +240,7 @@ def test_a_stopped_task_is_not_queued_again(folder: pathlib.Path, monkeypatch: p
 
 
 def test_stop_kills_what_does_not_end(slurm: pathlib.Path, folder: pathlib.Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(array, "END_SECONDS", 0.3)
+    monkeypatch.setattr(job_array, "END_SECONDS", 0.3)
     submit(folder)
     (slurm / "scancel").write_text(f'#!/bin/sh\necho "$@" >> {slurm}/scancelled\n')  # nothing ends
     hold(slurm, {"101_1": "RUNNING"})
