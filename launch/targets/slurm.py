@@ -91,6 +91,10 @@ def script(job: Job) -> str:
         "        fi",
         "        ;;",
         "esac",
+        f'if [ "$(squeue --noheader --job="{identity}" --format=%T 2>/dev/null)" = COMPLETING ]; then',
+        '    echo "exit code $code: SLURM ends the job" >&2 # cancelled, or preempted, when SLURM queues it again itself',
+        "    exit $code",
+        "fi",
         'echo "exit code $code: queued again" >&2',
         f'scontrol requeue "{identity}" || exit $code',
     ]

@@ -104,9 +104,6 @@ def test_two_processes_find_each_other(folder: pathlib.Path) -> None:
     assert losses(folder, "two") == pytest.approx({step: alone[step] for step in (1, 2, 3)}, rel=1e-5)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the script queues a job again that somebody cancels: for 77 it does not ask whether SLURM ends the job"
-)
 def test_a_cancelled_job_saves_and_does_not_come_back(folder: pathlib.Path) -> None:
     text = script(Job(command=["sh", "-c", f"trap 'exit {PREEMPTED}' TERM; sleep 100 & wait"], exclusive=False, log=f"{folder}/%j.log"))
     job = slurm("sbatch", "--parsable", text=text)
