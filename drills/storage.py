@@ -135,7 +135,7 @@ def _disk_full(lab: Lab, folder: pathlib.Path, processes: int, during: bool) -> 
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
             writing, before = being_saved(run.directory), saved(run.directory)
-            if during and not writing:  # the save was faster than this program
+            if during != bool(writing) or (not during and last_step(run.directory) >= 6):  # the run was faster than this program
                 run.stop_all()
                 continue
             filler = _fill(disk, 0 if during else LEFT_BYTES)

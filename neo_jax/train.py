@@ -24,6 +24,7 @@ from neo_jax.processes import exchange, lifetime
 from neo_jax.processes.flags import Flags
 from neo_jax.processes.rendezvous import GroupError, MissingError
 from neo_jax.runs.directory import RunDirectoryError
+from neo_jax.runs.full_disk import disk_is_full
 from neo_jax.runs.goodput import process_age
 from neo_jax.runs.reading import CheckpointError
 from neo_jax.training.health import BadStepError
@@ -56,6 +57,7 @@ COMMAND = Command(
 def train(settings: Config) -> None:
     """Runs the curriculum, then writes the report and prints its path. Raises the exceptions of Trainer.run."""
     logging.basicConfig(format="%(message)s")
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs the tracebacks of errors that it raises too
     logging.getLogger("neo_jax").setLevel(logging.INFO if exchange.is_first() else logging.WARNING)
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", f"{settings.run.directory}/compilation_cache")
@@ -94,7 +96,7 @@ def main(arguments: Sequence[str], run: Callable[[Config], None] = train, comman
     except Exception as error:
         if jax.process_count() > 1:
             lifetime.leave(_report(error), str(error) or type(error).__name__)
-        if not isinstance(error, tuple(CODES)):
+        if not isinstance(error, tuple(CODES)) and not disk_is_full(error):
             raise
         return _report(error)
     return DONE
@@ -106,6 +108,9 @@ def _report(error: Exception) -> int:
         if isinstance(error, kind):
             print(f"\n{error}", file=sys.stderr)
             return code
+    if disk_is_full(error):
+        print(f"\n{error}. Free some space and start the same command again: it continues from the last checkpoint", file=sys.stderr)
+        return CONFIGURATION
     traceback.print_exception(error)
     return FAILED
 

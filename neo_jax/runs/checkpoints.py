@@ -11,12 +11,13 @@ model), the start ends with one sentence, and nothing is moved.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import pathlib
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from orbax.checkpoint import v1 as ocp
 from data_pipelines.storage import write_whole
 from neo_jax.processes import exchange
 from neo_jax.runs.copies import Copies
+from neo_jax.runs.full_disk import disk_is_full
 from neo_jax.runs.reading import CheckpointError, DamagedError, check_arrays, first_problem, read, read_arrays, read_record
 from neo_jax.runs.record import CheckpointRecord, checksum, describe, record_checksum
 
@@ -81,6 +83,7 @@ class Checkpoints:
         )
         self._pending: tuple[int, Any] | None = None
         self._copies = Copies(copies, self.directory.parent)
+        self._failed = False  # whether a write failed in this process
 
     def _prepare(self) -> str | None:
         """Moves damaged checkpoints aside, on which Orbax would fail. Returns a message if checkpoints are missing or unreadable, else None."""
@@ -125,17 +128,32 @@ class Checkpoints:
         sums = {"checksums": {part: int(each) for part, each in sums_of_parts.items()}, "record_checksum": record_checksum(values)}
         step = record.position.step
         metrics = None if record.heldout is None else {"phase": record.position.phase, "heldout": record.heldout}
-        self._pending = step, self._checkpointer.save_async(step, state, overwrite=True, metrics=metrics, custom_metadata=values | sums)
+        with self._writing(step):
+            self._pending = step, self._checkpointer.save_async(step, state, overwrite=True, metrics=metrics, custom_metadata=values | sums)
 
     def wait(self) -> None:
-        """Waits until the checkpoint being written is on disk. Raises any error of the write."""
+        """Waits until the checkpoint being written is on disk. Raises any error of the write, CheckpointError if the disk is full."""
         if self._pending is not None:
             step, response = self._pending
             self._pending = None
-            response.result()
+            with self._writing(step):
+                response.result()
             if exchange.is_first():
                 write_whole(self._marker, json.dumps({"step": step}) + "\n")
                 self._copies.start(step)
+
+    @contextlib.contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._failed = True
+            if not disk_is_full(error):
+                raise
+            raise CheckpointError(
+                f"{self.directory}: the checkpoint of step {step} cannot be written: No space left on device. The one before is untouched, and "
+                "what was written of this one is removed by the next start. Free some space and start the same command again"
+            ) from error
 
     def steps(self) -> list[int]:
         """Returns the steps with a complete checkpoint, oldest first."""
@@ -182,6 +200,9 @@ class Checkpoints:
         shutil.move(self.directory / str(step), target)
 
     def close(self) -> None:
+        """Waits for the checkpoint being written. After a failed one, in which the other processes wait for this one, returns at once."""
+        if self._failed:
+            return
         self.wait()
         self._checkpointer.close()
         self._copies.close()

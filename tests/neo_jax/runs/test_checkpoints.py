@@ -358,3 +358,23 @@ def test_folders_whose_names_look_like_patterns(name, tmp_path) -> None:
         checkpoints.wait()
         checkpoints.close()
     assert step == 2
+
+
+def test_a_disk_that_fills_up_in_a_write_ends_in_one_sentence(tmp_path):
+    """The error comes when the write is waited for; closing then waits for nothing, for other processes may hang in the same write."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    checkpoints.save(state(1), record(1))
+    checkpoints.wait()
+
+    class Response:
+        def result(self):
+            raise ValueError("RESOURCE_EXHAUSTED: Failed to write 71614 bytes: No space left on device [os_error_code='28']")
+
+    class Hangs:
+        def close(self):
+            raise AssertionError("it would wait for the others")
+
+    checkpoints._pending, checkpoints._checkpointer = (2, Response()), Hangs()
+    with pytest.raises(CheckpointError, match="the checkpoint of step 2 cannot be written: No space left on device"):
+        checkpoints.wait()
+    checkpoints.close()
