@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import pathlib
 import random
+import signal
 import sys
 import time
 
@@ -132,6 +133,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--write", action="store_true", help="writes the result into docs/drills.md")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path(".cache/drills"), help="keeps the corpus and what was compiled")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what a drill has started ends with it
     lab = Lab(options.folder)
     lab.prepare()
     try:
