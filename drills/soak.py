@@ -21,7 +21,7 @@ from drills.lab import CODE, TRAIN, DrillError, Lab, Run, expect, gone, kill, la
 from neo_jax.runs.goodput import Goodput, read_goodput
 
 PHASES = 24
-TRIAL_STEPS = 50  # of each phase of the run by which the number of steps is chosen
+TRIAL_STEPS = 20  # of each phase of the run by which the number of steps is chosen
 DISTURBED = 0.55  # of the time for the run that is killed
 WARM = 8  # phases that are not compared: the first ones fill caches and compile
 MEMORY_GROWTH = 0.05  # of resident memory from there to the end

@@ -70,8 +70,10 @@ def stalled_storage(lab: Lab, folder: pathlib.Path) -> str:
 def storage_comes_back(lab: Lab, folder: pathlib.Path) -> str:
     """Pictures whose opening hangs for 10 s, less than data.stall_seconds: the run waits, is not started again, equal bit for bit."""
     stall = folder / "stall"
-    stall.touch()
     run = lab.launch(folder / "run", 1, 0, program=("-m", "drills.programs.stalling", str(stall)), data__stall_seconds=300)
+    run.until_step(2)
+    stall.touch()
+    expect(last_step(run.directory) <= STEPS["text"], "the phase with pictures has begun")
     run.until((folder / "stall.waiting").exists, "it waited for a picture")
     run.until_step(STEPS["text"])
     time.sleep(10)
