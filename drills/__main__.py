@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -53,6 +54,7 @@ def main(arguments: list[str]) -> int:
     if options.list:
         print("\n".join(f"{name}: {criterion(DRILLS[name])}" for name in names))
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what a drill has started ends with it
     lab = Lab(options.folder)
     lab.prepare()
     outcomes = []

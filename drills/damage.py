@@ -67,7 +67,7 @@ def _mended(lab: Lab, run: Run, harm: Callable[[], None], sentence: str, **setti
 
 
 def metrics_cut(lab: Lab, folder: pathlib.Path) -> str:
-    """metrics.jsonl cut within the line of a step that is done again: the line is named and dropped, equal bit for bit."""
+    """metrics.jsonl cut within its last line, of a step that is done again: the part is dropped, every step has one line, equal bit for bit."""
     run = lab.train(folder / "run")
     run.until_step(9)
     run.kill()
@@ -79,7 +79,7 @@ def metrics_cut(lab: Lab, folder: pathlib.Path) -> str:
         path.write_text("".join(lines[:-1]) + lines[-1][:40])
         expect(last_step(run.directory) < len(lines), "the line is whole")
 
-    return _mended(lab, run, harm, "metrics.jsonl")
+    return _mended(lab, run, harm, f"resumed after step {newest}")
 
 
 def evaluation_cut(lab: Lab, folder: pathlib.Path) -> str:

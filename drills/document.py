@@ -66,7 +66,7 @@ def kept(names: Sequence[str], folder: pathlib.Path) -> list[Outcome]:
 def machine() -> str:
     """Returns versions and machine."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "orbax-checkpoint", "grain"))
-    return f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, {versions}, {platform.system()} {platform.release()}"
+    return f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, {versions}, {os.uname().sysname} {os.uname().release}"
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

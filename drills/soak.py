@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import pathlib
 import random
+import signal
 import sys
 import time
 
@@ -20,7 +21,7 @@ from drills.lab import CODE, TRAIN, DrillError, Lab, Run, expect, gone, kill, la
 from neo_jax.runs.goodput import Goodput, read_goodput
 
 PHASES = 24
-TRIAL_STEPS = 50  # of each phase of the run by which the number of steps is chosen
+TRIAL_STEPS = 20  # of each phase of the run by which the number of steps is chosen
 DISTURBED = 0.55  # of the time for the run that is killed
 WARM = 8  # phases that are not compared: the first ones fill caches and compile
 MEMORY_GROWTH = 0.05  # of resident memory from there to the end
@@ -132,6 +133,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--write", action="store_true", help="writes the result into docs/drills.md")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path(".cache/drills"), help="keeps the corpus and what was compiled")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what a drill has started ends with it
     lab = Lab(options.folder)
     lab.prepare()
     try:

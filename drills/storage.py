@@ -8,7 +8,6 @@ import pathlib
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 
@@ -69,36 +68,21 @@ def stalled_storage(lab: Lab, folder: pathlib.Path) -> str:
 
 
 def storage_comes_back(lab: Lab, folder: pathlib.Path) -> str:
-    """Pictures that hang for 10 s, less than data.stall_seconds: the run waits, is not started again, equal bit for bit."""
-    settings, pictures = _own_pictures(lab, folder)
-    run = lab.launch(folder / "run", 1, 0, data__stall_seconds=300, **settings)
-    _stall(run, pictures)
-    stop, served = threading.Event(), []
-
-    def serve() -> None:
-        """Writes each picture's bytes to whoever has waited for its FIFO."""
-        while not stop.is_set():
-            for picture in pictures:
-                with contextlib.suppress(OSError):  # nobody reads it now
-                    descriptor = os.open(picture, os.O_WRONLY | os.O_NONBLOCK)
-                    os.set_blocking(descriptor, True)
-                    with open(descriptor, "wb") as file:
-                        file.write(picture.with_suffix(".kept").read_bytes())
-                    served.append(picture)
-            time.sleep(0.01)
-
+    """Pictures whose opening hangs for 10 s, less than data.stall_seconds: the run waits, is not started again, equal bit for bit."""
+    stall = folder / "stall"
+    run = lab.launch(folder / "run", 1, 0, program=("-m", "drills.programs.stalling", str(stall)), data__stall_seconds=300)
+    run.until_step(2)
+    stall.touch()
+    expect(last_step(run.directory) <= STEPS["text"], "the phase with pictures has begun")
+    run.until((folder / "stall.waiting").exists, "it waited for a picture")
+    run.until_step(STEPS["text"])
     time.sleep(10)
     step = last_step(run.directory)
     expect(STEPS["text"] <= step < STEPS["text"] + 8 and run.process.poll() is None, f"it did not wait: step {step}")
-    server = threading.Thread(target=serve)
-    server.start()
-    try:
-        run.end(0)
-    finally:
-        stop.set()
-        server.join()
-    expect(served and "starting it again" not in run.said, "it was started again, or read no picture")
-    return f"waited at step {step}, {len(served)} reads answered late; {same(run.directory, lab.undisturbed())}"
+    stall.unlink()
+    run.end(0)
+    expect("starting it again" not in run.said, "it was started again")
+    return f"waited after step {step}; {same(run.directory, lab.undisturbed())}"
 
 
 @contextlib.contextmanager
@@ -124,56 +108,70 @@ def _fill(place: pathlib.Path, left: int) -> pathlib.Path:
     return file
 
 
-def _disk_full(lab: Lab, folder: pathlib.Path, processes: int, during: bool) -> str:
-    devices = 1 if processes > 1 else 0
-    undisturbed = lab.pair() if processes > 1 else lab.undisturbed()
+def _goes_on_with_room(lab: Lab, run: Run, filler: pathlib.Path, processes: int, before: list[int], undisturbed: pathlib.Path) -> str:
+    after = saved(run.directory)
+    expect(set(before) <= set(after), f"checkpoints {set(before) - set(after)} were lost")
+    filler.unlink()
+    again = lab.launch(run.directory, processes, processes - 1)
+    again.end(0)
+    expect(f"resumed after step {after[-1]}" in again.said, f"it did not resume after step {after[-1]}")
+    expect(not being_saved(run.directory), "parts of the checkpoint are left")
+    return f"resumed after step {after[-1]}; {same(run.directory, undisturbed)}"
+
+
+def _full_before(lab: Lab, folder: pathlib.Path, processes: int, undisturbed: pathlib.Path) -> str:
+    with _small_disk(folder / "disk") as disk:
+        first = lab.launch(disk / "run", processes, processes - 1)
+        first.until_saved(4)
+        first.process.send_signal(signal.SIGTERM)
+        first.end(77)
+        before, filler = saved(first.directory), _fill(disk, LEFT_BYTES)
+        run = lab.launch(first.directory, processes, processes - 1)
+        seconds = run.end(78)
+        expect("a checkpoint needs" in run.said and "Traceback" not in run.said, f"it does not end with one sentence: {run.said[-1500:]}")
+        return f"78 after {seconds:.1f} s; {_goes_on_with_room(lab, run, filler, processes, before, undisturbed)}"
+
+
+def _full_during(lab: Lab, folder: pathlib.Path, processes: int, undisturbed: pathlib.Path) -> str:
     for attempt in range(1, 11):
         with _small_disk(folder / f"disk{attempt}") as disk:
-            run = lab.launch(disk / "run", processes, devices)
-            run.until_saving(8) if during else run.until_saved(4)
+            run = lab.launch(disk / "run", processes, processes - 1)
+            run.until_saving(8)
             pids = list(members(run).values())
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
-            writing, before = being_saved(run.directory), saved(run.directory)
-            if during != bool(writing) or (not during and last_step(run.directory) >= 6):  # the run was faster than this program
+            before = saved(run.directory)
+            if not being_saved(run.directory):  # the save was faster than this program
                 run.stop_all()
                 continue
-            filler = _fill(disk, 0 if during else LEFT_BYTES)
+            filler = _fill(disk, 0)
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
             seconds = run.end(78)
-            sentence = "No space left on device" if during else "a checkpoint needs"
-            expect(sentence in run.said and "Traceback" not in run.said, f"it does not end with one sentence: {run.said[-1500:]}")
-            after = saved(run.directory)
-            filler.unlink()
-            again = lab.launch(run.directory, processes, devices)
-            again.end(0)
-            expect(f"resumed after step {after[-1]}" in again.said, f"it did not resume after step {after[-1]}")
-            expect(not being_saved(run.directory), "parts of the checkpoint are left")
-            expect(not set(before) - set(after), f"checkpoints {set(before) - set(after)} were lost")
-            return f"78 after {seconds:.1f} s, resumed after step {after[-1]}; {same(run.directory, undisturbed)}"
+            expect("No space left on device" in run.said and "Traceback" not in run.said, f"not one sentence: {run.said[-1500:]}")
+            return f"78 after {seconds:.1f} s; {_goes_on_with_room(lab, run, filler, processes, before, undisturbed)}"
     expect(False, "no filled disk hit a save in 10 attempts")
     return ""
 
 
 def disk_full_before(lab: Lab, folder: pathlib.Path) -> str:
     """A disk that is full before a save: one sentence, 78, checkpoints untouched; with room it goes on, equal bit for bit."""
-    return _disk_full(lab, folder, 1, during=False)
+    return _full_before(lab, folder, 1, lab.undisturbed())
 
 
 def disk_full_during(lab: Lab, folder: pathlib.Path) -> str:
     """A disk that fills up while a checkpoint is written: one sentence, 78, leftovers gone at the next start; it goes on, equal bit for bit."""
-    return _disk_full(lab, folder, 1, during=True)
+    return _full_during(lab, folder, 1, lab.undisturbed())
 
 
 def disk_full_before_pair(lab: Lab, folder: pathlib.Path) -> str:
     """A disk that is full before a save of two processes: the same."""
-    return _disk_full(lab, folder, 2, during=False)
+    return _full_before(lab, folder, 2, lab.pair())
 
 
 def disk_full_during_pair(lab: Lab, folder: pathlib.Path) -> str:
     """A disk that fills up while two processes write a checkpoint: the same."""
-    return _disk_full(lab, folder, 2, during=True)
+    return _full_during(lab, folder, 2, lab.pair())
 
 
 def unmounted(lab: Lab, folder: pathlib.Path) -> str:

@@ -50,5 +50,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         count, steps = map(int, numbers)
         config.curriculum = tuple(f"{('text', 'mid')[number % 2]}_{number:02d}" for number in range(count))
         config.phases = {name: config.phases[name.partition("_")[0]].to_dict() | {"steps": steps} for name in config.curriculum}
+        for name in config.curriculum[1:]:
+            config.phases[name]["architecture"] = "neo"  # the first picture has made the model one
         config.run.update({"checkpoint_every": 20, "heldout_every": 0})
     return config

@@ -97,7 +97,7 @@ class Clock:
     def step(self, number: int) -> None:
         """Says which step of the run is being done."""
         self._switch(self._bucket)
-        if number <= self._step:  # the run went back within this start
+        if number < self._step:  # the run went back within this start; the end of a phase names the first step of the next twice
             self.done_before(self._step)
         self._step = number
 

@@ -125,6 +125,17 @@ def test_a_step_back_within_a_start_replays_too(tmp_path):
     assert seconds(tmp_path) == {"step": 4, "replayed": 2}
 
 
+def test_the_edge_of_a_phase_replays_nothing(tmp_path):
+    """The loop asks for a step that the phase does not have, and for the same one of the next phase."""
+    now = Time()
+    with Clock(now=now) as clock, clock.during("step"):
+        clock.write_to(tmp_path)
+        for number in (1, 2, 2, 3):
+            clock.step(number)
+            now.passes(1)
+    assert seconds(tmp_path) == {"step": 4}
+
+
 def test_a_killed_start_loses_what_came_after_its_last_line(tmp_path):
     """The thread writes while the run is in one bucket; a line cut by the kill is left out, and spoils no other."""
     with Clock() as clock:
