@@ -29,7 +29,7 @@ def _spoiled(lab: Lab, folder: pathlib.Path, policy: str, code: int, what: str) 
     run.end(code)
     expect("Traceback" not in run.said, run.said[-1000:])
     (incident,) = _incidents(run.directory) or [{}]
-    expect((incident.get("step"), incident.get("what")) == (BAD, what), f"the incident is {incident}")
+    expect((incident.get("step"), incident.get("kind")) == (BAD, what), f"the incident is {incident}")
     expect(incident["samples"] and incident["rows"], "the incident names no samples")
     undisturbed = records(lab.undisturbed())
     for mine, other in zip(records(run.directory)[: BAD - 1], undisturbed, strict=False):
@@ -86,7 +86,7 @@ def spike(lab: Lab, folder: pathlib.Path) -> str:
     run = lab.train(folder / "run", program=("-m", "drills.programs.spiking", "19", "1e4"), **settings)
     run.end(0)
     (incident,) = _incidents(run.directory) or [{}]
-    expect((incident.get("step"), incident.get("what")) == (20, "rewound"), f"the incident is {incident}")
+    expect((incident.get("step"), incident.get("kind")) == (20, "rewound"), f"the incident is {incident}")
     expect("went back to the parameters of step 18" in run.said, "it did not go back to the last save")
     losses = [line["loss"] for line in records(run.directory)]
     expect(losses[19] > 3 * losses[17], f"the loss of step 20 is {losses[19]}: no spike")

@@ -108,6 +108,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.nightly
 @pytest.mark.xdist_group("trainer")
 def test_each_policy_in_a_run(corpus: pathlib.Path, tmp_path: pathlib.Path, program: str):
     """NaN at step 5 of 8, checkpoints at 3 and 6: stop ends there; skip and rewind go on, from step 4's and step 3's parameters."""

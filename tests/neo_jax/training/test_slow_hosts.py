@@ -33,4 +33,4 @@ def test_it_is_named_once_and_recorded(tmp_path, monkeypatch):
     (sentence,) = next(lines for lines in said if lines)
     assert sentence.startswith("process 1 on ") and "waits 0.50 s of a step's 1.00 s" in sentence and "\x1b" not in sentence
     (incident,) = [json.loads(line) for line in (tmp_path / "incidents.jsonl").read_text().splitlines()]
-    assert incident["what"] == "slow process" and incident["reason"] == sentence
+    assert incident["kind"] == "slow process" and incident["reason"] == sentence
