@@ -75,8 +75,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     minutes, loads = sum(each.seconds for each in outcomes) / 60, [each.load for each in outcomes]
     dates = sorted({each.date for each in outcomes})
     lines = [
-        f"`make drills`, the last run of each, {' to '.join(dates[:1] + dates[1:][-1:])}: **{passed} of {len(outcomes)} drills passed** in "
-        f"{minutes:.0f} minutes.",
+        f"`make drills`, the last run of each, {' to '.join(dates[:1] + dates[1:][-1:])}: **{passed} of {len(outcomes)} drills passed**, "
+        f"{minutes:.0f} minutes together.",
         f"{machine()}; a second of computing took {min(loads):.1f} to {max(loads):.1f} s (column load).",
         "",
         "| drill | criterion | figure | verdict | s | load |",

@@ -127,7 +127,7 @@ def kill_launcher(lab: Lab, folder: pathlib.Path) -> str:
 
 
 def stopped_worker(lab: Lab, folder: pathlib.Path) -> str:
-    """SIGSTOP of worker 1 of 2: noticed by its missing heartbeat, ended, started again, equal bit for bit."""
+    """SIGSTOP of worker 1 of 2: noticed by its missing heartbeat, training again within 120 s, equal bit for bit."""
     undisturbed, slow = lab.pair(), slowness()
     run = lab.launch(folder / "run")
     run.until_step(STEPS["text"] + 3)

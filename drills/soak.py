@@ -79,7 +79,7 @@ def growth(held: list[dict[int, Held]]) -> str:
 
 def disturb(run: Run, every: float, draw: random.Random) -> int:
     """Kills processes of a run at random times until it has ended; returns how often."""
-    kills, following = 0, time.monotonic() + draw.expovariate(1 / every)
+    kills, following = 0, time.monotonic() + every * draw.uniform(0.5, 1.5)
     while run.process.poll() is None:
         if time.monotonic() >= following and last_step(run.directory):
             chosen = draw.choice(((0,), (1,), (0, 1)))
@@ -87,7 +87,7 @@ def disturb(run: Run, every: float, draw: random.Random) -> int:
             for pid in pids:
                 kill(pid)
             kills += bool(pids)
-            following = time.monotonic() + draw.expovariate(1 / every)
+            following = time.monotonic() + every * draw.uniform(0.5, 1.5)
         time.sleep(0.05)
     return kills
 
