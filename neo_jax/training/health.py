@@ -56,8 +56,10 @@ class Health:
 
         The losses up to the last but one count: while a step is dispatched, the one before it is still running.
         """
-        known = [loss for number, loss in self._losses if number <= step - 2] if phase == self._phase else []
-        if not self._run.spike_factor or len(known) < MIN_LOSSES:
+        if not self._run.spike_factor or phase != self._phase:
+            return np.float32(math.inf)
+        known = [loss for number, loss in self._losses if number <= step - 2]
+        if len(known) < MIN_LOSSES:
             return np.float32(math.inf)
         return np.float32(self._run.spike_factor * statistics.median(known[-WINDOW:]))
 

@@ -223,8 +223,8 @@ class Trainer:
     def _rewind(self, number: int, position: Position) -> None:
         """Takes parameters and moments of the last checkpoint, or of the start, to `position` in phase `number`, and saves them there."""
         self._state = None
-        self._checkpoints.wait()
-        with self._clock.during("restore"):
+        with self._clock.during("restore"), self._guard.watching_devices("going back to the last checkpoint"):
+            self._checkpoints.wait()
             restored = self._checkpoints.restore(self._template)
         phases, step = self.settings.phases, 0
         if restored is None:
