@@ -14,6 +14,7 @@ from neo_jax.training.health import write_incident
 
 STEPS = 20  # over which times are averaged
 MIN_STEPS = 4  # the first ones of a phase wait for what all processes begin
+EVERY = 5  # steps between comparisons, for which all processes wait for each other
 SHARE = 0.1  # of a step's time that a process must wait for its rows to be called slow
 TIMES = 2  # and so many times as long as the median of all processes
 
@@ -37,11 +38,11 @@ class SlowHosts:
         Args:
           waited: seconds that the step waited for its rows in this process.
           step, phase: of the run.
-          compares: whether processes are compared after this step; they exchange their times.
+          compares: whether the step is logged; if EVERY divides its number, processes exchange their times.
         """
         self._ends.append(time.monotonic())
         self._waited.append(waited)
-        if not compares or len(self._ends) <= MIN_STEPS:
+        if not compares or step % EVERY or len(self._ends) <= MIN_STEPS:
             return []
         seconds = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
         mine = statistics.fmean(list(self._waited)[1:])  # the first step's wait came before its time is counted
