@@ -26,14 +26,14 @@ from unittest import mock
 
 import numpy as np
 
-from data_pipelines import documents
+from data_pipelines import documents, opened
 from data_pipelines.batch import Batch
 from data_pipelines.commands import answer, command_parser
 from data_pipelines.configuration import Configuration, read_configuration
 from data_pipelines.index.lengths import LengthIndex
 from data_pipelines.index.opening import NamedTokenizer, open_indexed
 from data_pipelines.index.work import cores
-from data_pipelines.loading import loader
+from data_pipelines.loading import decoding, loader
 from data_pipelines.loading.loader import RowLoader
 from data_pipelines.planning.planner import Planner
 from data_pipelines.schema import DataError, PhaseSettings, Sample
@@ -45,11 +45,11 @@ from data_pipelines.text.tokenizers import Tokenizer
 STAGES: dict[str, Sequence[tuple[Any, str]]] = {
     "planning": ((Planner, "planned"),),
     "headers": ((documents.images, "image_size"), (documents.video, "probe")),
-    "decoding images": ((documents.images, "read_bytes"), (documents.images, "decode"), (documents.images, "degrade")),
-    "decoding frames": ((documents.video, "read_frames"),),
-    "resizing": ((documents.images, "resize"), (documents.images, "to_visual_tokens")),
+    "decoding images": ((opened.images, "read_bytes"), (opened.images, "decode"), (opened.images, "degrade")),
+    "decoding frames": ((opened.video, "read_frames"),),
+    "resizing": ((opened.images, "resize"), (opened.images, "to_visual_tokens")),
     "tokenizing": ((documents.chat, "encode"),),
-    "packing": ((loader, "pack"), (loader, "arrange"), (loader, "stack")),
+    "packing": ((decoding, "pack"), (decoding, "arrange"), (loader, "stack")),
 }
 ROWS, OTHER = "reading rows", "other"
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.media import images, sizes, video
+from data_pipelines.opened import EncodedMedia, OpenedDocument, Plan, named
 from data_pipelines.randomness import scramble, spread, uniform
-from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_BYTES, VISUAL_TOKEN_SIDE, Document, PhaseSettings, Sample, SampleError, Turn
+from data_pipelines.schema import NO_LABEL, VISUAL_TOKEN_SIDE, Document, PhaseSettings, Sample, SampleError, Turn
 from data_pipelines.text import chat
 from data_pipelines.text.marks import IMAGE_MARK, marks_of
 from data_pipelines.text.tokenizers import Tokenizer
@@ -25,22 +26,6 @@ class Lengths(NamedTuple):
     tokens: int
     visual_tokens: int
     images: int
-
-
-class _Plan(NamedTuple):
-    """The layout of a sample, known before its pixels are decoded.
-
-    Attributes:
-      turns: the turns with an `<image>` mark for each frame of the clips.
-      grids: [I, 2] rows and columns of visual tokens of each image and frame, in the order of the marks.
-      marks: the marks of the original turns, one for each image or clip, in order.
-      frames: indices of the frames that are shown, for each clip.
-    """
-
-    turns: Sequence[Turn]
-    grids: Grids
-    marks: Sequence[str]
-    frames: Sequence[npt.NDArray[np.int64]]
 
 
 def measure(
@@ -92,6 +77,18 @@ def check_fits(lengths: Lengths, phase: PhaseSettings) -> None:
             raise SampleError("too_long", f"it needs {length} of {name}, phase {phase.name} has {budget}: raise it or split the sample")
 
 
+def open_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, seed: int, epoch: int | None = None) -> OpenedDocument:
+    """Reads the headers of a sample's media and tokenizes it; its pixels are decoded later. Arguments and errors as `build_document`."""
+    try:
+        sample = _loaded(sample)
+        plan, clips = _plan_sample(sample, phase, seed)
+        tokens, labels = chat.encode(plan.turns, plan.grids.prod(axis=1).tolist(), tokenizer)
+        qualities = [] if epoch is None else _qualities(phase, seed, epoch, len(sample.images))
+        return _opened(sample, plan, clips, tokens, labels, phase, qualities)
+    except SampleError as error:
+        raise named(sample, error) from error
+
+
 def build_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, seed: int, epoch: int | None = None) -> Document:
     """Decodes, resizes and tokenizes a sample.
 
@@ -105,14 +102,7 @@ def build_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, s
     Raises:
       SampleError: the sample is unusable; the message begins with its key.
     """
-    try:
-        sample = _loaded(sample)
-        plan, clips = _plan_sample(sample, phase, seed)
-        tokens, labels = chat.encode(plan.turns, plan.grids.prod(axis=1).tolist(), tokenizer)
-        qualities = [] if epoch is None else _qualities(phase, seed, epoch, len(sample.images))
-        return _document(sample, plan, clips, tokens, labels, phase, qualities)
-    except SampleError as error:
-        raise _named(sample, error) from error
+    return open_document(sample, phase, tokenizer, seed, epoch).decoded()
 
 
 def prompt_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, seed: int) -> Document:
@@ -125,9 +115,10 @@ def prompt_document(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, 
         question = _loaded(_question(sample))
         plan, clips = _plan_sample(question, phase, seed)
         tokens = chat.encode_prompt(plan.turns, plan.grids.prod(axis=1).tolist(), tokenizer)
-        return _document(question, plan, clips, tokens, np.full_like(tokens, NO_LABEL), phase)
+        opened = _opened(question, plan, clips, tokens, np.full_like(tokens, NO_LABEL), phase)
     except SampleError as error:
-        raise _named(sample, error) from error
+        raise named(sample, error) from error
+    return opened.decoded()
 
 
 def measure_prompt(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, seed: int) -> Lengths:
@@ -140,7 +131,7 @@ def measure_prompt(sample: Sample, phase: PhaseSettings, tokenizer: Tokenizer, s
         check_fits(lengths, phase)
         return lengths
     except SampleError as error:
-        raise _named(sample, error) from error
+        raise named(sample, error) from error
 
 
 def _question(sample: Sample) -> Sample:
@@ -157,7 +148,7 @@ def _loaded(sample: Sample) -> Sample:
 
 def _plan(
     turns: Sequence[Turn], image_sizes: Sequence[tuple[int, int]], clips: Sequence[video.VideoInfo], phase: PhaseSettings, seed: int
-) -> _Plan:
+) -> Plan:
     if phase.visual_tokens == 0 and (image_sizes or clips):
         raise SampleError("media_in_text_phase", f"phase {phase.name} is text only: take sources with images or videos out of its mixture")
     marks = marks_of(turns)
@@ -172,7 +163,7 @@ def _plan(
     of_images = iter(sizes.image_grids(pixels, len(pixels), phase)[:, None])
     of_clips = iter([_clip_grids(info, len(indices), phase) for info, indices in zip(clips, frames, strict=True)])
     grids = [next(of_images) if mark == IMAGE_MARK else next(of_clips) for mark in marks]
-    return _Plan(expanded, np.concatenate([np.zeros((0, 2), np.int64), *grids]), marks, frames)
+    return Plan(expanded, np.concatenate([np.zeros((0, 2), np.int64), *grids]), marks, frames)
 
 
 def clip_seed(seed: int, number: int) -> int:
@@ -186,31 +177,22 @@ def _clip_grids(info: video.VideoInfo, frames: int, phase: PhaseSettings) -> Gri
     return np.repeat(size // VISUAL_TOKEN_SIDE, frames, axis=0)
 
 
-def _plan_sample(sample: Sample, phase: PhaseSettings, seed: int) -> tuple[_Plan, list[video.VideoInfo]]:
+def _plan_sample(sample: Sample, phase: PhaseSettings, seed: int) -> tuple[Plan, list[video.VideoInfo]]:
     clips = [video.probe(clip) for clip in sample.clips]
     return _plan(sample.turns, [images.image_size(media) for media in sample.images], clips, phase, seed), clips
 
 
-def _document(
+def _opened(
     sample: Sample,
-    plan: _Plan,
+    plan: Plan,
     clips: Sequence[video.VideoInfo],
     tokens: npt.NDArray[np.int32],
     labels: npt.NDArray[np.int32],
     phase: PhaseSettings,
     qualities: Sequence[int] = (),
-) -> Document:
-    visual_tokens = int(plan.grids.prod(axis=1).sum())
-    check_fits(Lengths(len(tokens), visual_tokens, len(plan.grids)), phase)
-    visual = np.zeros((visual_tokens, VISUAL_TOKEN_BYTES), np.uint8)
-    start = 0
-    for (picture, quality), (rows, columns) in zip(_pictures(sample, plan, clips, phase, qualities), plan.grids.tolist(), strict=True):
-        resized = images.resize(picture, rows * VISUAL_TOKEN_SIDE, columns * VISUAL_TOKEN_SIDE, phase.resize)
-        if quality is not None:
-            resized = images.degrade(resized, quality)
-        visual[start : start + rows * columns] = images.to_visual_tokens(resized)
-        start += rows * columns
-    return Document(tokens, labels, plan.grids.astype(np.int32), visual)
+) -> OpenedDocument:
+    check_fits(Lengths(len(tokens), int(plan.grids.prod(axis=1).sum()), len(plan.grids)), phase)
+    return OpenedDocument(tokens, labels, plan.grids.astype(np.int32), EncodedMedia(sample, plan, clips, phase, qualities))
 
 
 def _qualities(phase: PhaseSettings, seed: int, epoch: int, count: int) -> list[int]:
@@ -220,27 +202,3 @@ def _qualities(phase: PhaseSettings, seed: int, epoch: int, count: int) -> list[
         return []
     draws = uniform(spread(scramble(spread(seed, epoch)), np.arange(count)))
     return (low + (draws * (high - low + 1)).astype(np.int64)).tolist()
-
-
-def _pictures(
-    sample: Sample, plan: _Plan, clips: Sequence[video.VideoInfo], phase: PhaseSettings, qualities: Sequence[int]
-) -> Iterator[tuple[npt.NDArray[np.uint8], int | None]]:
-    """Yields images and frames in the order of their marks, decoding one at a time, each with its JPEG quality (None: not degraded)."""
-    of_images, of_clips = enumerate(sample.images), zip(sample.clips, clips, plan.frames, strict=True)
-    place = 0
-    for mark in plan.marks:
-        if mark == IMAGE_MARK:
-            number, media = next(of_images)
-            rows, columns = (VISUAL_TOKEN_SIDE * plan.grids[place]).tolist()
-            at_least = (rows, columns) if phase.resize == "fast" else None
-            picture = images.decode(images.read_bytes(media), media.name, media.pictures, at_least)
-            yield picture, qualities[number] if qualities else None
-            place += 1
-        else:
-            clip, info, indices = next(of_clips)
-            yield from ((frame, None) for frame in video.read_frames(clip, info, indices))
-            place += len(indices)
-
-
-def _named(sample: Sample, error: SampleError) -> SampleError:
-    return SampleError(error.reason, f"{sample.key}: {error}")

@@ -6,9 +6,10 @@ type, and an operation whose result sharding is ambiguous must state it (out_sha
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -142,3 +143,43 @@ def own_rows(rows: int) -> list[range]:
     indices = NamedSharding(jax.sharding.get_mesh(), spec("batch")).addressable_devices_indices_map((rows,)).values()
     starts = sorted({(index[0].start or 0, rows if index[0].stop is None else index[0].stop) for index in indices if index is not None})
     return [range(start, stop) for start, stop in starts]
+
+
+class HeldPart(NamedTuple):
+    """The part of its rows that a process holds on a mesh.
+
+    Attributes:
+      shards: context shards that its devices hold, ascending.
+      processes: indexes of the processes that hold parts of the same rows, itself among them, ascending.
+    """
+
+    shards: list[int]
+    processes: list[int]
+
+
+def held_part(owners: np.ndarray, process: int) -> HeldPart:
+    """Returns the part of its rows that a process holds.
+
+    Args:
+      owners: [data, fsdp, context, tensor] process of each device (`owners_of`).
+    """
+    own = owners == process
+    return HeldPart(np.flatnonzero(own.any(axis=(0, 1, 3))).tolist(), np.unique(owners[own.any(axis=(2, 3))]).tolist())
+
+
+def owners_of(mesh: Mesh) -> np.ndarray:
+    """Returns [data, fsdp, context, tensor] the process of each device of a mesh."""
+    return np.array([device.process_index for device in mesh.devices.flat]).reshape(mesh.devices.shape)
+
+
+def overlap_problem(owners: np.ndarray) -> str | None:
+    """Returns None if any two processes hold parts of the same rows or of no common row, else a message."""
+    context, tensor = owners.shape[2:]
+    groups = {tuple(sorted(set(row))) for row in owners.reshape(-1, context * tensor).tolist()}
+    process, count = collections.Counter(process for group in groups for process in group).most_common(1)[0]
+    if count == 1:
+        return None
+    return (
+        f"with context {context} x tensor {tensor} devices a row, process {process} holds parts of rows that it shares with different processes; "
+        "take a product that the devices of a process divide, or that divides them"
+    )

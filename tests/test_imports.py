@@ -83,11 +83,12 @@ DATA_PIPELINES = {
     "data_pipelines.media": BASE,
     "data_pipelines.text": BASE | {"data_pipelines.media"},
     "data_pipelines.sources": BASE | {"data_pipelines.media", "data_pipelines.text"},
-    "data_pipelines.documents": BASE | {"data_pipelines.media", "data_pipelines.text"},
+    "data_pipelines.opened": BASE | {"data_pipelines.media", "data_pipelines.text"},
+    "data_pipelines.documents": BASE | {"data_pipelines.media", "data_pipelines.text", "data_pipelines.opened"},
     "data_pipelines.planning": BASE,
     "data_pipelines.index": BASE | {f"data_pipelines.{room}" for room in ("documents", "failures", "media", "text", "sources", "planning")},
     "data_pipelines.loading": BASE
-    | {f"data_pipelines.{room}" for room in ("documents", "failures", "media", "text", "sources", "planning", "index")},
+    | {f"data_pipelines.{room}" for room in ("documents", "opened", "failures", "media", "text", "sources", "planning", "index")},
     "data_pipelines.survey": BASE | {f"data_pipelines.{room}" for room in ("documents", "media", "text", "sources", "planning", "index")},
     "data_pipelines.inspection": BASE
     | {f"data_pipelines.{room}" for room in ("documents", "failures", "media", "text", "sources", "planning", "index", "loading")},

@@ -13,18 +13,15 @@ from typing import Any, NamedTuple
 import grain
 
 from data_pipelines.batch import BATCHES_AHEAD, Batch, stack
-from data_pipelines.documents import build_document
 from data_pipelines.failures import FailurePolicy, Failures
-from data_pipelines.index.lengths import LengthIndex, sample_seed
-from data_pipelines.loading.rows import pack
-from data_pipelines.loading.shards import arrange
+from data_pipelines.index.lengths import LengthIndex
+from data_pipelines.loading.decoding import Decoded, Failure, RowDecoder, Share
 from data_pipelines.loading.spliced import Earlier, Span, SplicedPlanner
 from data_pipelines.planning.advice import Advice
-from data_pipelines.planning.draws import Draw
 from data_pipelines.planning.forecast import Forecast, forecast
 from data_pipelines.planning.planner import BLOCK_ROWS, InputState, Planner, check_mixture, exceeded, whole_steps
 from data_pipelines.planning.too_long import TooLong
-from data_pipelines.schema import DataError, Document, PhaseSettings, SampleError
+from data_pipelines.schema import DataError, PhaseSettings
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
 
@@ -41,18 +38,6 @@ class PhaseLayout(NamedTuple):
 
     too_long: Mapping[str, TooLong]
     advice: Advice | None
-
-
-class _Failure(NamedTuple):
-    source: str
-    key: str
-    reason: str
-    message: str
-
-
-class _Decoded(NamedTuple):
-    row: Batch
-    failures: list[_Failure | str]  # one for each sample of the row, in order; for a usable sample, the name of its source
 
 
 class RowLoader:
@@ -153,6 +138,7 @@ class RowLoader:
         local_rows: Sequence[int] | None = None,
         context_shards: int = 1,
         prepare: Callable[[Batch], Any] = lambda batch: batch,
+        share: Share | None = None,
     ) -> Generator[tuple[Any, InputState]]:
         """Yields each step's rows and the state after the step, to the end of the state's phase.
 
@@ -165,6 +151,8 @@ class RowLoader:
           context_shards: number of context shards that each row is arranged for (shards.arrange). It does not change which rows are read.
           prepare: function applied to each batch, such as copying it to the devices. A thread runs it up to BATCHES_AHEAD batches in advance,
             concurrently with the step; its results are yielded.
+          share: the context shards of its rows that this process holds, if other processes hold the others: only the images of which it holds
+            a part are decoded. None: it holds all. Closed with the generator.
 
         Raises:
           DataError: local_rows or the state do not fit the phase's rows_per_step, or more samples failed than the policy allows.
@@ -179,7 +167,7 @@ class RowLoader:
         if not local or not all(0 <= offset < rows_per_step for offset in local):
             raise DataError(f"local rows {local} must be among the {rows_per_step} rows of a step, at least one")
         self.layout(state.phase)
-        return self._batches(self._spliced(state), state, local, context_shards, prepare)
+        return self._batches(self._spliced(state), state, local, context_shards, prepare, share)
 
     def keys(self, phase: int, row: int) -> list[str]:
         """Returns the keys of a row's samples as SOURCE/KEY, for messages.
@@ -241,6 +229,7 @@ class RowLoader:
         local: list[int],
         context_shards: int,
         prepare: Callable[[Batch], Any],
+        share: Share | None,
     ) -> Generator[tuple[Any, InputState]]:
         self._planner = planner
         if self._names_excluded:
@@ -248,13 +237,13 @@ class RowLoader:
         rows_per_step = planner.phase.rows_per_step
         steps = (planner.phase.rows - state.row) // rows_per_step
 
-        def decode(number: int) -> _Decoded:
-            step, offset = divmod(number, len(local))
-            decoded = self._decode(planner, state.row + step * rows_per_step + local[offset])
-            return _Decoded(arrange(decoded.row, context_shards), decoded.failures)
+        decoder = RowDecoder(self._sources, self._indexes, self._tokenizer, self._seed, context_shards, share)
 
-        # Decode only as many rows ahead as the next step needs: a row of a long context has tens of megabytes.
-        reading = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(len(local), self._threads))
+        def decode(number: int) -> Decoded:
+            step, offset = divmod(number, len(local))
+            return decoder.decode(planner, state.row + step * rows_per_step + local[offset])
+
+        reading = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=rows_ahead(len(local), self._threads))
         rows = grain.MapDataset.range(steps * len(local)).map(decode).to_iter_dataset(reading)
         batches = rows.batch(len(local), drop_remainder=True, batch_fn=_stack).map(lambda pair: (prepare(pair[0]), pair[1]))
         iterator = iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=BATCHES_AHEAD - 1))
@@ -268,38 +257,9 @@ class RowLoader:
                         self.failures.fail(*failure)
                 yield batch, planner.state(state.row + step * rows_per_step)
         finally:
+            if share is not None:
+                share.close()
             iterator.close()
-
-    def _decode(self, planner: SplicedPlanner, row: int) -> _Decoded:
-        documents: list[Document] = []
-        numbers: list[int] = []
-        failures: list[_Failure | str] = []
-        draws, lengths = planner.planned(row)
-        for draw, planned in zip(draws, lengths.tolist(), strict=True):
-            try:
-                documents.append(self._document(draw, planner.phase, planned))
-            except SampleError as error:
-                source = self._sources[draw.source]
-                failures.append(_Failure(source.name, source.key(draw.sample), error.reason, str(error)))
-            else:
-                numbers.append(draw.source)
-                failures.append(self._sources[draw.source].name)
-        return _Decoded(pack(documents, numbers, planner.phase, self._tokenizer.special["<IMG_CONTEXT>"]), failures)
-
-    def _document(self, draw: Draw, phase: PhaseSettings, planned: list[int]) -> Document:
-        source = self._sources[draw.source]
-        sample = source[draw.sample]
-        document = build_document(sample, phase, self._tokenizer, sample_seed(self._seed, source.name, draw.sample), draw.epoch)
-        lengths = [len(document.tokens), len(document.visual), len(document.grids), 1]
-        if lengths != planned:
-            given = ", or its row gives another size than its picture has (given_sizes)" if source.settings.given_sizes else ""
-            raise SampleError(
-                "changed",
-                f"{sample.key}: {lengths} tokens, visual tokens, images, segments, but {planned} when the run began: its file has changed{given}; "
-                f"the next start measures it again if it is among the files that are looked at; deleting the index "
-                f"{self._indexes[draw.source].path} has every sample measured again",
-            )
-        return document
 
     def _name_too_long(self, phase: PhaseSettings, layout: PhaseLayout) -> None:
         sources = {source.name: source for source in self._sources}
@@ -310,7 +270,15 @@ class RowLoader:
                 self.failures.name(name, sources[name].key(sample), "too_long", message)
 
 
-def _stack(rows: Sequence[_Decoded]) -> tuple[Batch, list[_Failure | str]]:
+def rows_ahead(local: int, threads: int) -> int:
+    """Returns how many of its rows a process decodes in advance, of `local` in each step.
+
+    Only as many as the next step needs: a row of a long context has tens of megabytes.
+    """
+    return max(local, threads)
+
+
+def _stack(rows: Sequence[Decoded]) -> tuple[Batch, list[Failure | str]]:
     return stack([decoded.row for decoded in rows]), [failure for decoded in rows for failure in decoded.failures]
 
 

@@ -11,6 +11,9 @@ Shape legend: L tokens of a row, S shards, P pieces of a row, V visual tokens of
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import numpy as np
 
 from data_pipelines.batch import Batch, Intervals, attended_pairs, map_arrays, pieces_of_shard, visual_room
@@ -68,30 +71,36 @@ def pairs_of_shards(intervals: Intervals, shards: int) -> np.ndarray:
     return attended_pairs(map_arrays(lambda x: x.reshape(shards, -1), intervals), axis=1)
 
 
-def arrange(row: Batch, shards: int) -> Batch:
+def held_visual(row: Batch, shards: int, held: Sequence[int]) -> np.ndarray:
+    """Returns [V] whether each visual token of a row from rows.pack lies in one of the shards `held` if the row is arranged for `shards`."""
+    slots = _reorder(row.inputs.visual_slot, piece_order(row.inputs.intervals, shards)).reshape(shards, -1)[list(held)]
+    result = np.zeros(len(row.inputs.visual), bool)
+    result[slots[slots >= 0]] = True
+    return result
+
+
+def arrange(row: Batch, shards: int, held: Sequence[int] | None = None) -> Batch:
     """Reorders a packed row by shards: its tokens, and in `visual` the pixels of each shard's visual tokens.
 
     Args:
       row: row from rows.pack.
       shards: number of shards. With one, the row is returned unchanged.
+      held: shards whose pixels are needed; those of the others may be zeros. None: all.
     """
     if shards == 1:
         return row
     order = piece_order(row.inputs.intervals, shards)
-    context, count = len(row.targets), len(order)
-
-    def reorder(x: np.ndarray) -> np.ndarray:
-        return x.reshape(count, context // count, *x.shape[1:])[order].reshape(x.shape)
-
+    reorder = functools.partial(_reorder, order=order)
     inputs = row.inputs
-    room = visual_room(context, len(inputs.visual), shards)
+    room = visual_room(len(row.targets), len(inputs.visual), shards)
     slots = reorder(inputs.visual_slot).reshape(shards, -1)
     visual = np.zeros((shards, room, *inputs.visual.shape[1:]), inputs.visual.dtype)
     position = np.zeros((shards, room, 2), np.int32)
     for shard, slot in enumerate(slots):
         own = slot[slot >= 0]
-        np.take(inputs.visual, own, axis=0, out=visual[shard, : len(own)])
         position[shard, : len(own)] = inputs.visual_position[own]
+        if held is None or shard in held:
+            np.take(inputs.visual, own, axis=0, out=visual[shard, : len(own)])
     arranged = inputs._replace(
         tokens=reorder(inputs.tokens),
         positions=reorder(inputs.positions),
@@ -102,3 +111,8 @@ def arrange(row: Batch, shards: int) -> Batch:
         pieces=np.argsort(order).astype(np.int32),
     )
     return Batch(arranged, reorder(row.targets), reorder(row.loss_weights), reorder(row.source))
+
+
+def _reorder(x: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Returns an array [L, ...] with its pieces in this order."""
+    return x.reshape(len(order), len(x) // len(order), *x.shape[1:])[order].reshape(x.shape)

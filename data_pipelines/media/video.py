@@ -132,31 +132,42 @@ def timestamps(info: VideoInfo, indices: Indices) -> list[float]:
     return [index / info.rate for index in np.asarray(indices).tolist()]
 
 
-def read_frames(clip: Clip, info: VideoInfo, indices: Indices) -> Iterator[npt.NDArray[np.uint8]]:
+def read_frames(clip: Clip, info: VideoInfo, indices: Indices, wanted: Sequence[bool] | None = None) -> Iterator[npt.NDArray[np.uint8]]:
     """Yields the frames shown at the times of `indices`, which must ascend, one [H, W, 3] RGB array at a time to save memory.
+
+    Args:
+      wanted: which of `indices` are yielded; None: all. Of a file the others are decoded all the same, but not converted, so that the errors do
+        not depend on what is wanted. Of a clip whose frames are files of their own, only those wanted are read.
 
     Raises SampleError "broken_video" if the clip ends early, is damaged or changes its size; also as `open_media` and images.decode.
     """
-    for picture in _read_pictures(clip, indices) if clip.times else _read_file(clip.files[0], info, indices):
-        height, width, _ = picture.shape
-        if (height, width) != (info.height, info.width):
-            raise SampleError(
-                "broken_video", f"{clip.name}: a frame has {width} x {height} pixels, where {info.width} x {info.height} were expected"
-            )
+    wanted = [True] * len(indices) if wanted is None else wanted
+    yield from _read_pictures(clip, info, indices, wanted) if clip.times else _read_file(clip.files[0], info, indices, wanted)
+
+
+def _read_pictures(clip: Clip, info: VideoInfo, indices: Indices, wanted: Sequence[bool]) -> Iterator[npt.NDArray[np.uint8]]:
+    for index in itertools.compress(np.asarray(indices).tolist(), wanted):
+        media = clip.files[index]
+        picture = decode(read_bytes(media), media.name, media.pictures)
+        _check_size(picture.shape[:2], info, clip.name)
         yield picture
 
 
-def _read_pictures(clip: Clip, indices: Indices) -> Iterator[npt.NDArray[np.uint8]]:
-    for index in np.asarray(indices).tolist():
-        media = clip.files[index]
-        yield decode(read_bytes(media), media.name, media.pictures)
-
-
-def _read_file(media: Media, info: VideoInfo, indices: Indices) -> Iterator[npt.NDArray[np.uint8]]:
+def _read_file(media: Media, info: VideoInfo, indices: Indices, wanted: Sequence[bool]) -> Iterator[npt.NDArray[np.uint8]]:
     with _opened(media) as (container, stream):
         shape = _Shape.of(stream, media.pictures)
-        for frame in _shown_at(container, stream, info, timestamps(info, indices), media.name):
-            yield shape.picture(frame)
+        for frame, kept in zip(_shown_at(container, stream, info, timestamps(info, indices), media.name), wanted, strict=True):
+            _check_size(shape.size(frame.height, frame.width), info, media.name)
+            if kept:
+                yield shape.picture(frame)
+
+
+def _check_size(size: tuple[int, ...], info: VideoInfo, name: str) -> None:
+    height, width = size
+    if (height, width) != (info.height, info.width):
+        raise SampleError(
+            "broken_video", f"{name}: a frame has {width} x {height} pixels, where {info.width} x {info.height} were expected"
+        )
 
 
 class _Shape(NamedTuple):

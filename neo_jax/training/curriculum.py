@@ -14,7 +14,7 @@ from neo_jax.config.fields import near_multiples
 from neo_jax.model.backbone import Parameters, abstract, initialise
 from neo_jax.model.freezing import split, trains
 from neo_jax.model.initialise import neo_from_qwen3
-from neo_jax.sharding import make_mesh, mesh_problem
+from neo_jax.sharding import make_mesh, mesh_problem, overlap_problem, owners_of
 from neo_jax.training.optimizer import initial_moments, to_storage
 from neo_jax.training.rates import pattern_problems
 from neo_jax.training.step import TrainState
@@ -48,6 +48,12 @@ def mesh_problems(settings: config.Config, devices: int, slices: int = 1) -> lis
 def phase_problems(settings: config.Config, devices: int, slices: int = 1) -> list[str]:
     """Returns a sentence for everything in phases that needs the devices or the parameters' names to be checked: meshes, rows, patterns."""
     return [*mesh_problems(settings, devices, slices), *pattern_problems(settings)]
+
+
+def overlap_problems(settings: config.Config) -> list[str]:
+    """Returns a sentence for each phase on whose mesh the devices of this run's processes hold rows that overlap but differ."""
+    found = {phase.name: overlap_problem(owners_of(phase_mesh(phase))) for phase in settings.phases}
+    return [f"phases.{name}.mesh: {problem}" for name, problem in found.items() if problem]
 
 
 def first_state(settings: config.Config, parameters: dict[str, jax.Array] | None = None) -> TrainState:

@@ -14,7 +14,7 @@ from data_pipelines.batch import Batch, map_arrays
 from data_pipelines.failures import FailurePolicy
 from data_pipelines.index.lengths import LengthIndex
 from data_pipelines.index.opening import NamedTokenizer, open_indexed
-from data_pipelines.loading.loader import RowLoader
+from data_pipelines.loading.loader import RowLoader, rows_ahead
 from data_pipelines.planning.planner import ORDER_VERSION, budgets
 from data_pipelines.planning.too_long import find_too_long
 from data_pipelines.schema import DataError, PhaseSettings, SourceSettings
@@ -22,7 +22,8 @@ from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
 from neo_jax import config
 from neo_jax.processes import exchange
-from neo_jax.sharding import to_devices
+from neo_jax.processes.shared_rows import SharedRows
+from neo_jax.sharding import held_part, owners_of, to_devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ class RunData:
     def heldout_batches(
         self, phase: PhaseSettings, rows: int, own: Sequence[int], context_shards: int = 1
     ) -> tuple[list[str], list[Batch]]:
-        """Reads held-out rows, the same each time. A source none of whose samples fits a row of the phase is left out.
+        """Reads held-out rows, the same each time, for the current mesh. A source none of whose samples fits a row of the phase is left out.
 
         Args:
           rows: rows of a batch; about as many are read of each source.
@@ -78,6 +79,7 @@ class RunData:
             return [], []
         sources, indexes = (list(each) for each in zip(*fitting, strict=True))
         names = [source.name for source in sources]
+        threads = self.settings.data.threads
         mixture = dict.fromkeys(names, 1.0)
         phase = dataclasses.replace(phase, rows=rows * len(names), rows_per_step=rows, mixture=mixture, jpeg_quality=(0, 0))
         loader = RowLoader(
@@ -88,10 +90,11 @@ class RunData:
             self.settings.run.seed,
             _policy(self.settings.data),
             skipped_log(self.settings, "skipped_heldout", self.process),
-            self.settings.data.threads,
+            threads,
             names_excluded=self.process == 0,
         )
-        return names, [batch for batch, _ in loader.batches(loader.start(), own, context_shards)]
+        share = share_of_rows(own, rows, threads)
+        return names, [batch for batch, _ in loader.batches(loader.start(), own, context_shards, share=share)]
 
 
 def skipped_log(settings: config.Config, name: str, process: int) -> pathlib.Path:
@@ -160,6 +163,20 @@ def local_rows(rows: int, accumulate: int, own: Sequence[range]) -> list[int]:
     """
     rows_per_pass = rows // accumulate
     return [number * rows_per_pass + row for number in range(accumulate) for part in own for row in part]
+
+
+def share_of_rows(local: Sequence[int], rows_per_step: int, threads: int) -> SharedRows | None:
+    """Returns this process's share of its rows on the current mesh; None if it holds the whole of each.
+
+    Args:
+      local: indexes of the rows of a step that it reads.
+      threads: number of threads that decode rows.
+    """
+    held = held_part(owners_of(jax.sharding.get_mesh()), jax.process_index())
+    if len(held.processes) == 1:
+        return None
+    steps = -(-rows_ahead(len(local), threads) // len(local))
+    return SharedRows(held.shards, held.processes, ahead=steps * rows_per_step)
 
 
 def check_same(data: RunData) -> None:

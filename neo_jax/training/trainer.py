@@ -37,10 +37,10 @@ from neo_jax.training.beginning import as_tree, begin, check_origin, goes_on, wr
 from neo_jax.training.benchmarks import Benchmarks
 from neo_jax.training.console import Progress, step_line
 from neo_jax.training.continuing import check_changes, check_data, continued
-from neo_jax.training.curriculum import abstract_state, next_state, phase_mesh, phase_problems
+from neo_jax.training.curriculum import abstract_state, next_state, overlap_problems, phase_mesh, phase_problems
 from neo_jax.training.health import Health
 from neo_jax.training.heldout import HeldoutLosses
-from neo_jax.training.inputs import RunData, check_same, local_rows, on_devices, open_run_data
+from neo_jax.training.inputs import RunData, check_same, local_rows, on_devices, open_run_data, share_of_rows
 from neo_jax.training.optimizer import learning_rates
 from neo_jax.training.phase_evaluation import evaluate_phase
 from neo_jax.training.profiling import Profiler
@@ -101,7 +101,7 @@ class Trainer:
           Preempted: a signal stopped the run; its state is saved.
           data_pipelines.schema.DataError: the data cannot be used.
         """
-        if problems := phase_problems(self.settings, jax.device_count(), slice_count(jax.devices())):
+        if problems := phase_problems(self.settings, jax.device_count(), slice_count(jax.devices())) or overlap_problems(self.settings):
             raise config.ConfigError(problems)
         if exchange.is_first():
             check_trackers(self.settings.run.trackers)
@@ -298,7 +298,8 @@ class Trainer:
         """Yields the batch of each step, on the devices; the state of the input after it; and the seconds that were spent waiting for it."""
         rows = local_rows(phase.rows_per_step, phase.accumulate, own_rows(phase.rows_per_step // phase.accumulate))
         prepare = functools.partial(on_devices, phase.accumulate, mesh)
-        with contextlib.closing(self._data.train.batches(position.input, rows, phase.mesh.context, prepare)) as batches:
+        share = share_of_rows(rows, phase.rows_per_step, self.settings.data.threads)
+        with contextlib.closing(self._data.train.batches(position.input, rows, phase.mesh.context, prepare, share)) as batches:
             for step in itertools.count(position.step + 1):
                 self._clock.step(step)
                 began = time.monotonic()

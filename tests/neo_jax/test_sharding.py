@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.batch import arrays, map_arrays
-from neo_jax.sharding import abstract_batch, make_mesh, mesh_problem, to_devices
+from neo_jax.sharding import abstract_batch, held_part, make_mesh, mesh_problem, overlap_problem, to_devices
 from tests.neo_jax.tiny_model import arranged, batch
 
 
@@ -57,3 +57,30 @@ def test_abstract_batch_is_what_a_step_reads():
         assert (shape.shape, shape.dtype, shape.sharding) == (on_mesh.shape, on_mesh.dtype, on_mesh.sharding), name
         assert np.array_equal(on_mesh, row)
     assert len(list(arrays(shapes))) == 11
+
+
+def owners(data, fsdp, context, tensor, devices):
+    """Processes with so many devices each, in the order of the mesh."""
+    return (np.arange(data * fsdp * context * tensor) // devices).reshape(data, fsdp, context, tensor)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "devices", "process", "shards", "processes"),
+    [
+        ((2, 2, 1, 1), 2, 1, [0], [1]),
+        ((1, 2, 4, 1), 4, 1, [0, 1, 2, 3], [1]),
+        ((1, 2, 8, 1), 4, 3, [4, 5, 6, 7], [2, 3]),
+        ((1, 1, 2, 4), 2, 2, [1], [0, 1, 2, 3]),
+        ((1, 1, 4, 2), 4, 0, [0, 1], [0, 1]),
+    ],
+)
+def test_what_a_process_holds_of_its_rows(sizes, devices, process, shards, processes):
+    of_devices = owners(*sizes, devices)
+    assert held_part(of_devices, process) == (shards, processes)
+    assert overlap_problem(of_devices) is None
+
+
+def test_processes_that_share_some_of_their_rows_are_refused():
+    """Six devices a row, four a process: process 1 holds the end of one row and the beginning of the next."""
+    problem = overlap_problem(owners(2, 1, 6, 1, 4))
+    assert problem and "context 6 x tensor 1" in problem and "process 1 holds" in problem

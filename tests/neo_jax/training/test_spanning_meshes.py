@@ -1,6 +1,7 @@
-"""Axes other than data and fsdp that span processes: several processes read the same rows, and each places what its devices hold of them."""
+"""Axes other than data and fsdp that span processes: several processes read the same rows, and each decodes what its devices hold of them."""
 
 import pathlib
+import shutil
 import socket
 
 import numpy as np
@@ -15,12 +16,22 @@ WHOLE = {"data": 1, "fsdp": 1, "context": 1, "tensor": 1}
 def config(corpus: pathlib.Path, directory: pathlib.Path, mesh: dict[str, int]) -> pathlib.Path:
     values = {"model__heads": 2, "model__kv_heads": 2, "run__heldout_rows": 1, "run__heldout_every": 0, "curriculum": ("mid",)}
     values |= {f"phases__mid__{key}": value for key, value in {"mesh": mesh, "steps": 2, "rows_per_step": 4, "accumulate": 2}.items()}
-    return write_config(corpus, directory, **values, evaluation__questions=1)
+    return write_config(corpus, directory, **values, evaluation__questions=1, data__max_failure_rate=0.9)
+
+
+def damaged(corpus: pathlib.Path, copy: pathlib.Path) -> pathlib.Path:
+    """A copy of the corpus in which every fourth image ends early; its header is whole."""
+    shutil.copytree(corpus, copy)
+    for path in sorted(copy.rglob("*.jpg"))[::4]:
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) * 2 // 3])
+    return copy
 
 
 @pytest.mark.nightly
 def test_context_and_tensor_over_processes_give_the_numbers_of_one_device(corpus, tmp_path):
-    """Two processes with four devices each against one device."""
+    """Two processes with four devices each against one device, on data of which a part cannot be decoded."""
+    corpus = damaged(corpus, tmp_path / "corpus")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     file = config(corpus, tmp_path / "two", SPANNING)
@@ -42,3 +53,5 @@ def test_context_and_tensor_over_processes_give_the_numbers_of_one_device(corpus
             assert one.keys() == other.keys()
             np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-5, err_msg=f"{key} of step {theirs['step']}")
     assert answers(tmp_path / "two") == answers(tmp_path / "one")
+    skipped = [sorted(path.read_text().splitlines()) for path in tmp_path.glob("*/skipped*.jsonl") if "heldout" not in path.name]
+    assert len(skipped) == 3 and skipped[0] == skipped[1] == skipped[2] != []
