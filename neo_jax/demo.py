@@ -1,6 +1,6 @@
 """Runs the whole pipeline on a small model: draws a corpus, trains a tokenizer, walks the curriculum, answers held-out questions, writes the report.
 
-    python -m neo_jax.demo [--config=configs/demo.py[:smoke]] [--config.section.key=value ...]
+    python -m neo_jax.demo [--config=configs/demo.py[:smoke]] [--config.section.key=value ...]     (without --config=: configs/demo.py)
 
 Steps that an earlier call has finished are skipped, so the same command continues an interrupted call. Exit codes are those of neo_jax.train.
 """
@@ -13,6 +13,7 @@ import itertools
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 
 from data_pipelines import schema
 from data_pipelines.convert import VERSION, convert
@@ -20,6 +21,7 @@ from data_pipelines.failures import FailurePolicy
 from data_pipelines.scenes import ScenesSettings, texts, write_scenes
 from data_pipelines.text.tokenizers import train_sentencepiece
 from neo_jax.config import Config
+from neo_jax.config.flags import split
 from neo_jax.processes import exchange
 from neo_jax.train import COMMAND, main, train
 
@@ -31,7 +33,7 @@ DEMO = dataclasses.replace(
     COMMAND,
     name="neo_jax.demo",
     purpose="Runs the whole pipeline on a small model: draws a corpus, trains a tokenizer, walks the curriculum, answers held-out questions, writes "
-    "the report. Steps that an earlier call has finished are skipped. Without arguments: --config=configs/demo.py.",
+    "the report. Steps that an earlier call has finished are skipped. Without --config: --config=configs/demo.py.",
     example="--config=configs/demo.py:smoke",
 )
 
@@ -66,5 +68,11 @@ def demo(settings: Config) -> None:
     train(settings)
 
 
+def with_configuration(arguments: Sequence[str]) -> list[str]:
+    """Returns a command line with the demo's configuration unless it names one."""
+    named = any(name == "config" for name, _, _ in split(arguments, set()))
+    return [*([] if named else ["--config=configs/demo.py"]), *arguments]
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or ["--config=configs/demo.py"], demo, DEMO))
+    sys.exit(main(with_configuration(sys.argv[1:]), demo, DEMO))
