@@ -134,7 +134,7 @@ class Backbone(nnx.Module):
             return (context.keep_others(x_BLD, after_BLD), caches), None
 
         updated: Caches = {}
-        for name, context in self._contexts(positions, intervals, jnp.zeros(intervals.lo.shape, bool), start=start):
+        for name, context in self._contexts(positions, intervals, None, start=start):
             numbered = jnp.arange(caches[name].keys.shape[0]), getattr(self, name)
             (x_BLD, updated[name]), _ = jax.lax.scan(functools.partial(body, context), (x_BLD, caches[name]), numbered)
         return x_BLD, updated
@@ -168,13 +168,18 @@ class Backbone(nnx.Module):
         return jnp.where((slot_BL >= 0)[..., None], merged(visual_BVD, slot_BL), x_BLD)
 
     def _contexts(
-        self, positions: jax.Array, intervals: Intervals, is_visual: jax.Array, pieces: jax.Array | None = None, start: jax.Array | int = 0
+        self,
+        positions: jax.Array,
+        intervals: Intervals,
+        is_visual: jax.Array | None,
+        pieces: jax.Array | None = None,
+        start: jax.Array | int = 0,
     ) -> Iterator[tuple[str, Context]]:
         """Yields name and context of each stack, in the order in which they run; the first axis of a stack's arrays counts its layers.
 
         Args:
           positions, intervals: of NEO-ov; `variants` changes them for other models.
-          is_visual: [B, L] bool.
+          is_visual: [B, L] bool; None: no token is.
           pieces: as in ModelInputs.
           start: place of the first token among the keys, if there are no pieces.
         """
@@ -184,7 +189,8 @@ class Backbone(nnx.Module):
         for name in STACKS:
             if name == "pre_buffer" and self.model.pre_buffer == "encoder" and hasattr(self, name):
                 of_images = variants.image_intervals(positions, intervals, is_visual, places, self.model.mask)
-                yield name, Context(angles, of_images, None, is_visual)
+                changed = jnp.zeros(intervals.lo.shape, bool) if is_visual is None else is_visual
+                yield name, Context(angles, of_images, None, changed)
             elif hasattr(self, name):
                 yield name, Context(angles, attended, pieces)
 

@@ -42,20 +42,21 @@ def varied(model: config.Model, positions: jax.Array, intervals: Intervals, plac
     return positions, intervals
 
 
-def image_intervals(positions: jax.Array, intervals: Intervals, is_visual: jax.Array, places: jax.Array, mask: str) -> Intervals:
+def image_intervals(positions: jax.Array, intervals: Intervals, is_visual: jax.Array | None, places: jax.Array, mask: str) -> Intervals:
     """Returns intervals [B, L] in which a visual token attends to its own image alone; every other token attends to itself.
 
     Args:
       positions, intervals: of NEO-ov, for whole rows in their own order if there are visual tokens.
-      is_visual: [B, L] bool.
+      is_visual: [B, L] bool; None: no token is.
       places: key place of each token.
       mask: as model.mask: within its image, a token attends to all tokens ("mixed") or to itself and earlier ones ("causal").
     """
+    if is_visual is None:
+        return Intervals(jnp.broadcast_to(places, intervals.lo.shape), jnp.broadcast_to(places + 1, intervals.lo.shape))
     rows = spec("batch", "length")
 
-    def image_size(
-        positions, end
-    ):  # number of tokens of the image that ends before the key `end`: its last token has its last row and column
+    def image_size(positions, end):
+        """Returns the tokens of the image that ends before the key `end`: its last token has its last row and column."""
         last = jnp.take_along_axis(positions[..., 1:], jnp.minimum(end - 1, end.shape[1] - 1)[..., None], axis=1)
         return (last + 1).prod(axis=-1)
 

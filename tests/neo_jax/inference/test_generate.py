@@ -102,6 +102,17 @@ def test_stop_and_banned_ids(values, answers):
     assert any(stop not in answer for answer in ours)  # rows go on when others have stopped
 
 
+@pytest.mark.parametrize("variant", [{"mask": "causal", "positions": "one_dimensional"}, {"pre_buffer": "encoder"}])
+def test_variants_answer_alike_on_two_devices(variant):
+    settings, found = model(**variant), []
+    inputs = prompt_inputs(prompts()[:4], LENGTH, VISUAL, IMAGE)
+    for devices in (1, 2):
+        with jax.set_mesh(make_mesh(data=-1, devices=jax.devices()[:devices])):
+            values = on_mesh(settings, "neo", parameters(settings, "neo", seed=5, scale=0.24))
+            found.append(np.asarray(greedy(settings, Computation(), values, to_devices(inputs), ANSWER, -1, (IMAGE,))).tolist())
+    assert found[0] == found[1] and np.unique(found[0]).size > 4
+
+
 @pytest.mark.parametrize(
     "axes", [{}, pytest.param({"data": 2, "tensor": 2, "fsdp": 2}, marks=pytest.mark.nightly)], ids=["one device", "mesh"]
 )
