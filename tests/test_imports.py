@@ -1,6 +1,7 @@
 """The house: which room may import which. Arrows go down only, and there is no circle."""
 
 import ast
+import functools
 import pathlib
 
 import pytest
@@ -104,10 +105,12 @@ def module_of(path: pathlib.Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
 def modules() -> dict[str, pathlib.Path]:
     return {module_of(path): path for package in ("neo_jax", "data_pipelines") for path in (ROOT / package).rglob("*.py")}
 
 
+@functools.cache
 def imported_by(name: str) -> set[str]:
     """Modules of this repository that a module imports, inside functions too."""
     known, found = modules(), set()

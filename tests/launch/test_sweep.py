@@ -218,7 +218,7 @@ def test_files_that_cannot_be_used(
         (["go", "x.py"], "must be one of run, status, results, stop, retry and a sweep file"),
         (["run", "none.py"], "none.py: no such sweep file"),
         (["run", "x.py", "--processes=2"], "--devices: is missing: 2 processes need to know"),
-        (["status", str(ROOT / "configs/sweeps/learning_rate.py"), "--folder=/nonexistent"], "no run of learning_rate has been launched"),
+        (["retry", str(ROOT / "configs/sweeps/learning_rate.py"), "--folder=/nonexistent"], "no run of learning_rate has been launched"),
     ],
 )
 def test_command_lines_that_cannot_be_used(capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str) -> None:

@@ -238,7 +238,7 @@ def test_the_server_is_for_this_machine_unless_asked():
 async def small_server(monkeypatch):
     """Host and port of a server that has no model and the key KEY."""
     monkeypatch.setattr("neo_jax.serving.app.BODY_SECONDS", 0.2)
-    runner = web.AppRunner(make_app(Service("m", "reference", None, None, 1, 1 << 20, KEY)))
+    runner = web.AppRunner(make_app(Service("m", "reference", None, None, 1, 1 << 20, KEY)), lingering_time=0.1)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -11,7 +11,7 @@ from neo_jax.config import ConfigError, Evaluation
 from neo_jax.config.fields import read_value
 from neo_jax.runs.benchmarks import read_benchmarks
 from tests.neo_jax.training.running import run, write_config
-from tests.neo_jax.training.test_trainer import TOTAL, whole  # noqa: F401 (a fixture)
+from tests.neo_jax.training.test_trainer import TOTAL
 
 pytestmark = pytest.mark.xdist_group("trainer")  # one worker: the whole run is made once
 
@@ -26,7 +26,7 @@ def benchmarks(folder: pathlib.Path) -> dict:
     return {"own": {"data": str(folder / "own.jsonl"), "max_tokens": 3}, "star": star}
 
 
-def test_a_finished_run_asks_new_benchmarks(corpus: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path):  # noqa: F811
+def test_a_finished_run_asks_new_benchmarks(corpus: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path):
     directory = tmp_path / "run"
     shutil.copytree(whole, directory)
     shutil.copytree(whole.parent / "index", tmp_path / "index")

@@ -19,15 +19,6 @@ pytestmark = pytest.mark.xdist_group("trainer")  # one worker: the whole run is 
 TOTAL = sum(STEPS.values())
 
 
-@pytest.fixture(scope="module")
-def whole(corpus: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The directory of a run that nothing interrupted."""
-    directory = tmp_path_factory.mktemp("whole") / "run"
-    code, output = run(write_config(corpus, directory))
-    assert code == 0, output
-    return directory
-
-
 def test_a_run_leaves_what_its_user_needs(whole: pathlib.Path):
     lines = metrics(whole)
     assert [line["step"] for line in lines] == list(range(1, TOTAL + 1))
