@@ -128,6 +128,8 @@ class Checkpoints:
         sums = {"checksums": {part: int(each) for part, each in sums_of_parts.items()}, "record_checksum": record_checksum(values)}
         step = record.position.step
         metrics = None if record.heldout is None else {"phase": record.position.phase, "heldout": record.heldout}
+        if exchange.is_first():
+            self._copies.start(step)
         with self._writing(step):
             self._pending = step, self._checkpointer.save_async(step, state, overwrite=True, metrics=metrics, custom_metadata=values | sums)
 
@@ -140,7 +142,6 @@ class Checkpoints:
                 response.result()
             if exchange.is_first():
                 write_whole(self._marker, json.dumps({"step": step}) + "\n")
-                self._copies.start(step)
 
     @contextlib.contextmanager
     def _writing(self, step: int) -> Iterator[None]:

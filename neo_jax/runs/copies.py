@@ -12,13 +12,15 @@ import logging
 import pathlib
 import shutil
 import threading
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 from pyarrow import fs
 
 from data_pipelines.storage.copying import file_system, sizes
 
 KEPT = 2  # copies of checkpoints
+POLL_SECONDS = 0.2  # between looks whether a checkpoint is complete
 COMPLETE = "complete.json"
 LEFT_OUT = ("checkpoints", "compilation_cache", "profile", "lock")  # of the run directory's entries: the first is copied step by step
 
@@ -34,35 +36,63 @@ class Copies:
     def __init__(self, address: str, directory: pathlib.Path):
         self._address, self._directory = address, directory
         self._thread: threading.Thread | None = None
-        self._wanted: int | None = None  # the newest checkpoint that is to be copied
+        self._wanted: _Wanted | None = None  # the newest checkpoint that is to be copied
+        self._closing = False
         self._changed = threading.Lock()
 
     def start(self, step: int) -> None:
-        """Begins to copy a complete checkpoint, or notes it until the copy that is being made has ended."""
+        """Copies a checkpoint that is about to be written, once it is complete and the copy that is being made has ended."""
         if not self._address:
             return
         with self._changed:
-            self._wanted = step
+            folder = self._directory / "checkpoints" / str(step)
+            self._wanted = _Wanted(step, folder, _identity(folder))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="copies of checkpoints", daemon=True)
                 self._thread.start()
 
     def close(self) -> None:
-        """Waits until the newest checkpoint is copied."""
+        """Waits until the newest checkpoint is copied, if it is complete."""
+        self._closing = True
         if (thread := self._thread) is not None:
             thread.join()
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                step, self._wanted = self._wanted, None
-                if step is None:
+                wanted = self._wanted
+                complete = wanted is not None and wanted.is_complete()
+                if wanted is None or (self._closing and not complete):
                     self._thread = None
                     return
+                if complete:
+                    self._wanted = None
+            if not complete:  # its write goes on, or failed and the run ends
+                time.sleep(POLL_SECONDS)
+                continue
             try:
-                copy(self._directory, self._address, step)
+                copy(self._directory, self._address, wanted.step)
             except OSError as error:
-                logging.warning("the copy of checkpoint %d to %s failed (%s); the next one is tried anew", step, self._address, error)
+                logging.warning(
+                    "the copy of checkpoint %d to %s failed (%s); the next one is tried anew", wanted.step, self._address, error
+                )
+
+
+class _Wanted(NamedTuple):
+    """A checkpoint that is written: its step, its folder, and what stood there before."""
+
+    step: int
+    folder: pathlib.Path
+    before: int | None
+
+    def is_complete(self) -> bool:
+        """Returns whether it is there: Orbax writes to another folder, which it renames in the end."""
+        return _identity(self.folder) not in (None, self.before)
+
+
+def _identity(folder: pathlib.Path) -> int | None:
+    """Returns a number that another folder in the same place does not have; None if there is none."""
+    return folder.stat().st_ino if folder.exists() else None
 
 
 def copy(directory: pathlib.Path, address: str, step: int) -> None:

@@ -2,7 +2,9 @@
 
 import logging
 import pathlib
+import shutil
 import threading
+import time
 
 import pytest
 
@@ -119,19 +121,48 @@ def test_training_goes_on_when_a_copy_fails_or_is_slow(tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(copies, "copy", slow)
     making = Copies("somewhere", tmp_path)
+
+    def saved(step):
+        making.start(step)
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+
     with caplog.at_level(logging.WARNING):
-        making.start(2)
+        saved(2)
         while making._wanted is not None:  # until the thread has taken it
             pass
         for step in (4, 6, 8):
-            making.start(step)
+            saved(step)
         release.set()
         making.close()
     assert copied == [8]  # those in between are not worth a copy any more
     assert "checkpoint 2 to somewhere failed (the store is away)" in caplog.text
-    making.start(10)
+    saved(10)
     making.close()
     assert copied == [8, 10]
+
+
+def test_a_checkpoint_is_copied_as_soon_as_it_is_complete(tmp_path, monkeypatch):
+    """Not before, not the one that it replaces, and without waiting for another save; one that never is does not hold up the end."""
+    copied = []
+    monkeypatch.setattr(copies, "copy", lambda directory, address, step: copied.append((step, (folder / "name").read_text())))
+    monkeypatch.setattr(copies, "POLL_SECONDS", 0.01)
+    making, folder = Copies("somewhere", tmp_path), tmp_path / "checkpoints" / "2"
+    folder.mkdir(parents=True)
+    (folder / "name").write_text("old")
+    making.start(2)
+    time.sleep(0.1)
+    assert copied == []
+    (tmp_path / "written").mkdir()
+    (tmp_path / "written" / "name").write_text("new")
+    shutil.rmtree(folder)
+    (tmp_path / "written").rename(folder)
+    deadline = time.monotonic() + 10
+    while not copied and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert copied == [(2, "new")]
+    making.start(4)
+    making.close()
+    assert copied == [(2, "new")]
 
 
 def test_the_address_may_be_wrong(tmp_path):
