@@ -51,14 +51,13 @@ FROM_THE_NEXT_BLOCK = ("phases.*.mixture.*", "data.sources.*.keep", "data.source
 
 
 def differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], begun: Sequence[str] | None = None, finished: bool = False
+    old: Mapping[str, Any], new: Mapping[str, Any], begun: Sequence[str], finished: bool = False
 ) -> tuple[list[str], list[str]]:
     """Compares two resolved configurations (Config.resolved(), or the JSON beside a run).
 
     Args:
       begun: the phases that the run has begun, in order; the last is the one it is in. Those that are not begun may change in any way, and
-        sources may be added. None: the configurations are of one start, where nothing but MAY_CHANGE may differ.
-
+        sources may be added.
       finished: whether the last of `begun` has ended: it may get more steps.
 
     Returns:
@@ -71,10 +70,10 @@ def differences(
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
             overridden = key in new.get("run", {}).get("overrides", ())
-            may = overridden or _matches(key, MAY_CHANGE) or (begun is not None and _may_while_running(key, old, new, begun, finished))
+            may = overridden or _matches(key, MAY_CHANGE) or _may_while_running(key, old, new, begun, finished)
             changes = allowed if may else forbidden
             changes.append(f"{key}: {before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r}")
-    if begun is not None and (moved := _moved_sources(old, new)):
+    if moved := _moved_sources(old, new):
         forbidden.append(f"data.sources: {moved}")
     return forbidden, allowed
 
