@@ -163,8 +163,8 @@ class Lab:
         ]
 
     def start(self, command: Sequence[str], directory: pathlib.Path, environment: Mapping[str, str] | None = None) -> Run:
-        """Starts any command that writes this run directory."""
-        output = directory.parent / f"{directory.name}-{len(self._runs)}.txt"
+        """Starts any command that writes this run directory. What it prints is kept elsewhere: the disk of its run may be full."""
+        output = self.root / "printed" / f"{len(self._runs)}.txt"
         output.parent.mkdir(parents=True, exist_ok=True)
         self._runs.append(Run(command, environment or self.environment(), directory, output))
         return self._runs[-1]

@@ -103,16 +103,22 @@ def main(arguments: Sequence[str], run: Callable[[Config], None] = train, comman
 
 
 def _report(error: Exception) -> int:
-    """Prints an error, with its traceback if it is not one of CODES; returns the exit code."""
-    for kind, code in CODES.items():
-        if isinstance(error, kind):
-            print(f"\n{error}", file=sys.stderr)
-            return code
-    if disk_is_full(error):
-        print(f"\n{error}. Free some space and start the same command again: it continues from the last checkpoint", file=sys.stderr)
-        return CONFIGURATION
-    traceback.print_exception(error)
-    return FAILED
+    """Prints an error, with its traceback if it is not one of CODES; returns the exit code, also if stderr is a file on a disk that is full."""
+    code = next((code for kind, code in CODES.items() if isinstance(error, kind)), None)
+    try:
+        if code is not None:
+            print(f"\n{error}", file=sys.stderr, flush=True)
+        elif disk_is_full(error):
+            print(
+                f"\n{error}. Free some space and start the same command again: it continues from the last checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
+        else:
+            traceback.print_exception(error)
+    except OSError:
+        sys.stderr = None  # else Python fails at the end to print what is left, and exits with 120
+    return code if code is not None else CONFIGURATION if disk_is_full(error) else FAILED
 
 
 if __name__ == "__main__":

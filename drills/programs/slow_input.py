@@ -13,8 +13,8 @@ if __name__ == "__main__":
     process, seconds = int(sys.argv.pop(1)), float(sys.argv.pop(1))
     batches = RowLoader.batches
 
-    def slow(self: Any, *arguments: Any) -> Any:
-        for item in batches(self, *arguments):
+    def slow(self: Any, *arguments: Any, **options: Any) -> Any:
+        for item in batches(self, *arguments, **options):
             if jax.process_index() == process:
                 time.sleep(seconds)
             yield item

@@ -26,7 +26,7 @@ from orbax.checkpoint import v1 as ocp
 from data_pipelines.storage import write_whole
 from neo_jax.processes import exchange
 from neo_jax.runs.copies import Copies
-from neo_jax.runs.full_disk import disk_is_full
+from neo_jax.runs.full_disk import disk_is_full, drop_closed_loops
 from neo_jax.runs.reading import CheckpointError, DamagedError, check_arrays, first_problem, read, read_arrays, read_record
 from neo_jax.runs.record import CheckpointRecord, checksum, describe, record_checksum
 
@@ -59,6 +59,7 @@ class Checkpoints:
         Raises:
           CheckpointError: checkpoints were written here but none is left, or one cannot be read and is not proven damaged.
         """
+        drop_closed_loops()
         self.directory = directory.absolute()
         self._marker = self.directory.parent / MARKER
         if problem := exchange.from_first(self._prepare() if exchange.is_first() else None):

@@ -1,8 +1,15 @@
-"""Recognises the error of a disk without space, which libraries wrap in their own."""
+"""A disk without space: its error, which libraries wrap in their own, and what they print beside it."""
 
 from __future__ import annotations
 
 import errno
+import functools
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -19,3 +26,24 @@ def disk_is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+@functools.cache
+def drop_closed_loops() -> None:
+    """From now on, tracebacks of writes that end when Orbax has given up their event loop are not printed.
+
+    Of a checkpoint's parallel writes the first that fails ends the save and closes the loop. Each other one then reports to the closed loop, from a
+    thread of TensorStore, which prints the error: up to dozens of tracebacks around the one sentence that says why the run ends.
+    """
+    shown = sys.unraisablehook
+
+    def hook(raised: UnraisableHookArgs) -> None:
+        error, traceback = raised.exc_value, raised.exc_traceback
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed" and traceback and _begins_in_asyncio(traceback)):
+            shown(raised)
+
+    sys.unraisablehook = hook
+
+
+def _begins_in_asyncio(traceback: TracebackType) -> bool:
+    return traceback.tb_frame.f_code.co_name == "call_soon_threadsafe"

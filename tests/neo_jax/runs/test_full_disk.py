@@ -1,10 +1,15 @@
 """A full disk is recognised behind what libraries make of it; other errors are not."""
 
+import asyncio
 import errno
+import pathlib
+import subprocess
+import sys
+import types
 
 import pytest
 
-from neo_jax.runs.full_disk import disk_is_full
+from neo_jax.runs.full_disk import disk_is_full, drop_closed_loops
 
 
 def caused_by(error):
@@ -30,3 +35,29 @@ def caused_by(error):
 )
 def test_a_full_disk(error, full):
     assert disk_is_full(error) is full
+
+
+def test_only_reports_to_a_closed_event_loop_are_not_printed(monkeypatch):
+    """They begin where a thread of TensorStore calls the loop, with no Python around; the same error of one's own code is shown."""
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: shown.append(raised.exc_value))
+    drop_closed_loops.__wrapped__()
+    loop = asyncio.new_event_loop()
+    loop.close()
+    for call, others in ((lambda: loop.call_soon_threadsafe(print), []), (lambda: int("x"), [ValueError])):
+        shown.clear()
+        try:
+            call()
+        except Exception as error:
+            own, without_python = error.__traceback__, error.__traceback__.tb_next.tb_next
+            for traceback in (without_python, own):
+                sys.unraisablehook(types.SimpleNamespace(exc_value=error, exc_traceback=traceback))
+            assert [type(each) for each in shown] == [*others, type(error)]
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize(("error", "code"), [("OSError(28, 'No space left on device')", 78), ("ValueError('x')", 1)])
+def test_a_log_on_the_full_disk_does_not_change_the_exit_code(error, code):
+    program = f"import sys; from neo_jax.train import _report; sys.exit(_report({error}))"
+    with pathlib.Path("/dev/full").open("w") as full:
+        assert subprocess.run([sys.executable, "-c", program], stderr=full, timeout=60).returncode == code
