@@ -80,13 +80,32 @@ def text(value: Any) -> str:
 
 
 def short_key(key: str) -> str:
-    """Returns the end of a dotted key: phases.*.learning_rate is learning_rate."""
-    return key.rpartition(".")[2]
+    """Returns the end of a dotted key, with its phase: phases.*.learning_rate is learning_rate, phases.sft.learning_rate sft.learning_rate."""
+    phase, end = _phase_and_end(key)
+    return f"{phase}.{end}" if phase else end
 
 
 def said(settings: Settings) -> str:
-    """Returns settings in a few words."""
-    return ", ".join(f"{short_key(key)} {text(value)}" for key, value in settings.items()) or "as the configuration"
+    """Returns settings in a few words: "context 512, segments 32 in pretrain and mid; seed 0"."""
+    phases: dict[tuple[str, str], list[str]] = {}  # of each end of a key and value
+    for key, value in settings.items():
+        phase, end = _phase_and_end(key)
+        phases.setdefault((end, text(value)), []).append(phase)
+    parts: dict[tuple[str, ...], list[str]] = {}  # of each group of phases
+    for (end, value), names in phases.items():
+        parts.setdefault(tuple(names), []).append(f"{end} {value}")
+    return "; ".join(_in_phases(", ".join(each), names) for names, each in parts.items()) or "as the configuration"
+
+
+def _in_phases(words: str, names: Sequence[str]) -> str:
+    return words + (f" in {' and '.join(names)}" if any(names) else "")
+
+
+def _phase_and_end(key: str) -> tuple[str, str]:
+    """Returns the phase that a key is of, "" if of none or of all, and the key's end."""
+    section, _, rest = key.partition(".")
+    phase = rest.partition(".")[0]
+    return phase if section == "phases" and phase != "*" else "", key.rpartition(".")[2]
 
 
 def figure(value: float | None) -> str:
