@@ -268,12 +268,11 @@ def test_time_of_a_run_is_the_sum_of_its_starts(slurm: pathlib.Path, folder: pat
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--target=jobset",), "is jobset, where sweeps do not run: use local or slurm"),
         (("--target=pbs",), "--target: is 'pbs', must be one of local, slurm, jobset"),
         (("--target=slurm", "--processes=2", "--devices=1"), "on SLURM, write --sbatch=nodes=2"),
         (("--target=slurm", "--sbatch=array=1-2"), "--sbatch=array=1-2: the sweep sets it itself: leave it out"),
         (("--target=slurm", "--hardware=v5p:2x2x1"), "TPUs have no SLURM"),
-        (("--sbatch=partition=gpu",), "--sbatch: is a flag of --target=slurm: leave it out"),
+        (("--sbatch=partition=gpu",), "--sbatch: is a flag of --target=slurm, not of local: leave it out"),
     ],
 )
 def test_command_lines_that_cannot_be_used(slurm: pathlib.Path, capsys, arguments: tuple[str, ...], sentence: str) -> None:
