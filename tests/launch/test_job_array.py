@@ -281,6 +281,20 @@ def test_command_lines_that_cannot_be_used(slurm: pathlib.Path, capsys, argument
     assert not calls(slurm, "sbatch")
 
 
+def test_dry_run_prints_the_batch_script(slurm: pathlib.Path, folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit(folder, "--dry-run", "--parallel=2") == DONE
+    out = capsys.readouterr().out
+    assert out.count(" new ") == 4 and "#SBATCH --array=0-3%2" in out
+    assert not (folder / "sweeps").exists() and not calls(slurm, "sbatch")
+    submit(folder)
+    capsys.readouterr()
+    write(folder, "range(6)")
+    assert submit(folder, "--dry-run") == DONE
+    out = capsys.readouterr().out
+    submit(folder)
+    assert "#SBATCH --array=4-5%1" in out and out.endswith(calls(slurm, "sbatch")[-1]["text"])  # what is then submitted
+
+
 def test_rules_need_a_launcher_that_sees_all_runs(slurm: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(slurm.parent, rule="RULE = Threshold(step=5, above=0.5)")
     assert submit(slurm.parent) == CONFIGURATION

@@ -269,15 +269,12 @@ def test_restarts_that_are_used_up_are_a_failure(cluster: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (("--image=",), "--image is missing: jobset needs it, such as --image=REGISTRY/neo_jax:tpu"),
-        (("--hardware=",), "--hardware is missing"),
-        (("--volume=",), "--volume is missing"),
         (("--hardware=v9:1x1",), "--hardware="),
         (("--folder=runs/sweeps",), "--folder=runs/sweeps: must lie under"),
         (("--processes=2",), "--processes: is a flag of --target=local, not of jobset: leave it out"),
         (("--devices=2",), "--devices: is a flag of --target=local and slurm, not of jobset: leave it out"),
         (("--sbatch=a=b",), "--sbatch: is a flag of --target=slurm, not of jobset: leave it out"),
-        (("--target=local", "--hardware="), "--volume: is a flag of --target=jobset, not of local: leave it out"),
+        (("--target=local",), "--volume: is a flag of --target=jobset, not of local: leave it out"),
     ],
 )
 def test_command_lines_that_cannot_be_used(cluster: pathlib.Path, capsys, flags: tuple[str, ...], sentence: str) -> None:
@@ -285,6 +282,14 @@ def test_command_lines_that_cannot_be_used(cluster: pathlib.Path, capsys, flags:
     assert run(cluster.parent, *flags) == CONFIGURATION
     assert sentence in capsys.readouterr().err
     assert not (cluster / "calls.txt").exists()
+
+
+def test_all_that_is_missing_is_said_together(cluster: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(cluster.parent)
+    assert call(cluster.parent, "run", "--target=jobset", "--dry-run") == CONFIGURATION
+    error = capsys.readouterr().err
+    assert "--image is missing: jobset needs it, such as --image=REGISTRY/neo_jax:tpu" in error
+    assert "--hardware is missing" in error and "--volume is missing" in error
 
 
 def test_machines_that_cannot_be_used(cluster: pathlib.Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
