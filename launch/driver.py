@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol, TextIO
+from typing import TextIO
 
-from launch.local import Supervised, on_signals
-from neo_jax.config import ConfigError
+from launch.local import on_signals
+from launch.work import Work
 from neo_jax.exit_codes import DONE, FAILED, PREEMPTED
 from neo_jax.sweeps import rules
 from neo_jax.sweeps.file import Sweep, setting_of, written
@@ -23,31 +21,10 @@ from neo_jax.sweeps.folder import FINISHED, RUNNING, STOPPED, WAITING, Listed, S
 from neo_jax.sweeps.outcomes import outcomes
 from neo_jax.sweeps.progress import Progress
 from neo_jax.sweeps.records import Records
+from neo_jax.sweeps.searcher import Searcher
 
 POLL_SECONDS = 0.1
 RULE_SECONDS = 0.5  # between looks at the metrics of the runs, where there is a rule
-
-
-class Work(Protocol):
-    """A run until it ends for good, wherever that is."""
-
-    def run(self) -> int:
-        """Starts the run, or finds it going on; returns its last exit code."""
-        ...
-
-    def stop(self) -> None:
-        """Makes `run` return, after the run has saved. Called from another thread, any number of times."""
-        ...
-
-
-def local_work(sweep: Sweep, folder: SweepFolder, processes: int, devices: int, grace_seconds: int) -> Callable[[Listed, TextIO], Work]:
-    """Returns what starts a run on this machine, as launch.local does, with its log."""
-
-    def start(run: Listed, log: TextIO) -> Work:
-        command = [sys.executable, "-m", sweep.command, f"--config={folder.configuration(run.name)}"]
-        return Supervised(command, folder.run_directory(run.name), processes, devices, grace_seconds, log)
-
-    return start
 
 
 @dataclasses.dataclass
@@ -84,6 +61,7 @@ class Driver:
         self._looked = 0.0
         self._lost: set[str] = set()  # runs that an earlier launcher had begun: they come first
         self._progress = Progress(folder)
+        self._searcher = Searcher(sweep, sweep.search, folder, self._kept, self._progress) if sweep.search else None
 
     def stop(self) -> None:
         """Ends all runs, which save first; `run` returns. For signal handlers."""
@@ -125,9 +103,22 @@ class Driver:
             return
         states = self._states()
         ready = [run for run in self._runs if run.name not in self._active and run.name not in held and states[run.name].status == WAITING]
+        while not ready and (new := self._propose()):
+            ready = [] if new.name in self._kept else [new]
         ready.sort(key=lambda run: run.name not in self._lost)
         for run in ready[: self._parallel - len(self._active)]:
             self._launch(run)
+
+    def _propose(self) -> Listed | None:
+        """Returns the next run of a search, which is then in the list; None if there is none."""
+        if self._searcher is None or self._searcher.exhausted:
+            return None
+        new = self._searcher.next()
+        if self._searcher.exhausted:
+            _say("the search proposes nothing new: fewer runs than its trials")
+        if new and new.name not in self._kept:
+            self._runs.append(new)
+        return new
 
     def _launch(self, run: Listed) -> None:
         log = self._folder.log(run.name).open("a")
@@ -206,25 +197,3 @@ class Driver:
 def _say(sentence: str) -> None:
     with contextlib.suppress(BrokenPipeError):
         print(f"sweep: {sentence}", file=sys.stderr, flush=True)
-
-
-def stop_driver(folder: SweepFolder, wait_seconds: float) -> bool:
-    """Sends SIGTERM to the process that runs a sweep and waits for its end; returns False if there is none.
-
-    Raises:
-      ConfigError: it runs on another host.
-      TimeoutError: it does not end.
-    """
-    running = folder.driver()
-    if not running:
-        return False
-    number, _, host = running.partition(" ")
-    if host != socket.gethostname():
-        raise ConfigError([f"{folder.path} is being run on {host}: stop it there"])
-    os.kill(int(number), signal.SIGTERM)
-    deadline = time.monotonic() + wait_seconds
-    while folder.driver() == running:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"process {number} still runs the sweep in {folder.path} {wait_seconds:.0f} s after SIGTERM")
-        time.sleep(POLL_SECONDS)
-    return True

@@ -10,13 +10,10 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from launch import job_array
-from launch.driver import stop_driver
-from launch.jobset_run import TARGET as JOBSET
-from launch.jobset_run import stop_left
-from launch.kubernetes import ClusterError, check_kubectl
+from launch.kubernetes import ClusterError
 from launch.sweep_flags import Flags
-from launch.sweep_run import launch_runs, refuse_if_left
+from launch.sweep_run import launch_runs
+from launch.sweep_stop import stop_runs
 from neo_jax.config import ConfigError
 from neo_jax.config.flags import Command, read_flags
 from neo_jax.exit_codes import CONFIGURATION, DONE, FAILED, PREEMPTED, TRY_AGAIN
@@ -25,9 +22,9 @@ from neo_jax.sweeps.folder import FAILED as STATE_FAILED
 from neo_jax.sweeps.folder import Listed, SweepFolder
 from neo_jax.sweeps.outcomes import Outcome, outcomes
 from neo_jax.sweeps.records import Records, record_finished
+from neo_jax.sweeps.searcher import with_listed
 from neo_jax.sweeps.slurm import SlurmError
 
-END_SECONDS = 60  # that a launcher has to end after the grace of its runs
 ACTIONS = ("run", "status", "results", "stop", "retry")
 COMMAND = Command(
     "launch.sweep",
@@ -56,7 +53,8 @@ def main(arguments: Sequence[str]) -> int:
         action, file = operands
         sweep = read_sweep(file, pathlib.Path(flags.folder))
         folder = SweepFolder(pathlib.Path(flags.folder) / sweep.name)
-        return {"run": _run, "status": _status, "results": _results, "stop": _stop, "retry": _retry}[action](sweep, folder, flags)
+        sweep = with_listed(sweep, folder)
+        return {"run": _run, "status": _status, "results": _results, "stop": stop_runs, "retry": _retry}[action](sweep, folder, flags)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return CONFIGURATION
@@ -104,30 +102,6 @@ def _results(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
             write_whole(pathlib.Path(path), contents(runs))
             print(pathlib.Path(path).absolute())
     return DONE
-
-
-def _stop(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
-    try:
-        stopped = job_array.stop(folder, flags.grace_seconds) or stop_driver(folder, flags.grace_seconds + END_SECONDS)
-        stopped = stopped or _stop_left(folder, flags)
-    except TimeoutError as error:
-        print(error, file=sys.stderr)
-        return FAILED
-    print("stopped; its runs have saved" if stopped else f"nothing runs the sweep in {folder.path}")
-    return DONE
-
-
-def _stop_left(folder: SweepFolder, flags: Flags) -> bool:
-    """Ends what a launcher that was killed has left on Kubernetes; returns whether there was anything."""
-    if flags.target != JOBSET:
-        refuse_if_left(folder)
-        return False
-    if not (left := folder.left()):
-        return False
-    check_kubectl()
-    with folder.lock():
-        stop_left(folder, left)
-    return True
 
 
 def _retry(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:

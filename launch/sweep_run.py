@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from launch import job_array
-from launch.driver import Driver, local_work
+from launch.driver import Driver
 from launch.hosts import Hosts, find_hosts
 from launch.jobset_run import TARGET as JOBSET
 from launch.jobset_run import check_mount, jobset_name, jobset_runs
 from launch.kubernetes import check_kubectl
 from launch.sweep_flags import Flags
+from launch.work import local_work
 from neo_jax.config import ConfigError
 from neo_jax.exit_codes import DONE
 from neo_jax.sweeps.file import Sweep, written
 from neo_jax.sweeps.folder import WAITING, Listed, SweepFolder
 from neo_jax.sweeps.records import Records, record_finished
+from neo_jax.sweeps.search import check_installed
 
 
 def launch_runs(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
@@ -25,13 +27,19 @@ def launch_runs(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
     """
     hosts = _slurm_hosts(sweep, flags) if flags.target == "slurm" else None
     jobsets = jobset_runs(sweep, folder, flags.hardware, flags.image, flags.volume, flags.grace_seconds) if flags.target == JOBSET else None
+    if sweep.search and flags.target == "slurm":
+        raise ConfigError([f"{sweep.name}: SEARCH chooses settings as results come, which needs --target=local or jobset"])
     if flags.dry_run:
         waiting = _list(sweep, folder)
         if waiting and flags.target == "slurm":
             print(job_array.script(sweep, folder, waiting, flags.parallel, flags.devices, flags.grace_seconds, hosts, flags.sbatch), end="")
         elif waiting and jobsets:
             print(jobsets.manifest(waiting[0]), end="")
+        if sweep.search:
+            print(f"{max(0, sweep.search.trials - len(sweep.runs))} more, which the search chooses as results come")
         return DONE
+    if sweep.search:
+        check_installed()
     if jobsets:
         check_mount()
         check_kubectl()
