@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from data_pipelines.printable import printable
 from launch import kubernetes
 from launch.hardware import environment
 from launch.hosts import Hosts, find_hosts
@@ -96,7 +97,7 @@ class JobsetRun:
         code, pod = ended
         if code != DONE and not pod:
             messages = [each.get("message", "") for each in found["status"]["conditions"] if each["type"] == "Failed"]
-            self._say(f"has failed, and no pod says its exit code: {' '.join(messages)}")
+            self._say(f"has failed, and no pod says its exit code: {printable(' '.join(messages))}")
         self._close(pod)
         return code
 

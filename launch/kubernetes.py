@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data_pipelines.printable import printable
 from launch.targets.jobset import CONTAINER
 from neo_jax.config import ConfigError
 from neo_jax.exit_codes import DONE, FAILED, FINAL, PREEMPTED
@@ -37,7 +38,7 @@ def ask(*words: str, text: str | None = None) -> str:
     command = ["kubectl", *words, "--request-timeout=60s"]
     result = subprocess.run(command, input=text, capture_output=True, text=True, errors="replace", check=False)
     if result.returncode:
-        said = result.stderr.strip() or "it says nothing"
+        said = printable(result.stderr.strip(), keep="\n") or "it says nothing"
         raise ClusterError(f"kubectl {words[0]} failed with exit code {result.returncode}: {said}")
     return result.stdout
 

@@ -225,6 +225,21 @@ def test_a_cluster_that_is_silent_for_a_while(cluster: pathlib.Path, no_signals:
     assert said.count("kubectl answers again") == 1
 
 
+def test_a_killed_process_is_started_again_by_the_controller(cluster: pathlib.Path, no_signals: None) -> None:
+    folder = cluster.parent
+    write(folder, '{"run.seed": (0,), "phases.text.steps": (60,)}')
+    thread, codes = in_background(folder)
+    wait_for(lambda: list(folder.glob("sweeps/rates/runs/*/metrics.jsonl")))
+    (place,) = (cluster / "objects").iterdir()
+    keeper = (place / "pod").read_text()
+    (child,) = pathlib.Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    thread.join(30)
+    assert codes == [DONE] and starts(folder) == 2 and calls(cluster, "apply") == 1
+    (attempts,) = cluster.glob("gone-*/attempts")
+    assert attempts.read_text().split() == ["137", "0"]
+
+
 def test_a_rule_ends_runs(cluster: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(cluster.parent, '{"phases.*.learning_rate": (0.1, 0.4), "phases.text.steps": (100,)}', "RULE = Threshold(step=5, above=0.5)")
     assert run(cluster.parent, "--parallel=2") == DONE
@@ -233,9 +248,12 @@ def test_a_rule_ends_runs(cluster: pathlib.Path, capsys: pytest.CaptureFixture[s
 
 def test_a_jobset_that_the_cluster_refuses(cluster: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(cluster.parent, '{"run.seed": (0,)}')
-    (cluster / "refuse").write_text("Error from server (Forbidden): exceeded quota")
+    (cluster / "refuse").write_text("Error from server (Forbidden): exceeded \x1b[2Jquota")
     assert run(cluster.parent) == FAILED
-    assert "cannot be made: kubectl apply failed with exit code 1: Error from server (Forbidden): exceeded quota" in capsys.readouterr().err
+    assert (
+        "cannot be made: kubectl apply failed with exit code 1: Error from server (Forbidden): exceeded \\x1b[2Jquota"
+        in capsys.readouterr().err
+    )
     assert calls(cluster, "apply") == jobset_run.APPLIES
 
 
