@@ -1,6 +1,7 @@
 # make demo, make test, make lint, make test-aot: each sets up what it needs. make test PYTHON_JAX=0.11.2: the tests on another jax, in its own
 # environment. make test-aot, make test-aot-gpu: programs compiled for TPUs and for an H200 that are not there.
 # make test-beam: indexes and conversions as pipelines of Apache Beam, in an environment of its own.
+# make test-search: sweeps whose settings Optuna chooses, in an environment of its own.
 # make test-tracking: run.trackers with the real packages, without network, in an environment of its own.
 # make test-transformers: an exported Qwen3 loaded by transformers, in the environment of benchmark-step.
 # make test-slurm: batch scripts and sweeps on a real SLURM of one node (Debian's packages, installed as root if they are missing).
@@ -22,7 +23,7 @@ SOAK_MINUTES ?= 60
 LIBTPU := 0.0.52
 LIBTPU_FOLDER := .cache/libtpu-$(LIBTPU)
 
-.PHONY: benchmark-step demo drills plan soak test test-nightly test-aot test-aot-gpu test-beam test-slurm test-tracking test-transformers lint clean
+.PHONY: benchmark-step demo drills plan soak test test-nightly test-aot test-aot-gpu test-beam test-search test-slurm test-tracking test-transformers lint clean
 
 # On two virtual devices, each with half the rows of a step: on two cores the step of benchmarks/train_step.py at 512 tokens took 0.73 to
 # 0.81 of the time that one device takes (three pairs of runs, jax 0.12.0.1).
@@ -46,6 +47,9 @@ test-aot-gpu: .venv-gpu/complete
 
 test-beam: .venv-beam/complete
 	.venv-beam/bin/python -m pytest -q tests/beam
+
+test-search: .venv-search/complete
+	.venv-search/bin/python -m pytest -q tests/search
 
 test-tracking: .venv-tracking/complete
 	.venv-tracking/bin/python -m pytest -q tests/tracking
@@ -72,7 +76,7 @@ lint: $(ENVIRONMENT)/complete
 	$(RUN) mypy
 
 clean:
-	rm -rf .venv .venv-beam .venv-gpu .venv-torch .venv-tracking .venv-jax-* .cache
+	rm -rf .venv .venv-beam .venv-gpu .venv-search .venv-torch .venv-tracking .venv-jax-* .cache
 
 $(ENVIRONMENT)/complete: requirements.txt requirements-dev.txt requirements-cloud.txt scripts/make_environment.sh scripts/new_environment.sh scripts/find_python.sh
 	scripts/make_environment.sh $(ENVIRONMENT) $(PYTHON_JAX)
@@ -87,6 +91,9 @@ $(LIBTPU_FOLDER)/complete: $(ENVIRONMENT)/complete
 
 .venv-beam/complete: requirements-beam.txt scripts/make_beam_environment.sh scripts/new_environment.sh scripts/find_python.sh
 	scripts/make_beam_environment.sh .venv-beam
+
+.venv-search/complete: requirements.txt requirements-dev.txt requirements-cloud.txt requirements-search.txt scripts/make_environment.sh scripts/new_environment.sh scripts/find_python.sh
+	scripts/make_environment.sh .venv-search "" requirements-search.txt
 
 .venv-tracking/complete: requirements.txt requirements-dev.txt requirements-cloud.txt requirements-tracking.txt scripts/make_environment.sh scripts/new_environment.sh scripts/find_python.sh
 	scripts/make_environment.sh .venv-tracking "" requirements-tracking.txt

@@ -1,27 +1,27 @@
-"""Runs a sweep on this machine: so many runs at once, each supervised, until all have ended or the sweep is stopped."""
+"""Launches the runs of a sweep, so many at once, until all have ended or the sweep is stopped: on this machine or, as JobSets, on Kubernetes."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import os
-import signal
-import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TextIO
 
-from launch.local import Supervised, on_signals
-from neo_jax.config import ConfigError
+from launch.local import on_signals
+from launch.work import Work
 from neo_jax.exit_codes import DONE, FAILED, PREEMPTED
-from neo_jax.runs.metrics import StepRecord, read_records
 from neo_jax.sweeps import rules
 from neo_jax.sweeps.file import Sweep, setting_of, written
 from neo_jax.sweeps.folder import FAILED as STATE_FAILED
 from neo_jax.sweeps.folder import FINISHED, RUNNING, STOPPED, WAITING, Listed, State, SweepFolder
 from neo_jax.sweeps.outcomes import outcomes
+from neo_jax.sweeps.progress import Progress
 from neo_jax.sweeps.records import Records
+from neo_jax.sweeps.searcher import Searcher
 
 POLL_SECONDS = 0.1
 RULE_SECONDS = 0.5  # between looks at the metrics of the runs, where there is a rule
@@ -32,7 +32,7 @@ class _Active:
     """A run that is going on."""
 
     run: Listed
-    supervised: Supervised
+    work: Work
     thread: threading.Thread
     reason: str = ""  # why the rule ended it
     paused: bool = False  # by the rule
@@ -46,19 +46,22 @@ class Driver:
       sweep: the file.
       folder: of the sweep, whose lock the caller holds.
       parallel: runs at once.
-      processes, devices, grace_seconds: of each run, as for launch.local.
+      work: starts a run, with its log.
+      target: where runs go on without this launcher, such as "jobset"; "": they end with it.
     """
 
-    def __init__(self, sweep: Sweep, folder: SweepFolder, parallel: int, processes: int, devices: int, grace_seconds: int):
-        self._sweep, self._folder, self._parallel = sweep, folder, parallel
-        self._options = (processes, devices, grace_seconds)
+    def __init__(self, sweep: Sweep, folder: SweepFolder, parallel: int, work: Callable[[Listed, TextIO], Work], target: str = ""):
+        self._sweep, self._folder, self._parallel, self._work = sweep, folder, parallel, work
+        self._place = {"target": target} if target else {}  # of events
         self._kept = Records(sweep.records, sweep.name)
         names = {run.name for run in sweep.runs if run.name not in self._kept}
         self._runs = [run for run in folder.listed() if run.name in names]
         self._active: dict[str, _Active] = {}
         self._stopping = False
         self._looked = 0.0
-        self._seen: dict[str, tuple[int, list[StepRecord]]] = {}  # size of a run's metrics, and its records
+        self._lost: set[str] = set()  # runs that an earlier launcher had begun: they come first
+        self._progress = Progress(folder)
+        self._searcher = Searcher(sweep, sweep.search, folder, self._kept, self._progress) if sweep.search else None
 
     def stop(self) -> None:
         """Ends all runs, which save first; `run` returns. For signal handlers."""
@@ -70,7 +73,8 @@ class Driver:
         states = self._states()
         for run in self._runs:
             if states[run.name].status == RUNNING or states[run.name].task:  # an earlier launcher was killed, or SLURM lost it
-                self._folder.record(run, "lost")
+                self._folder.record(run, "lost", **self._place)
+                self._lost.add(run.name)
         (self._folder.path / "logs").mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((self._folder.path / "compilation_cache").absolute()))  # one for all runs
         held: frozenset[str] = frozenset()
@@ -80,7 +84,7 @@ class Driver:
                 held = self._apply()
             if self._stopping:
                 for active in self._active.values():
-                    active.supervised.stop()
+                    active.work.stop()
             else:
                 self._start(held)
             if not self._active:
@@ -99,15 +103,27 @@ class Driver:
             return
         states = self._states()
         ready = [run for run in self._runs if run.name not in self._active and run.name not in held and states[run.name].status == WAITING]
+        while not ready and (new := self._propose()):
+            ready = [] if new.name in self._kept else [new]
+        ready.sort(key=lambda run: run.name not in self._lost)
         for run in ready[: self._parallel - len(self._active)]:
             self._launch(run)
 
+    def _propose(self) -> Listed | None:
+        """Returns the next run of a search, which is then in the list; None if there is none."""
+        if self._searcher is None or self._searcher.exhausted:
+            return None
+        new = self._searcher.next()
+        if self._searcher.exhausted:
+            _say("the search proposes nothing new: fewer runs than its trials")
+        if new and new.name not in self._kept:
+            self._runs.append(new)
+        return new
+
     def _launch(self, run: Listed) -> None:
-        command = [sys.executable, "-m", self._sweep.command, f"--config={self._folder.configuration(run.name)}"]
         log = self._folder.log(run.name).open("a")
-        supervised = Supervised(command, self._folder.run_directory(run.name), *self._options, log)
-        active = _Active(run, supervised, threading.Thread(target=lambda: self._supervise(active, log), daemon=True))
-        self._folder.record(run, "started")
+        active = _Active(run, self._work(run, log), threading.Thread(target=lambda: self._supervise(active, log), daemon=True))
+        self._folder.record(run, "started", **self._place)
         self._active[run.name] = active
         _say(f"run {run.index} ({run.name}) starts: {written(run.settings)}")
         active.thread.start()
@@ -116,7 +132,7 @@ class Driver:
     def _supervise(active: _Active, log: TextIO) -> None:
         try:
             with log:
-                active.code = active.supervised.run()
+                active.code = active.work.run()
         except OSError as error:  # no process can be started
             _say(f"run {active.run.index} cannot be started ({error})")
             active.code = FAILED
@@ -131,7 +147,9 @@ class Driver:
             self._folder.record(run, "ended", code=code)
             state = self._states()[run.name]
             what = (
-                f"waits for the others ({self._step(run.name)} steps, saved)" if active.paused and state.status == WAITING else state.status
+                f"waits for the others ({self._progress.step(run.name)} steps, saved)"
+                if active.paused and state.status == WAITING
+                else state.status
             )
             if active.reason and code != DONE:
                 self._folder.record(run, "stopped", reason=active.reason)
@@ -153,10 +171,10 @@ class Driver:
             rules.Contestant(
                 run.name,
                 setting_of(run.settings),
-                self._step(run.name),
+                self._progress.step(run.name),
                 states[run.name].status in (FINISHED, STOPPED),
                 states[run.name].status == STATE_FAILED,
-                lambda step, name=run.name: rules.value_at(self._records(name), self._sweep.rule.quantity, step),
+                lambda step, name=run.name: rules.value_at(self._progress.records(name), self._sweep.rule.quantity, step),
             )
             for run in self._runs
         ]
@@ -165,50 +183,17 @@ class Driver:
             active = self._active.get(run.name)
             if run.name in decision.ended and active and not active.reason:
                 active.reason = decision.ended[run.name]
-                active.supervised.stop()
+                active.work.stop()
             elif run.name in decision.ended and not active and states[run.name].status == WAITING:
                 self._folder.record(run, "stopped", reason=decision.ended[run.name])
                 _say(f"run {run.index} ({run.name}) stopped by the rule: {decision.ended[run.name]}")
             elif run.name in decision.waiting and active and not active.paused:
                 active.paused = True
-                active.supervised.stop()
+                active.work.stop()
         self._looked = time.monotonic()
         return decision.waiting
-
-    def _records(self, name: str) -> list[StepRecord]:
-        path = self._folder.run_directory(name) / "metrics.jsonl"
-        size = path.stat().st_size if path.exists() else 0
-        if name not in self._seen or self._seen[name][0] != size:
-            self._seen[name] = (size, read_records(path)[0])
-        return self._seen[name][1]
-
-    def _step(self, name: str) -> int:
-        records = self._records(name)
-        return records[-1].step if records else 0
 
 
 def _say(sentence: str) -> None:
     with contextlib.suppress(BrokenPipeError):
         print(f"sweep: {sentence}", file=sys.stderr, flush=True)
-
-
-def stop_driver(folder: SweepFolder, wait_seconds: float) -> bool:
-    """Sends SIGTERM to the process that runs a sweep and waits for its end; returns False if there is none.
-
-    Raises:
-      ConfigError: it runs on another host.
-      TimeoutError: it does not end.
-    """
-    running = folder.driver()
-    if not running:
-        return False
-    number, _, host = running.partition(" ")
-    if host != socket.gethostname():
-        raise ConfigError([f"{folder.path} is being run on {host}: stop it there"])
-    os.kill(int(number), signal.SIGTERM)
-    deadline = time.monotonic() + wait_seconds
-    while folder.driver() == running:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"process {number} still runs the sweep in {folder.path} {wait_seconds:.0f} s after SIGTERM")
-        time.sleep(POLL_SECONDS)
-    return True

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from launch.hardware import environment
 from launch.hosts import Hosts
-from launch.targets.slurm import INDEX, Job, script
+from launch.targets import slurm
+from launch.targets.slurm import INDEX, Job
 from neo_jax.config import ConfigError
 from neo_jax.exit_codes import DONE, FAILED
 from neo_jax.sweeps.file import Sweep
@@ -53,7 +54,7 @@ def submit(
     if not waiting:
         _say("no run is left to submit")
         return code
-    text = _script(sweep, folder, waiting, parallel, devices, grace_seconds, hosts, options)
+    text = script(sweep, folder, waiting, parallel, devices, grace_seconds, hosts, options)
     for run in waiting:
         if states[run.name].task:
             folder.record(run, "lost", task=states[run.name].task)
@@ -123,7 +124,7 @@ def _check(options: Sequence[str]) -> None:
         raise ConfigError(problems)
 
 
-def _script(
+def script(
     sweep: Sweep,
     folder: SweepFolder,
     waiting: Sequence[Listed],
@@ -135,7 +136,7 @@ def _script(
 ) -> str:
     path = str(folder.path.absolute())
     flags = [f"--folder={path}", f"--module={sweep.command}", f"--index={INDEX}", *([f"--devices={devices}"] if devices else [])]
-    return script(
+    return slurm.script(
         Job(
             command=[sys.executable, "-m", "launch.array_task", *flags],
             name=job_name(sweep.name),

@@ -5,87 +5,42 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Annotated
+from collections.abc import Sequence
 
-from launch import job_array
-from launch.driver import Driver, stop_driver
-from launch.hosts import find_hosts
-from launch.local import GRACE_SECONDS
+from launch.kubernetes import ClusterError
+from launch.sweep_flags import Flags
+from launch.sweep_run import launch_runs
+from launch.sweep_stop import stop_runs
 from neo_jax.config import ConfigError
-from neo_jax.config.fields import OneOf, Positive, Text, Whole
 from neo_jax.config.flags import Command, read_flags
 from neo_jax.exit_codes import CONFIGURATION, DONE, FAILED, PREEMPTED, TRY_AGAIN
-from neo_jax.sweeps.file import Sweep, read_sweep, written
+from neo_jax.sweeps.file import Sweep, read_sweep
 from neo_jax.sweeps.folder import FAILED as STATE_FAILED
 from neo_jax.sweeps.folder import Listed, SweepFolder
 from neo_jax.sweeps.outcomes import Outcome, outcomes
 from neo_jax.sweeps.records import Records, record_finished
+from neo_jax.sweeps.searcher import with_listed
 from neo_jax.sweeps.slurm import SlurmError
 
 ACTIONS = ("run", "status", "results", "stop", "retry")
-TARGETS = ("local", "slurm", "jobset")
 COMMAND = Command(
     "launch.sweep",
     "Runs many settings of one configuration, and compares them. run: launches what has not ended; the same command goes on after a kill. On SLURM "
-    "it submits a job array. status: a line a run. results: a table over settings, with means over seeds. stop: ends the launcher and its runs, "
-    "which save first. retry: lets the next run launch those that failed.",
+    "it submits a job array; on Kubernetes each run is a JobSet. status: a line a run. results: a table over settings, with means over seeds. "
+    "stop: ends the launcher and its runs, which save first. retry: lets the next run launch those that failed.",
     "run configs/sweeps/learning_rate.py --parallel=2",
     {
         DONE: "done: all runs have finished or were ended by the rule; on SLURM: they are submitted",
         FAILED: "at least one run failed: status says why",
         PREEMPTED: "stopped by a signal with everything saved: the same command continues",
-        TRY_AGAIN: "SLURM does not answer: the same command may succeed",
+        TRY_AGAIN: "SLURM or Kubernetes does not answer: the same command may succeed",
         CONFIGURATION: "a command line or a sweep file that cannot be used, or sbatch refuses the job",
     },
     "ACTION FILE",
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags:
-    """The flags of the command.
-
-    Attributes:
-      target: local (this machine) or slurm (a job array).
-      parallel: runs at once.
-      processes: processes of each run on this machine; more than one needs --devices.
-      devices: virtual CPU devices of each process; without it, a run is one process with the devices that there are.
-      grace_seconds: that runs have to save and end after a signal; on SLURM, the signal comes so long before the time limit.
-      hardware: slurm: of each run, such as h200:1x8 (a node of eight); it sets nodes, GPUs and the flags of the compiler.
-      sbatch: slurm: further options of sbatch without dashes, such as partition=gpu.
-      folder: where sweeps keep their runs.
-      dry_run: only lists the runs that `run` would launch.
-      csv: `results` writes a line a run to this file.
-      html: `results` writes a page to this file.
-    """
-
-    target: Annotated[str, OneOf(TARGETS)] = "local"
-    parallel: Positive = 1
-    processes: Positive = 1
-    devices: Whole = 0
-    grace_seconds: Positive = GRACE_SECONDS
-    hardware: str = ""
-    sbatch: tuple[Text, ...] = ()
-    folder: Annotated[str, pathlib.Path] = "runs/sweeps"
-    dry_run: bool = False
-    csv: Annotated[str, pathlib.Path] = ""
-    html: Annotated[str, pathlib.Path] = ""
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.processes > 1 and not self.devices:
-            yield "devices", f"is missing: {self.processes} processes need to know how many virtual CPU devices each has"
-        if self.processes > 1 and self.target == "slurm":
-            yield "processes", f"is for this machine: on SLURM, write --sbatch=nodes={self.processes} for so many processes of each run"
-        for name in ("hardware", "sbatch"):
-            if self.target == "local" and getattr(self, name):
-                yield name, "is a flag of --target=slurm: leave it out"
-        if self.target == "jobset":
-            yield "target", "is jobset, where sweeps do not run: use local or slurm; python -m launch.run starts single runs there"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -98,38 +53,20 @@ def main(arguments: Sequence[str]) -> int:
         action, file = operands
         sweep = read_sweep(file, pathlib.Path(flags.folder))
         folder = SweepFolder(pathlib.Path(flags.folder) / sweep.name)
-        return {"run": _run, "status": _status, "results": _results, "stop": _stop, "retry": _retry}[action](sweep, folder, flags)
+        sweep = with_listed(sweep, folder)
+        return {"run": _run, "status": _status, "results": _results, "stop": stop_runs, "retry": _retry}[action](sweep, folder, flags)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return CONFIGURATION
-    except SlurmError as error:
+    except (SlurmError, ClusterError) as error:
         print(error, file=sys.stderr)
         return TRY_AGAIN
 
 
 def _run(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
-    if sweep.rule and flags.target == "slurm":
-        raise ConfigError(
-            [f"{sweep.name}: RULE ends runs early by comparing them as they go, which needs --target=local: take it out for SLURM"]
-        )
-    hosts = find_hosts(flags.hardware) if flags.hardware else None
-    if hosts and hosts.is_tpu:
-        raise ConfigError([f"--hardware={flags.hardware}: TPUs have no SLURM, and sweeps run on this machine or on SLURM: leave it out"])
-    if flags.dry_run:
-        listed, states, recorded = {run.name: run for run in folder.listed()}, folder.states(), Records(sweep.records, sweep.name)
-        for place, run in enumerate(sweep.runs):
-            state = "recorded" if run.name in recorded else states[run.name].status if run.name in listed else "new"
-            print(f"{place:4d}  {run.name}  {state:8}  {written(run.settings)}")
-        return DONE
-    with folder.lock():
-        folder.add(sweep.runs)
-        record_finished(sweep, folder)
-        if flags.target == "slurm":
-            code = job_array.submit(sweep, folder, flags.parallel, flags.devices, flags.grace_seconds, hosts, flags.sbatch)
-        else:
-            job_array.refuse_if_held(folder)
-            code = Driver(sweep, folder, flags.parallel, flags.processes, flags.devices, flags.grace_seconds).run()
-    _print_status(sweep, folder)
+    code = launch_runs(sweep, folder, flags)
+    if not flags.dry_run:
+        _print_status(sweep, folder)
     return code
 
 
@@ -164,16 +101,6 @@ def _results(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
             pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
             write_whole(pathlib.Path(path), contents(runs))
             print(pathlib.Path(path).absolute())
-    return DONE
-
-
-def _stop(sweep: Sweep, folder: SweepFolder, flags: Flags) -> int:
-    try:
-        stopped = job_array.stop(folder, flags.grace_seconds) or stop_driver(folder, flags.grace_seconds + 30)
-    except TimeoutError as error:
-        print(error, file=sys.stderr)
-        return FAILED
-    print("stopped; its runs have saved" if stopped else f"nothing runs the sweep in {folder.path}")
     return DONE
 
 

@@ -20,7 +20,7 @@ from neo_jax.config import Config, ConfigError, parse_command_line
 from neo_jax.sweeps.file import read_sweep
 
 ROOT = pathlib.Path(__file__).parents[1]
-REQUIREMENTS = tuple(f"requirements{name}.txt" for name in ("", "-dev", "-cloud", "-serve", "-tracking", "-beam"))
+REQUIREMENTS = tuple(f"requirements{name}.txt" for name in ("", "-dev", "-cloud", "-serve", "-search", "-tracking", "-beam"))
 PACKAGES = ("neo_jax", "data_pipelines", "launch", "configs")
 CONFIGURATIONS = {"ablation": ("",), "demo": ("", "smoke"), "neo_ov_2b": ("", "laptop"), "neo_ov_9b": ("", "laptop")}
 SWEEPS = ("encoder", "learning_rate", "loss_weighting", "mask", "pre_buffer", "progressive", "rope", "scale", "stages")
@@ -170,7 +170,7 @@ def test_every_import_is_a_dependency() -> None:
     provided = importlib.metadata.packages_distributions()
     extras = project()["optional-dependencies"]
     declared = {normalised(Requirement(text).name) for text in project()["dependencies"] + extras["cloud"] + extras["serve"]}
-    declared_elsewhere = {"apache_beam", "mlflow", "wandb"}  # requirements-beam.txt, requirements-tracking.txt
+    declared_elsewhere = {"apache_beam", "mlflow", "optuna", "wandb"}  # requirements-beam.txt, -tracking.txt, -search.txt
     used = set().union(*(imports(path) for path in source_files())) - set(sys.stdlib_module_names) - set(PACKAGES) - declared_elsewhere
     assert {name for name in used if not declared & {normalised(distribution) for distribution in provided.get(name, [])}} == set()
 
@@ -178,7 +178,7 @@ def test_every_import_is_a_dependency() -> None:
 def test_the_package_allows_the_older_jax_and_has_its_extras() -> None:
     (jax,) = [Requirement(text) for text in project()["dependencies"] if Requirement(text).name == "jax"]
     assert jax.specifier.contains("0.11.2") and not jax.specifier.contains("0.11.1")
-    assert project()["optional-dependencies"].keys() == {"tpu", "cuda", "cloud", "serve", "tracking", "tensorboard", "dev"}
+    assert project()["optional-dependencies"].keys() == {"tpu", "cuda", "cloud", "serve", "search", "tracking", "tensorboard", "dev"}
     assert project()["requires-python"] == ">=3.12"
 
 

@@ -46,6 +46,7 @@ class Job:
       restarts: of all pods, after which the next failure is final.
       grace_seconds: between SIGTERM and the end of a pod. Spot hosts are gone after 30 s whatever stands here.
       environment: variables of the command.
+      labels, annotations: of the JobSet.
     """
 
     command: Sequence[str]
@@ -57,6 +58,8 @@ class Job:
     restarts: int = 50
     grace_seconds: int = 300
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def manifest(job: Job) -> str:
@@ -106,11 +109,12 @@ def process_flags(name: str, hosts: Hosts) -> list[str]:
 
 def _jobset(job: Job) -> dict[str, Any]:
     # One slice, one node pool. GPU nodes of one run may lie in several.
-    annotations = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"} if job.hosts.is_tpu else {}
+    exclusive = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"} if job.hosts.is_tpu else {}
+    described = {"labels": dict(job.labels), "annotations": {**exclusive, **job.annotations}}
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
-        "metadata": {"name": job.name} | ({"annotations": annotations} if annotations else {}),
+        "metadata": {"name": job.name} | {key: value for key, value in described.items() if value},
         "spec": {
             "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},  # processes find each other before any is ready
             "successPolicy": {"operator": "All"},

@@ -107,6 +107,8 @@ def recorded(sweep: Sweep) -> list[Outcome]:
     """Returns the runs of a sweep's file that are recorded, in its order. Raises ConfigError if it has no RECORDS or none is there."""
     if sweep.records is None:
         raise ConfigError([f"the sweep {sweep.name} keeps no records: set RECORDS in its file"])
+    if sweep.search:
+        raise ConfigError([f"the sweep {sweep.name} chooses its settings as results come: results shows them; a document needs sweep()"])
     records = Records(sweep.records, sweep.name)
     runs = [records.outcome(Listed(index, run.name, run.settings)) for index, run in enumerate(sweep.runs) if run.name in records]
     if not runs:

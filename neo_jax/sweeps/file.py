@@ -3,6 +3,7 @@
 CONFIG   the configuration that all runs share, as --config takes it: "configs/demo.py:smoke"
 sweep()  the list of settings, one for each run: {"phases.*.learning_rate": 1e-3, "run.seed": 0}; neo_jax.sweeps.choices makes lists
 COMMAND  optional: the module that trains, "neo_jax.train" unless it is given
+SEARCH   in place of sweep(): a Search of neo_jax.sweeps.search, which chooses the settings as results come
 RULE     optional: what ends runs early, of neo_jax.sweeps.rules
 RECORDS  optional: a folder where finished runs are kept as lines of JSON; runs that stand there are not run again
 
@@ -18,13 +19,14 @@ import json
 import os
 import pathlib
 import runpy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from neo_jax.config import Config, ConfigError, override
 from neo_jax.config.command_line import load
 from neo_jax.sweeps.choices import SEED, Settings
 from neo_jax.sweeps.rules import Halving, Rule, Threshold
+from neo_jax.sweeps.search import Search
 
 DIGITS = 10  # of a run's name
 
@@ -53,8 +55,10 @@ class Sweep:
       question: its docstring.
       command: module that trains.
       rule: what ends runs early, if anything.
-      runs: in the order of the file.
+      runs: in the order of the file; those of a search are in the sweep's list (neo_jax/sweeps/searcher.py).
       records: folder of the records of finished runs; None: they are not recorded.
+      search: what chooses the settings, if they are not listed.
+      resolve: returns the run of some settings. Raises ConfigError if they cannot be used.
     """
 
     name: str
@@ -63,6 +67,8 @@ class Sweep:
     rule: Rule | None
     runs: tuple[SweepRun, ...]
     records: pathlib.Path | None = None
+    search: Search | None = None
+    resolve: Callable[[Settings], SweepRun] | None = None
 
 
 def read_sweep(file: str, folder: pathlib.Path) -> Sweep:
@@ -84,20 +90,33 @@ def read_sweep(file: str, folder: pathlib.Path) -> Sweep:
     except Exception as error:  # the user's code may raise anything
         raise ConfigError([f"{file} does not run as a sweep ({type(error).__name__}: {error})"]) from error
     rule, question, command = names.get("RULE"), (names.get("__doc__") or "").strip(), names.get("COMMAND", "neo_jax.train")
-    records = names.get("RECORDS")
+    records, given = names.get("RECORDS"), names.get("SEARCH")
+    search = given if isinstance(given, Search) else None
     problems = [
         *([] if isinstance(names.get("CONFIG"), str) else [f'{file}: has no CONFIG, such as CONFIG = "configs/demo.py"']),
-        *([] if settings else [f"{file}: has no sweep() that returns a list of settings, at least one"]),
+        *([] if settings or given is not None else [f"{file}: has no sweep() that returns a list of settings, at least one"]),
         *([] if question else [f"{file}: its docstring is empty: say which question the sweep answers and how the result is read"]),
         *([] if isinstance(command, str) else [f'{file}: COMMAND must be the name of a module, such as "neo_jax.train"']),
         *([] if records is None or isinstance(records, str) else [f'{file}: RECORDS must be a folder, such as "docs/ablations"']),
         *([] if rule is None or isinstance(rule, Threshold | Halving) else [f"{file}: RULE must be a Threshold or a Halving"]),
         *(f"{file}: RULE: {problem}" for problem in (rule.problems() if isinstance(rule, Threshold | Halving) else [])),
+        *([] if given is None or search else [f"{file}: SEARCH must be a Search of neo_jax.sweeps.search"]),
+        *(f"{file}: SEARCH: {problem}" for problem in (search.problems() if search else [])),
+        *([f"{file}: has SEARCH and sweep(): leave one of them out"] if given is not None and settings is not None else []),
+        *(
+            [f"{file}: has SEARCH and RULE: a search needs the last value of each run: leave RULE out"]
+            if given is not None and rule
+            else []
+        ),
     ]
-    if problems or settings is None:
+    if problems:
         raise ConfigError(problems)
-    runs = _resolve(file, load(names["CONFIG"]), settings, folder / path.stem / "runs")
-    return Sweep(path.stem, question, command, rule, runs, pathlib.Path(records) if records else None)
+    shared, directory = load(names["CONFIG"]), folder / path.stem / "runs"
+    runs = _resolve(file, shared, search.ends() if search else settings or (), directory)
+    kept = pathlib.Path(records) if records else None
+    if search:
+        return Sweep(path.stem, question, command, rule, (), kept, search, lambda each: _run(shared, each, directory))
+    return Sweep(path.stem, question, command, rule, runs, kept)
 
 
 def written(settings: Mapping[str, Any]) -> str:

@@ -3,7 +3,8 @@
 list.jsonl              a line a run: its index, which never changes, its name and its settings
 events.jsonl            a line an event: started, ended (with the exit code), lost (its launcher was killed), stopped (by the rule), retry. Of a run
                         on SLURM, each with its task: submitted; started; interrupted (with the exit code: the task is queued again), ended (for
-                        good), stopping (asked to save and end), lost (SLURM does not hold the task any more, and it has not ended)
+                        good), stopping (asked to save and end), lost (SLURM does not hold the task any more, and it has not ended). Where a run
+                        goes on without its launcher, started and lost have a target: jobset
 configurations/NAME.json  what each run is started with
 runs/NAME/              run directories            logs/NAME.log   what runs print
 """
@@ -120,6 +121,11 @@ class SweepFolder:
     def events(self, task: str) -> list[dict[str, Any]]:
         """Returns the events of a task of SLURM, oldest first."""
         return [line for line in _lines(self.path / "events.jsonl") if line.get("task") == task]
+
+    def left(self) -> list[Listed]:
+        """Returns the runs that a launcher has begun on Kubernetes and has not seen the end of: they may go on there."""
+        last = {line["name"]: line for line in _lines(self.path / "events.jsonl")}
+        return [run for run in self.listed() if run.name in last and last[run.name].get("target")]
 
     def states(self) -> dict[str, State]:
         """Returns the state of every run in the list, by name. Raises SlurmError if runs were submitted and SLURM cannot be asked for them."""

@@ -25,7 +25,7 @@ class Threshold:
     quantity: str = "heldout"
 
     def problems(self) -> list[str]:
-        return [*_problems(self.quantity, (self.step,)), *([] if math.isfinite(self.above) else ["above must be a finite number"])]
+        return [*quantity_problems(self.quantity, (self.step,)), *([] if math.isfinite(self.above) else ["above must be a finite number"])]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Halving:
     def problems(self) -> list[str]:
         share = [] if 0 < self.keep < 1 else [f"keep is {self.keep}, must be between 0 and 1"]
         order = [] if self.steps and list(self.steps) == sorted(set(self.steps)) else [f"steps are {self.steps}, must ascend"]
-        return [*_problems(self.quantity, self.steps), *share, *order]
+        return [*quantity_problems(self.quantity, self.steps), *share, *order]
 
 
 Rule = Threshold | Halving
@@ -135,7 +135,8 @@ def _halve(rule: Halving, runs: Sequence[Contestant]) -> Decision:
     return Decision(ended)
 
 
-def _problems(quantity: str, steps: Sequence[int]) -> list[str]:
+def quantity_problems(quantity: str, steps: Sequence[int]) -> list[str]:
+    """Returns a sentence for each problem of a quantity and of steps at which it is read."""
     known = quantity in ("loss", "heldout") or (quantity.startswith("heldout/") and quantity != "heldout/")
     wrong = [] if known else [f'quantity is {quantity!r}, must be "loss", "heldout" or "heldout/SOURCE"']
     return wrong + [f"step {step!r} must be a whole number of at least 1" for step in steps if not (isinstance(step, int) and step >= 1)]

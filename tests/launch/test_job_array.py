@@ -268,18 +268,31 @@ def test_time_of_a_run_is_the_sum_of_its_starts(slurm: pathlib.Path, folder: pat
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--target=jobset",), "is jobset, where sweeps do not run: use local or slurm"),
         (("--target=pbs",), "--target: is 'pbs', must be one of local, slurm, jobset"),
         (("--target=slurm", "--processes=2", "--devices=1"), "on SLURM, write --sbatch=nodes=2"),
         (("--target=slurm", "--sbatch=array=1-2"), "--sbatch=array=1-2: the sweep sets it itself: leave it out"),
         (("--target=slurm", "--hardware=v5p:2x2x1"), "TPUs have no SLURM"),
-        (("--sbatch=partition=gpu",), "--sbatch: is a flag of --target=slurm: leave it out"),
+        (("--sbatch=partition=gpu",), "--sbatch: is a flag of --target=slurm, not of local: leave it out"),
     ],
 )
 def test_command_lines_that_cannot_be_used(slurm: pathlib.Path, capsys, arguments: tuple[str, ...], sentence: str) -> None:
     assert call(slurm.parent, "run", *arguments) == CONFIGURATION
     assert sentence in capsys.readouterr().err
     assert not calls(slurm, "sbatch")
+
+
+def test_dry_run_prints_the_batch_script(slurm: pathlib.Path, folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit(folder, "--dry-run", "--parallel=2") == DONE
+    out = capsys.readouterr().out
+    assert out.count(" new ") == 4 and "#SBATCH --array=0-3%2" in out
+    assert not (folder / "sweeps").exists() and not calls(slurm, "sbatch")
+    submit(folder)
+    capsys.readouterr()
+    write(folder, "range(6)")
+    assert submit(folder, "--dry-run") == DONE
+    out = capsys.readouterr().out
+    submit(folder)
+    assert "#SBATCH --array=4-5%1" in out and out.endswith(calls(slurm, "sbatch")[-1]["text"])  # what is then submitted
 
 
 def test_rules_need_a_launcher_that_sees_all_runs(slurm: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

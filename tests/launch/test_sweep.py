@@ -13,6 +13,7 @@ import pytest
 
 from launch import sweep
 from neo_jax.exit_codes import CONFIGURATION, DONE, FAILED, PREEMPTED
+from neo_jax.sweeps.file import read_sweep
 from neo_jax.sweeps.folder import SweepFolder
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -158,6 +159,16 @@ def test_it_goes_on_after_a_kill_of_the_driver(folder: pathlib.Path, capsys: pyt
     for path in (folder / "sweeps").glob("rates/runs/*/metrics.jsonl"):  # it went on where it was
         steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
         assert steps == list(range(1, len(steps) + 1))
+
+
+def test_what_a_killed_driver_had_begun_comes_first(folder: pathlib.Path) -> None:
+    """Elsewhere than on this machine it still goes on, and would be one run too many."""
+    swept = SweepFolder(folder / "sweeps/rates")
+    swept.path.mkdir(parents=True)
+    swept.add(read_sweep(write(folder), folder / "sweeps").runs)
+    swept.record(swept.listed()[2], "started")
+    assert call(folder, "run") == DONE
+    assert [index for index, event in events(folder) if event == "started"] == [2, 2, 0, 1, 3]
 
 
 def test_stop_ends_the_driver_and_its_runs(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
