@@ -109,10 +109,10 @@ def keep(place: pathlib.Path) -> None:
         with (place / "log").open("w") as log:
             command = [sys.executable, *container["command"][1:], *container["args"]]
             process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=log)
-        while process.poll() is None:
-            if (place / "deleting").exists():
-                process.terminate()
+        while process.poll() is None and not (place / "deleting").exists():
             time.sleep(0.02)
+        process.terminate()  # once: a second signal would meet a Python that is ending, without its handler
+        process.wait()
         code = process.returncode if process.returncode >= 0 else 128 - process.returncode
         (place / "code").write_text(str(code))
         with (place / "attempts").open("a") as file:
