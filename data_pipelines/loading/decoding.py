@@ -16,7 +16,7 @@ from data_pipelines.loading.shards import arrange, held_visual
 from data_pipelines.loading.spliced import SplicedPlanner
 from data_pipelines.opened import OpenedDocument
 from data_pipelines.planning.draws import Draw
-from data_pipelines.schema import PhaseSettings, SampleError
+from data_pipelines.schema import Document, PhaseSettings, SampleError
 from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
 
@@ -82,10 +82,15 @@ class RowDecoder:
         """
         draws, lengths = planner.planned(row)
         failures: dict[int, Failure] = {}
-        opened: dict[int, OpenedDocument] = {}
+        documents: dict[int, Document] = {}
+        opened: dict[int, OpenedDocument] = {}  # with a share: they hold the encoded media of the whole row
         for number, (draw, planned) in enumerate(zip(draws, lengths.tolist(), strict=True)):
             try:
-                opened[number] = self._open(draw, planner.phase, planned)
+                document = self._open(draw, planner.phase, planned)
+                if self._share is None:
+                    documents[number] = document.decoded()
+                else:
+                    opened[number] = document
             except SampleError as error:
                 failures[number] = self._failure(draw, error)
         if self._share is not None:
@@ -94,15 +99,16 @@ class RowDecoder:
             failures = self._agreed(row, "part", failures)
             if packed is not None and not failures:
                 return self._decoded(packed, draws, failures)
-        documents = {}
-        for number in sorted(opened.keys() - failures.keys()):
-            try:
-                documents[number] = opened[number].decoded()
-            except SampleError as error:
-                failures[number] = self._failure(draws[number], error)
         if self._share is not None:
-            failures = self._agreed(row, "whole", failures)
-        kept = [number for number in documents if number not in failures]
+            found: dict[int, Failure] = {}
+            for number in sorted(opened):
+                try:
+                    documents[number] = opened.pop(number).decoded()
+                except SampleError as error:
+                    found[number] = self._failure(draws[number], error)
+            # Of several bad images in a sample the first gives the reason, as in one process, whichever process holds it.
+            failures = failures | self._agreed(row, "whole", found)
+        kept = [number for number in sorted(documents) if number not in failures]
         packed = pack([documents[number] for number in kept], [draws[number].source for number in kept], planner.phase, self._image_token)
         return self._decoded(packed, draws, failures)
 

@@ -21,10 +21,15 @@ _DEADLINE = "DEADLINE_EXCEEDED"
 _readings = itertools.count()
 
 
+def count_reading() -> None:
+    """Counts a reading of rows that this process holds whole; others may share theirs, and all must count alike."""
+    next(_readings)
+
+
 class SharedRows:
     """This process's share of its rows for one reading of them (data_pipelines.loading.decoding.Share).
 
-    All processes of a run construct it at the same points, so that they count readings alike.
+    All processes of a run construct it, or call `count_reading`, at the same points, so that they count readings alike.
 
     Args:
       shards: context shards that this process holds, ascending.

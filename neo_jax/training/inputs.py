@@ -22,7 +22,7 @@ from data_pipelines.sources import Source
 from data_pipelines.text.tokenizers import Tokenizer
 from neo_jax import config
 from neo_jax.processes import exchange
-from neo_jax.processes.shared_rows import SharedRows
+from neo_jax.processes.shared_rows import SharedRows, count_reading
 from neo_jax.sharding import held_part, owners_of, to_devices
 
 
@@ -174,6 +174,7 @@ def share_of_rows(local: Sequence[int], rows_per_step: int, threads: int) -> Sha
     """
     held = held_part(owners_of(jax.sharding.get_mesh()), jax.process_index())
     if len(held.processes) == 1:
+        count_reading()
         return None
     steps = -(-rows_ahead(len(local), threads) // len(local))
     return SharedRows(held.shards, held.processes, ahead=steps * rows_per_step)

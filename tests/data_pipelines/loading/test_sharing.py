@@ -126,8 +126,8 @@ def test_only_images_of_which_a_part_is_held_are_decoded(opened, monkeypatch):
 
 @pytest.mark.parametrize("held", [[[0, 1], [2, 3]], [[0], [1], [2], [3]]])
 def test_all_leave_out_what_fails_in_one(opened, tmp_path, held):
-    """Half of the images end early: their headers are whole, so each process learns it only if it decodes them or is told."""
-    for path in sorted((tmp_path / "media/pictures").glob("*.jpg")):
+    """Most images end early, several of some samples: their headers are whole, so each process learns it only if it decodes them or is told."""
+    for path in (tmp_path / "media/pictures" / name for name in ("0.png", "1.jpg", "3.jpg", "5.jpg")):
         path.write_bytes(path.read_bytes()[: -len(path.read_bytes()) // 3])
     whole = opened("whole")
     expected = [batch for batch, _ in whole.batches(whole.start(), None, SHARDS)]

@@ -106,6 +106,13 @@ def test_readings_do_not_meet(store):
     assert len(keys) == 3
 
 
+def test_readings_of_whole_rows_are_counted_too(store):
+    """Else a process that shares its rows in a later phase alone would meet the others' values of an earlier one."""
+    before = int(SharedRows([0], [0, 1], 1)._folder.rpartition("/")[2])
+    shared_rows.count_reading()
+    assert SharedRows([0], [0, 1], 1)._folder.endswith(f"/{before + 2}")
+
+
 def test_an_error_of_the_store_is_not_waited_out(store, monkeypatch):
     def broken(key, timeout_ms):
         raise jax.errors.JaxRuntimeError("UNAVAILABLE: the service is gone")
