@@ -93,36 +93,37 @@ class RowDecoder:
                     opened[number] = document
             except SampleError as error:
                 failures[number] = self._failure(draw, error)
-        if self._share is not None:
-            numbers = [draw.source for draw in draws]
-            packed = None if failures else self._part(list(opened.values()), numbers, planner.phase, draws, failures)
-            failures = self._agreed(row, "part", failures)
-            if packed is not None and not failures:
-                return self._decoded(packed, draws, failures)
-        if self._share is not None:
-            found: dict[int, Failure] = {}
-            for number in sorted(opened):
-                try:
-                    documents[number] = opened.pop(number).decoded()
-                except SampleError as error:
-                    found[number] = self._failure(draws[number], error)
-            # Of several bad images in a sample the first gives the reason, as in one process, whichever process holds it.
-            failures = failures | self._agreed(row, "whole", found)
-        kept = [number for number in sorted(documents) if number not in failures]
-        packed = pack([documents[number] for number in kept], [draws[number].source for number in kept], planner.phase, self._image_token)
-        return self._decoded(packed, draws, failures)
+        if self._share is None:
+            return self._packed(documents, draws, planner.phase, failures)
+        packed = None if failures else self._part(list(opened.values()), planner.phase, draws, failures)
+        failures = self._agreed(row, "part", failures)
+        if packed is not None and not failures:
+            return self._arranged(packed, draws, failures)
+        found: dict[int, Failure] = {}
+        for number in sorted(opened):
+            try:
+                documents[number] = opened.pop(number).decoded()
+            except SampleError as error:
+                found[number] = self._failure(draws[number], error)
+        # Of several bad images in a sample the first gives the reason, as in one process, whichever process holds it.
+        return self._packed(documents, draws, planner.phase, failures | self._agreed(row, "whole", found))
+
+    def _packed(self, documents: dict[int, Document], draws: Sequence[Draw], phase: PhaseSettings, failures: dict[int, Failure]) -> Decoded:
+        """Returns the row of the documents, by place, that are not among the failures."""
+        kept = [number for number in documents if number not in failures]
+        row = pack([documents[number] for number in kept], [draws[number].source for number in kept], phase, self._image_token)
+        return self._arranged(row, draws, failures)
 
     def _part(
         self,
         opened: Sequence[OpenedDocument],
-        sources: Sequence[int],
         phase: PhaseSettings,
         draws: Sequence[Draw],
         failures: dict[int, Failure],
     ) -> Batch:
         """Returns a row with the pixels of the images of which the share holds a part; adds to `failures` the samples whose images fail."""
         assert self._share is not None
-        row = pack([each.without_pixels() for each in opened], sources, phase, self._image_token)
+        row = pack([each.without_pixels() for each in opened], [draw.source for draw in draws], phase, self._image_token)
         held = held_visual(row, self._shards, self._share.shards)
         start = 0
         for number, document in enumerate(opened):
@@ -144,7 +145,7 @@ class RowDecoder:
             found = {int(number): Failure(*failure) for number, failure in others.items()} | found
         return found
 
-    def _decoded(self, packed: Batch, draws: Sequence[Draw], failures: dict[int, Failure]) -> Decoded:
+    def _arranged(self, packed: Batch, draws: Sequence[Draw], failures: dict[int, Failure]) -> Decoded:
         held = None if self._share is None else self._share.shards
         each = [failures.get(number, self._sources[draw.source].name) for number, draw in enumerate(draws)]
         return Decoded(arrange(packed, self._shards, held), each)
