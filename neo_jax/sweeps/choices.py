@@ -10,10 +10,11 @@ Lists are joined with +, and a constraint is a condition in a list comprehension
 from __future__ import annotations
 
 import itertools
-import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from neo_jax.sweeps.dimensions import Dimension
 
 Settings = dict[str, Any]
 SEED = "run.seed"
@@ -24,28 +25,15 @@ def grid(choices: Mapping[str, Sequence[Any]]) -> list[Settings]:
     return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
 
 
-def draws(count: int, choices: Mapping[str, Callable[[random.Random], Any]], seed: int = 0) -> list[Settings]:
+def draws(count: int, choices: Mapping[str, Dimension], seed: int = 0) -> list[Settings]:
     """Returns random settings, the same in every call: more of them begin with the same ones.
 
     Args:
       count: how many.
-      choices: for each key what draws a value: uniform, log_uniform, one_of.
+      choices: for each key what it may be (neo_jax/sweeps/dimensions.py).
       seed: of the draws, not of the runs.
     """
-    return [{key: draw(random.Random(f"{seed} {place} {key}")) for key, draw in choices.items()} for place in range(count)]
-
-
-def uniform(low: float, high: float) -> Callable[[random.Random], float]:
-    return lambda generator: generator.uniform(low, high)
-
-
-def log_uniform(low: float, high: float) -> Callable[[random.Random], float]:
-    """Draws a number whose logarithm is uniform: for learning rates."""
-    return lambda generator: math.exp(generator.uniform(math.log(low), math.log(high)))
-
-
-def one_of(*values: Any) -> Callable[[random.Random], Any]:
-    return lambda generator: generator.choice(values)
+    return [{key: each.draw(random.Random(f"{seed} {place} {key}")) for key, each in choices.items()} for place in range(count)]
 
 
 def seeds(settings: Sequence[Settings], count: int) -> list[Settings]:

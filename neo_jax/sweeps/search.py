@@ -6,53 +6,16 @@ Nothing of Optuna is kept: each proposal comes from a study in memory that is bu
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from neo_jax.config import ConfigError
 from neo_jax.sweeps.choices import Settings
+from neo_jax.sweeps.dimensions import Choice, Dimension, Integers, LogUniform, dimension_problems, holds, is_whole
 from neo_jax.sweeps.rules import quantity_problems
 
 ASKS = 20  # proposals in a row that are not accepted, after which there is nothing new
-
-
-@dataclasses.dataclass(frozen=True)
-class Uniform:
-    """A number from low to high."""
-
-    low: float
-    high: float
-
-
-@dataclasses.dataclass(frozen=True)
-class LogUniform:
-    """A number from low to high whose logarithm is uniform at first: for learning rates."""
-
-    low: float
-    high: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Integers:
-    """A whole number from low to high, both included."""
-
-    low: int
-    high: int
-
-
-@dataclasses.dataclass(frozen=True, init=False)
-class Choice:
-    """One of some values, in no order."""
-
-    values: tuple[Any, ...]
-
-    def __init__(self, *values: Any):
-        object.__setattr__(self, "values", values)
-
-
-Dimension = Uniform | LogUniform | Integers | Choice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,9 +37,9 @@ class Search:
     def problems(self) -> list[str]:
         if not isinstance(self.space, Mapping) or not self.space or not all(isinstance(key, str) for key in self.space):
             return ["space must be a dictionary by dotted key, with at least one"]
-        trials = [] if _is_whole(self.trials) and self.trials >= 1 else [f"trials is {self.trials!r}, must be a whole number of at least 1"]
-        seed = [] if _is_whole(self.seed) else [f"seed is {self.seed!r}, must be a whole number"]
-        wrong = [f"{key}: {problem}" for key, each in self.space.items() for problem in _problems(each)]
+        trials = [] if is_whole(self.trials) and self.trials >= 1 else [f"trials is {self.trials!r}, must be a whole number of at least 1"]
+        seed = [] if is_whole(self.seed) else [f"seed is {self.seed!r}, must be a whole number"]
+        wrong = [f"{key}: {problem}" for key, each in self.space.items() for problem in dimension_problems(each)]
         return [*wrong, *trials, *seed, *quantity_problems(self.quantity, ())]
 
     def ends(self) -> list[Settings]:
@@ -87,7 +50,7 @@ class Search:
 
     def holds(self, settings: Settings) -> bool:
         """Returns whether settings lie in the space."""
-        return settings.keys() == self.space.keys() and all(_holds(self.space[key], value) for key, value in settings.items())
+        return settings.keys() == self.space.keys() and all(holds(self.space[key], value) for key, value in settings.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,30 +116,3 @@ def _distribution(each: Dimension) -> Any:
             return distributions.IntDistribution(each.low, each.high)
         case _:
             return distributions.FloatDistribution(each.low, each.high, log=isinstance(each, LogUniform))
-
-
-def _problems(each: Any) -> list[str]:
-    if isinstance(each, Choice):
-        plain = all(value is None or isinstance(value, bool | int | float | str) for value in each.values)
-        distinct = plain and len(set(each.values)) == len(each.values) > 0
-        return [] if distinct else [f"{each} must have values, each once: numbers, texts, True, False or None"]
-    if not isinstance(each, Uniform | LogUniform | Integers):
-        return [f"{each!r} must be a Uniform, LogUniform, Integers or Choice"]
-    fits = _is_whole if isinstance(each, Integers) else _is_number
-    if not (fits(each.low) and fits(each.high) and each.low < each.high):
-        return [f"{each} must go from a {'whole ' if isinstance(each, Integers) else ''}number to a greater one"]
-    return [f"{each} must begin above 0"] if isinstance(each, LogUniform) and each.low <= 0 else []
-
-
-def _holds(each: Dimension, value: Any) -> bool:
-    if isinstance(each, Choice):
-        return any(value == known and type(value) is type(known) for known in each.values)
-    return (_is_whole if isinstance(each, Integers) else _is_number)(value) and each.low <= value <= each.high
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -12,11 +12,13 @@ import pytest
 
 from launch import sweep
 from neo_jax.exit_codes import DONE, FAILED
-from neo_jax.sweeps.search import ASKS, Choice, Integers, LogUniform, Search, Trial, Uniform, ask
+from neo_jax.sweeps.dimensions import Choice, Integers, LogUniform, Uniform
+from neo_jax.sweeps.search import ASKS, Search, Trial, ask
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILE = '''"""Which rate is best?"""
-from neo_jax.sweeps.search import Choice, Integers, LogUniform, Search, Uniform
+from neo_jax.sweeps.dimensions import Choice, Integers, LogUniform, Uniform
+from neo_jax.sweeps.search import Search
 CONFIG = "{root}/configs/demo.py:smoke"
 COMMAND = "fake_trainer"
 RECORDS = {records!r}

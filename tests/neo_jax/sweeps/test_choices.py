@@ -2,7 +2,8 @@
 
 import pytest
 
-from neo_jax.sweeps.choices import draws, grid, log_uniform, one_of, seeds, uniform
+from neo_jax.sweeps.choices import draws, grid, seeds
+from neo_jax.sweeps.dimensions import Choice, LogUniform, Uniform
 
 
 def test_a_grid_has_every_combination():
@@ -11,7 +12,7 @@ def test_a_grid_has_every_combination():
 
 
 def test_more_draws_begin_with_the_same_ones():
-    choices = {"a": log_uniform(1e-4, 1e-2), "b": one_of(1, 2, 3), "c": uniform(-1, 1)}
+    choices = {"a": LogUniform(1e-4, 1e-2), "b": Choice(1, 2, 3), "c": Uniform(-1, 1)}
     few, many = draws(3, choices, seed=5), draws(200, choices, seed=5)
     assert many[:3] == few
     assert draws(3, choices, seed=6) != few
@@ -20,8 +21,8 @@ def test_more_draws_begin_with_the_same_ones():
 
 
 def test_a_key_draws_the_same_whatever_others_there_are():
-    assert [each["a"] for each in draws(5, {"b": uniform(0, 1), "a": uniform(0, 1)})] == [
-        each["a"] for each in draws(5, {"a": uniform(0, 1)})
+    assert [each["a"] for each in draws(5, {"b": Uniform(0, 1), "a": Uniform(0, 1)})] == [
+        each["a"] for each in draws(5, {"a": Uniform(0, 1)})
     ]
 
 

@@ -7,15 +7,17 @@ import pytest
 
 from launch import sweep
 from neo_jax.exit_codes import CONFIGURATION, DONE
+from neo_jax.sweeps.dimensions import Choice, Integers, LogUniform, Uniform
 from neo_jax.sweeps.file import read_sweep
 from neo_jax.sweeps.folder import SweepFolder
-from neo_jax.sweeps.search import Choice, Integers, LogUniform, Search, Uniform
+from neo_jax.sweeps.search import Search
 from neo_jax.sweeps.searcher import with_listed
 
 ROOT = pathlib.Path(__file__).parents[3]
 FILE = '''"""Which rate is best?"""
 from neo_jax.sweeps.rules import Threshold
-from neo_jax.sweeps.search import Choice, Integers, LogUniform, Search, Uniform
+from neo_jax.sweeps.dimensions import Choice, Integers, LogUniform, Uniform
+from neo_jax.sweeps.search import Search
 CONFIG = "{root}/configs/demo.py:smoke"
 COMMAND = "fake_trainer"
 SEARCH = {search}
